@@ -1,4 +1,4 @@
-//! Compiles the contract of the loader service.
+//! Build script: compiles the protocol buffers of the loader service.
 
 fn main() {
     #[cfg(feature = "client")]

@@ -13,7 +13,7 @@ use benches::volume::Voxels;
 
 const SIDE: usize = 32;
 
-/// Chunks from the middle of the volume, which show body and not air.
+/// Chunks from the middle of the volume, which contain body rather than air.
 fn chunks(voxels: &Voxels) -> Vec<Vec<u16>> {
     let [_, ny, nz] = voxels.shape;
     let start = voxels.shape.map(|n| n / 3);

@@ -12,7 +12,7 @@ const BAR: usize = 26;
 /// Distance between the tops of neighbouring bars in pixels.
 const PITCH: usize = 68;
 const HEAD: usize = 96;
-/// Width in pixels kept free for the figures right of the longest bar.
+/// Width in pixels reserved for the numbers to the right of the longest bar.
 const FIGURES: usize = 330;
 
 const BACKGROUND: [u8; 3] = [250, 250, 248];
@@ -22,7 +22,7 @@ const OURS: [u8; 3] = [0, 114, 178];
 const PEER: [u8; 3] = [154, 160, 170];
 const FLOOR: [u8; 3] = [214, 216, 220];
 
-/// Kind of contender, which decides the colour of its bar.
+/// Kind of contender, which determines the colour of its bar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A measurement of this project.

@@ -1,4 +1,4 @@
-//! Contenders: stores that crops are read from, measured alternately at the same origins.
+//! Contenders: stores from which crops are read, measured alternately at the same origins.
 
 pub mod blosc2;
 pub mod memory;

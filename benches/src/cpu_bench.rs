@@ -32,7 +32,7 @@ pub struct Cli {
     /// Cases to measure, in this order
     #[arg(long, value_delimiter = ',', value_enum, default_value = "convolutions,finetune,predict,pretrain")]
     cases: Vec<Case>,
-    /// Number of threads of both sides
+    /// Number of threads for both sides
     #[arg(long, default_value_t = 2)]
     threads: usize,
     /// Number of rounds, of which the fastest counts
@@ -41,10 +41,10 @@ pub struct Cli {
     /// Python with PyTorch to compare with
     #[arg(long)]
     python: Option<PathBuf>,
-    /// Time to report of the convolutions
+    /// Time to report for the convolutions
     #[arg(long, value_enum, default_value = "wall")]
     clock: Clock,
-    /// Compare UNETR with MONAI's class of that name instead of the same network
+    /// Compare UNETR with MONAI's class of that name instead of an equal network
     #[arg(long)]
     monai: bool,
 }
@@ -102,7 +102,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Least wall-clock time and least CPU time of some calls.
+/// Minimum wall-clock time and minimum CPU time over several calls.
 fn least(rounds: usize, mut function: impl FnMut()) -> Elapsed {
     let round = |_| {
         let watch = Stopwatch::of_process();
@@ -112,7 +112,7 @@ fn least(rounds: usize, mut function: impl FnMut()) -> Elapsed {
     (0..rounds.max(1)).map(round).reduce(lesser).unwrap_or_default()
 }
 
-/// Lesser of two wall-clock times, and of two CPU times.
+/// Minimum of two wall-clock times, and of two CPU times.
 fn lesser(a: Elapsed, b: Elapsed) -> Elapsed {
     Elapsed { wall_secs: a.wall_secs.min(b.wall_secs), cpu_secs: a.cpu_secs.min(b.cpu_secs) }
 }

@@ -1,4 +1,4 @@
-//! Number of floating-point operations of a model's matrix products; a multiplication and an addition are two.
+//! Number of floating-point operations in a model's matrix products; a multiplication and an addition count as two.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -10,7 +10,7 @@
 use hiend_trainer::model::hi_end_mae::HiEndMaeConfig;
 use hiend_trainer::model::patch_embed::grid_of;
 
-/// Operations of the forward pass of one crop. The backward pass takes twice as many.
+/// Number of operations in the forward pass of one crop. The backward pass takes twice as many.
 #[must_use]
 pub fn forward(model: &HiEndMaeConfig, crop_size: [usize; 3]) -> f64 {
     let all: usize = grid_of(crop_size, model.patch_size).iter().product();
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_paper_model_takes_113_8_gflop_a_crop() {
+    fn the_model_of_the_paper_takes_113_8_gflop_per_crop() {
         let gflop = forward(&HiEndMaeConfig::vit_l_p12(), [96; 3]) / 1e9;
         assert!((gflop - 113.8).abs() < 0.1, "{gflop}");
     }

@@ -70,14 +70,14 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     if let Ok(compute) = &opened {
         settle_default(compute)?;
     }
-    // Before a device that cannot be opened ends the program: the line shows which library is missing.
+    // Printed even if the device cannot be opened, because the line shows which library is missing.
     let mut machine = Machine::of_process().to_json();
     machine["case"] = json!("machine");
     machine["device"] = json!(cli.device.to_string());
     println!("{machine}");
     let compute = opened?;
     if cli.attention == Computation::Cudnn {
-        // Without it the figures would be those of products.
+        // Without cuDNN, attention would be measured as plain matrix products.
         cudnn::library().map_err(|reason| anyhow::anyhow!("--attention cudnn: {reason}"))?;
     }
     leave_to_burn(cli.burn_convolutions);
@@ -86,7 +86,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         let mut show = |mut line: Value| {
             line["case"] = json!(case.to_possible_value().map(|value| value.get_name().to_owned()));
             line["device"] = json!(compute.to_string());
-            // Those of this process so far; zero means that a library computed nothing.
+            // Counts since the start of the process; zero means that the library computed nothing.
             line["products_recorded"] = json!(algorithms::table().len());
             line["cudnn_plans"] = json!(cudnn::record::table().len());
             if cli.attention == Computation::Cudnn {

@@ -36,14 +36,14 @@ pub struct DeviceTimes {
     pub span_secs: f64,
     /// Seconds within the span in which neither a kernel nor a vendor library's operation ran.
     pub idle_secs: f64,
-    /// Number of launches without a time.
+    /// Number of launches without a measured time.
     pub unmeasured: usize,
-    /// True if the time stamps are those of the device. Those of the host include launching and waiting.
+    /// True if the time stamps come from the device. Time stamps of the host include launching and waiting.
     pub on_device: bool,
 }
 
 impl DeviceTimes {
-    /// The times of the kernels that `work` launches. `work` has to wait for the device at its end.
+    /// Measures the kernels that `work` launches. `work` must wait for the device at its end.
     ///
     /// # Errors
     /// The error of `work`.

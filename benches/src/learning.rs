@@ -1,4 +1,4 @@
-//! `learning`: the benefit of pre-training, by fine-tuning from pre-trained weights and from scratch.
+//! `learning`: measures the benefit of pre-training by fine-tuning from pre-trained weights and from scratch.
 //!
 //! 1. Phantoms ([`phantom`]) become two caches: 64 cases without labels and 18 with labels.
 //! 2. A masked autoencoder is pre-trained on the cases without labels.

@@ -54,7 +54,7 @@ pub struct Cli {
     /// Rate of the link of that web server in MiB/s
     #[arg(long, value_name = "N", default_value_t = 64, requires = "storage", value_parser = clap::value_parser!(u32).range(1..))]
     link: u32,
-    /// Part of --clients that runs in a process of its own
+    /// Part of --clients that runs in a separate process
     #[arg(long, hide = true, value_enum, requires = "target")]
     act_as: Option<Role>,
     #[arg(long, hide = true)]

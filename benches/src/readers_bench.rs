@@ -26,7 +26,7 @@ const CLIENT_MEMORY: u64 = 17 << 20;
 /// Longest time with stopped clients, in seconds.
 const LONGEST: u64 = 15;
 
-/// A part of the benchmark that runs in a process of its own.
+/// Part of the benchmark that runs in a separate process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Role {
     /// Serves the cache; answers each line with the bytes that it holds.
@@ -68,7 +68,7 @@ fn serve(dir: &Path, clients: usize, threads: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Memory of the service: one client more than there are, and the reusable blocks.
+/// Memory of the service in bytes: for one client more than there are, and for the reusable blocks.
 fn budget(clients: usize) -> u64 {
     (clients as u64 + 2) * CLIENT_MEMORY
 }
@@ -81,7 +81,7 @@ struct Readers {
 }
 
 impl Readers {
-    /// Connects the clients, each with a seed of its own, and waits for the first batch of each.
+    /// Connects the clients, each with its own seed, and waits for the first batch of each.
     fn start(url: &str, clients: usize) -> anyhow::Result<Self> {
         let config = StreamConfig { crop_size: [CROP_SIDE; 3], visits_per_batch: 1, ..StreamConfig::default() };
         let stop = Arc::new(AtomicBool::new(false));
@@ -181,7 +181,7 @@ impl Drop for Process {
     }
 }
 
-/// Figures of a time in which clients read.
+/// Measurements over a period in which clients read.
 #[derive(Debug, Default)]
 struct Window {
     crops_per_s: f64,
@@ -235,7 +235,7 @@ pub fn run(
     let (deaf, _) = Process::start("readers", &url, clients / 2, threads)?;
     measure(&readers, &mut server, Duration::from_secs(1))?;
     deaf.signal("-STOP")?;
-    // What is on its way to the stopped clients arrives or gets stuck.
+    // Waits until batches on their way to the stopped clients have arrived or are stuck.
     measure(&readers, &mut server, Duration::from_secs(1))?;
     let next = measure(&readers, &mut server, time)?;
     readers.finish()?;

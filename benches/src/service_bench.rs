@@ -27,14 +27,14 @@ use crate::clock::{Stopwatch, settle};
 use crate::contender::{CROP_SIZE, Rates};
 use floor::Floors;
 
-/// Visits of a batch: 64 crops.
+/// Number of visits in a batch: 64 crops.
 const VISITS: usize = 8;
 
-/// Batches that a round counts at least, of all clients together. A round begins and ends amid batches, so that one batch
-/// of each client is uncertain.
+/// Minimum number of batches counted in a round, over all clients. A round begins and ends in the middle of batches, so
+/// one batch of each client is uncertain.
 const BATCHES: u32 = 16;
 
-/// Batches that each client takes before a round counts: more than are ready or in progress.
+/// Number of batches that each client takes before a round counts: more than are ready or in progress.
 const WARM_UP: u32 = 8;
 
 /// Interval between checks of the clients' progress.
@@ -43,7 +43,7 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Memory of a client, in bytes: nine batches.
 const MEMORY: u64 = 1 << 30;
 
-/// Memory of the service, in bytes: that of the nine clients of all ways, and of one more for the service itself.
+/// Memory of the service in bytes: for the nine clients of all ways, and for one more for the service itself.
 const SERVICE_MEMORY: u64 = 10 * MEMORY;
 
 /// One way from shards to a consumer.
@@ -93,7 +93,7 @@ impl Client {
             }
             Ok(())
         }
-        // However this ends: the others wait for it.
+        // Set however the run ends, because the other clients wait for it.
         let _ended = EndsOnDrop(&progress.ended);
         match self {
             Self::Local(loader) => run(loader.stream(0), progress, end),
@@ -107,8 +107,8 @@ impl Way {
         Self { key, label, clients, rates: Rates::default() }
     }
 
-    /// Measures one round: all clients at the same time. None of them waits for another one, as that would let batches
-    /// pile up before the counting begins, and waste those of the first to finish.
+    /// Measures one round: all clients at the same time. No client waits for another, because batches would then pile
+    /// up before counting begins, and those of the first to finish would be wasted.
     fn round(&mut self) -> anyhow::Result<()> {
         settle();
         let progress: Vec<Progress> = self.clients.iter().map(|_| Progress::default()).collect();
@@ -142,7 +142,7 @@ impl Way {
     }
 }
 
-/// Measures all ways to the batches of the cache in `dir` and prints them.
+/// Measures all ways for the cache in `dir` and prints the results.
 ///
 /// # Errors
 /// If the service cannot be started or a stream fails.

@@ -1,5 +1,5 @@
-//! Matrix products, attentions and convolutions of the models, at their own sizes: compared with the CPU in f32, or timed
-//! with as many rows as a batch has.
+//! Matrix products, attentions and convolutions of the models, at their own sizes: compared with the CPU in f32, or
+//! timed with as many rows as in a batch.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -20,7 +20,7 @@ use hiend_trainer::ops::instance_norm::{Branch, NormLeaky};
 use hiend_trainer::ops::product::{input_gradient, linear, weight_gradient};
 use serde_json::{Value, json};
 
-/// Crops of a compared product. Each sum is as long as in training; there are fewer of them.
+/// Number of crops in a compared product. Each sum is as long as in training, but there are fewer sums.
 const CROPS: usize = 2;
 /// Largest relative error, ‖ours − reference‖ / ‖reference‖, that the rounding of the factors explains.
 const BANDS: [(Precision, f64); 3] = [(Precision::F32, 1e-3), (Precision::Tf32, 1e-3), (Precision::Bf16, 1e-2)];
@@ -68,8 +68,8 @@ pub fn compare(
     Ok(())
 }
 
-/// Convolutions of 3x3x3 voxels of UNETR with 32 features: channels before and after, side of the volume, and the part of
-/// that side that is compared with the CPU.
+/// Convolutions of 3x3x3 voxels in UNETR with 32 features: channels before and after, side of the volume, and side of
+/// the part that is compared with the CPU.
 const CONVOLUTIONS: [(usize, usize, usize, usize); 8] = [
     (1, 32, 96, 48),
     (32, 32, 96, 48),
@@ -157,8 +157,8 @@ pub fn time_convolutions(
     for (channels, out, side, _) in CONVOLUTIONS {
         let side = side.min(most_side);
         let random = |shape| Tensor::<5>::random(shape, Distribution::Normal(0.0, 1.0), &device);
-        // Channels last in memory, as the model's are, with the channels first. A leaf: each backward pass uses up the graph
-        // that a tensor was computed by.
+        // The axes have the channels first, the memory has them last, as in the model. `x` is a leaf, because each
+        // backward pass uses up the graph by which a tensor was computed.
         let x = precision.narrow(random([crops, side, side, side, channels])).permute([0, 4, 1, 2, 3]).require_grad();
         let w = random([out, channels, 3, 3, 3]).require_grad();
         let flop = 54.0 * (crops * side.pow(3)) as f64 * (channels * out) as f64;
@@ -174,8 +174,8 @@ pub fn time_convolutions(
     Ok(())
 }
 
-/// Linear maps of `model` to measure with this computation of attention: with cuDNN none, because they are the same as with
-/// products.
+/// Linear maps of `model` to measure with this computation of attention; none with cuDNN, because they are the same as
+/// with products.
 fn compared_maps(model: &HiEndMaeConfig, computation: Computation) -> Vec<(usize, usize, usize)> {
     match computation {
         Computation::Products => linear_maps(model),
@@ -260,17 +260,17 @@ pub fn time(
     Ok(())
 }
 
-/// Biases of queries `[N, L, dim]`, and of keys and values, that are zero; `None` where the model's products add them.
+/// Zero biases of queries `[N, L, dim]`, and of keys and values; `None` if the model's products add the biases.
 fn biases_of(q: &Tensor<3>, heads: usize, method: Method) -> Option<[Tensor<1>; 2]> {
     let [_, _, dim] = q.dims();
     (!reads_tokens(q, dim / heads, method)).then(|| [dim, 2 * dim].map(|width| Tensor::zeros([width], &q.device())))
 }
 
-/// Mean seconds of a run, of several without waiting between them.
+/// Mean seconds per run, over several runs without waiting between them.
 fn timed<const D: usize>(device: &Device, run: impl Fn() -> Tensor<D>) -> anyhow::Result<f64> {
     const RUNS: u32 = 10;
     let sync = || device.sync().map_err(|error| anyhow::anyhow!("{error:?}"));
-    // Kernels are compiled and tuned in these.
+    // These runs compile and tune the kernels.
     let tuned = [run(), run()];
     sync()?;
     drop(tuned);
@@ -294,7 +294,7 @@ fn wave(shape: [usize; 3], frequency: f32) -> TensorData {
     TensorData::new((0..shape.iter().product()).map(value).collect::<Vec<f32>>(), shape)
 }
 
-/// Relative errors of `product`: of its value, then of the gradient of each factor.
+/// Relative errors of `product`: first of its value, then of the gradient of each factor.
 fn errors<const N: usize>(
     compute: &Compute,
     factors: &[TensorData; N],

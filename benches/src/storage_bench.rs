@@ -1,5 +1,5 @@
-//! `loader-bench --storage`: the loader on a local cache against the same cache in object storage, with a cold and with a
-//! warm disk cache, and against what the link gives.
+//! `loader-bench --storage`: compares the loader on a local cache with the same cache in object storage, with a cold
+//! and a warm disk cache, and with the rate of the link.
 //!
 //! Without a URL, a web server in this process serves the cache over a link of a stated rate, because a loopback without
 //! a limit is faster than the loader and so measures nothing. With a URL, the cache is written there first, unless it is
@@ -26,7 +26,7 @@ use crate::contender::CROP_SIZE;
 use crate::volume::Voxels;
 use web_server::WebServer;
 
-/// Number of cases: an epoch is enough to fetch for several seconds.
+/// Number of cases, so that an epoch takes several seconds to fetch.
 const CASES: usize = 16;
 /// Visits of a batch.
 const VISITS: usize = 4;
@@ -34,27 +34,27 @@ const VISITS: usize = 4;
 const BATCHES: u64 = (CASES / VISITS) as u64;
 /// Memory of a loader, in bytes.
 const MEMORY: u64 = 2 << 30;
-/// Length of a plain request, and number of requests at a time: those of the loader.
+/// Length of a plain request in bytes, as in the loader, which makes equally many requests at a time.
 const REQUEST_LEN: u64 = 8 << 20;
 const REQUESTS: usize = 16;
 
 /// Place of the cache in object storage.
 #[derive(Clone, Debug)]
 pub struct Storage {
-    /// URL that the cache is written to; `None` for a web server in this process.
+    /// URL to which the cache is written; `None` for a web server in this process.
     pub url: Option<String>,
     /// Rate of the web server's link, in MiB/s.
     pub link_mib_per_s: u32,
 }
 
-/// Crops per second of rounds, with the bytes that came over the link.
+/// Rates of the rounds in crops per second, with the bytes that came over the link.
 #[derive(Debug, Default)]
 struct Rounds {
     crops_per_s: Vec<f64>,
     mib_per_s: Vec<f64>,
 }
 
-/// Measures a cache of copies of `voxels` and prints the figures.
+/// Measures a cache with copies of `voxels` and prints the results.
 ///
 /// # Errors
 /// If the cache cannot be written or read.

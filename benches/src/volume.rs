@@ -1,4 +1,4 @@
-//! Volume that every contender stores: of realistic size, from a real CT where there is one.
+//! Volume that every contender stores, of realistic size, from a real CT if there is one.
 //!
 //! Small real scans are mirror-tiled: neighbouring tiles are reflections of each other, so that no seam adds an edge for
 //! the codec, and noise and texture remain those of the scanner.
@@ -116,7 +116,7 @@ impl Voxels {
         self.values.len()
     }
 
-    /// Always `false`.
+    /// Returns `false`: a volume has voxels.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()

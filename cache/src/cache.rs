@@ -1,4 +1,4 @@
-//! A cache: the shards of a folder or a bucket's prefix, opened, and the cases that count.
+//! Opens a cache (the shards in a folder or under a bucket's prefix) and selects the live record of each case.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -106,7 +106,7 @@ impl Cache {
         &self.shards
     }
 
-    /// Cases that count, sorted by [`Case::key`].
+    /// Live cases, sorted by [`Case::key`]: one record per case, superseded ones left out.
     #[must_use]
     pub fn cases(&self) -> &[Case] {
         &self.cases
@@ -125,7 +125,7 @@ impl Cache {
         stored.saturating_sub(self.cases.iter().map(|case| case.record().span.len()).sum())
     }
 
-    /// Digest of the content: names, sources and parameters of the cases that count, as 32 hex digits.
+    /// Digest of the content: names, sources and parameters of the live cases, as 32 hex digits.
     ///
     /// Caches with equal digests hold the same voxels.
     #[must_use]
@@ -143,7 +143,8 @@ impl Cache {
     }
 }
 
-/// Selects one record per case: that of the largest generation, and among equal ones that of the shard sorted last.
+/// Selects the live record of each case: the one of the largest generation and, among equal generations, the one in the
+/// shard that sorts last.
 fn live_cases(shards: &[Arc<Shard>]) -> Vec<Case> {
     let mut live: BTreeMap<String, (u64, Case)> = BTreeMap::new();
     for shard in shards {

@@ -1,4 +1,4 @@
-//! A case of an open cache, and reading its voxels.
+//! Cases of an open cache, and a reader of their voxels.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ pub struct StoredVolume {
 }
 
 impl Case {
-    /// Record `idx` of a shard, whether or not it counts.
+    /// Returns the case of record `idx` in a shard, live or superseded.
     pub(crate) fn of(shard: &Arc<Shard>, idx: usize) -> Self {
         Self { shard: Arc::clone(shard), idx, key: shard.cases()[idx].key() }
     }
@@ -94,7 +94,8 @@ impl Case {
         Err(Error::BadCase { case: self.key.clone(), reason: CaseError::Region { region: *region, shape } })
     }
 
-    /// Advises the system that the bytes of the case will be read soon, where it lies in a mapped file.
+    /// Advises the operating system that the case's bytes will be read soon; does nothing unless the shard is
+    /// memory-mapped.
     pub fn will_need(&self) {
         let span = &self.record().span;
         self.shard.storage().will_need(span.offset, usize::try_from(span.len()).unwrap_or(usize::MAX));
@@ -211,7 +212,7 @@ impl VolumeReader {
     /// result. `None` if the chunk is constant; its value is in the index.
     ///
     /// # Errors
-    /// If the image has another codec than [`Codec::Packed`], or the chunk cannot be read or is corrupt.
+    /// If the codec of the image is not [`Codec::Packed`], or the chunk cannot be read or is corrupt.
     pub fn image_packed<R>(
         &mut self,
         case: &Case,
@@ -239,7 +240,7 @@ impl VolumeReader {
         self.label_part(case, index, chunk, &part, values)
     }
 
-    /// Reads at least `part` of one label chunk, as [`Self::image_part`] does of the image.
+    /// Reads at least `part` of one label chunk, as [`Self::image_part`] does for images.
     ///
     /// # Errors
     /// If the case has no labels, or the chunk cannot be read or is corrupt.
@@ -337,7 +338,7 @@ impl VolumeReader {
     }
 }
 
-/// A box in the coordinates of another one that contains it.
+/// Converts `inner` to coordinates relative to the start of `outer`, which contains it.
 fn relative(inner: &Box3, outer: &Box3) -> Box3 {
     let shift = |at: [usize; 3]| std::array::from_fn(|axis| at[axis] - outer.start[axis]);
     Box3 { start: shift(inner.start), end: shift(inner.end) }

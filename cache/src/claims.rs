@@ -29,10 +29,10 @@ const FOLDER: &str = ".claims";
 const KIND: &str = "claim";
 /// Suffix that marks a piece as over.
 const END: &str = "end";
-/// Part of a lifetime for which a listing of the claims is used again.
+/// Number of listings of the claims per lifetime: a listing is reused for this fraction of a lifetime.
 const LISTINGS_IN_A_LIFETIME: u32 = 12;
 
-/// A worker among those that divide the work of a location.
+/// One of the workers that divide the work of a location.
 #[derive(Debug)]
 pub struct Claims {
     lease: Lease,
@@ -45,7 +45,7 @@ pub struct Claims {
     workers: HashMap<String, String>,
 }
 
-/// Claims and live workers at a time.
+/// Claims and live workers, as of one listing.
 #[derive(Debug)]
 struct Listed {
     at: Instant,
@@ -58,9 +58,9 @@ struct Listed {
 /// Answer to a worker that asks for a piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// The piece is this worker's now.
+    /// The piece now belongs to this worker.
     Ours,
-    /// Another worker has it; it may be asked for again.
+    /// Another worker holds the piece; ask again later.
     Theirs,
     /// The piece is over and left no result.
     Over,
@@ -93,13 +93,13 @@ impl Claims {
         self.lease.id()
     }
 
-    /// Time after which it makes sense to ask again for pieces that others have.
+    /// Suggested pause before asking again for pieces that other workers hold.
     #[must_use]
     pub fn pause(&self) -> Duration {
         self.lifetime / LISTINGS_IN_A_LIFETIME
     }
 
-    /// Claims a piece of work, which `key` names, unless another live worker has it.
+    /// Claims the piece of work named `key`, unless another live worker holds it.
     ///
     /// # Errors
     /// If the location cannot be read or written.
@@ -113,7 +113,7 @@ impl Claims {
             Some(number) => match self.worker_of(&piece, number)? {
                 Some(worker) if worker == self.worker() => return Ok(Claim::Ours),
                 Some(worker) if self.listed()?.live.contains(&worker) => return Ok(Claim::Theirs),
-                // Its worker is dead, or has cleaned up in the meantime.
+                // The worker of that claim is dead, or has cleaned up in the meantime.
                 _ => number + 1,
             },
         };
@@ -121,7 +121,7 @@ impl Claims {
         Ok(if is_ours { Claim::Ours } else { Claim::Theirs })
     }
 
-    /// Records for the others that a piece of this worker is over and left no result.
+    /// Records that a piece claimed by this worker is over and left no result, so that other workers skip it.
     ///
     /// # Errors
     /// If the location cannot be written.
@@ -129,7 +129,7 @@ impl Claims {
         Ok(self.place.write(&format!("{FOLDER}/{}.{END}", piece_of(key)), self.worker().as_bytes())?)
     }
 
-    /// Leaves. The last worker to leave removes the claims, if all work is over.
+    /// Withdraws this worker. The last worker to leave removes the claims if all work is over.
     ///
     /// # Errors
     /// If the location cannot be read or written.
@@ -143,7 +143,7 @@ impl Claims {
         Ok(())
     }
 
-    /// Claims and live workers, listed anew if the last listing is too old.
+    /// Claims and live workers, listed again if the last listing is too old.
     fn listed(&mut self) -> Result<&Listed> {
         let pause = self.pause();
         match &mut self.listed {
@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    /// Each call of [`Claims::take`] sees the present state.
+    /// Joins a worker whose lease never expires during a test.
     fn join(dir: &Path) -> Claims {
         Claims::join(dir, "test", Duration::from_mins(1)).unwrap()
     }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn worker_that_joins_alone_removes_what_dead_runs_left() {
+    fn worker_that_joins_alone_removes_remainders_of_dead_runs() {
         let dir = tempfile::tempdir().unwrap();
         let mut dead = join(dir.path());
         assert_eq!((take(&mut dead, "D/1"), take(&mut dead, "D/2")), (Claim::Ours, Claim::Ours));

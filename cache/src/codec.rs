@@ -43,7 +43,7 @@ pub enum CodecPreset {
     /// Bit packing without an entropy coder: fastest to decode.
     #[default]
     Fast,
-    /// Bit planes through zstd, the low four bits apart: a little smaller, half as fast.
+    /// Bit planes through zstd, with the low four bits stored separately: slightly smaller, half as fast.
     Dense,
     /// Bit planes through LZ4, for comparison: larger than either and slower than [`Self::Fast`].
     Lz4,
@@ -67,8 +67,8 @@ impl Codec {
     /// Up to 8 bits are taken for a label map: its long runs compress to almost nothing with an entropy coder or LZ4.
     #[must_use]
     pub fn new(bits: u8, preset: CodecPreset) -> Self {
-        // The low bits of values wider than a byte are noise. Apart from the planes they also take less space: on real
-        // CT 0.566 bytes per voxel with four of them apart, 0.600 with none.
+        // The low bits of values wider than a byte are noise. Stored apart from the planes they also take less space:
+        // on real CT 0.566 bytes per voxel with four raw bits, 0.600 with none.
         let raw_bits = if bits > 8 { 4 } else { 0 };
         match preset {
             CodecPreset::Fast if bits > 8 => Self::Packed(Packed { bits }),
@@ -101,7 +101,7 @@ impl Codec {
         }
     }
 
-    /// Upper bound of the bytes of a chunk with `num_voxels` voxels.
+    /// Upper bound on the encoded length in bytes of a chunk with `num_voxels` voxels.
     #[must_use]
     pub fn max_bytes(&self, num_voxels: usize) -> usize {
         let raw = |planes: &Planes| planes.low_len(num_voxels) + planes.high_len(num_voxels);
@@ -344,7 +344,7 @@ mod tests {
         round_trip(Codec::Lz4(planes), values);
     }
 
-    /// Every codec that images and label maps of `bits` bits can have.
+    /// Every codec available for images or label maps of `bits` bits.
     fn codecs(bits: u8) -> Vec<Codec> {
         let mut codecs: Vec<Codec> = PRESETS.map(|preset| Codec::new(bits, preset)).to_vec();
         codecs.push(Codec::Planes(Planes { bits, raw_bits: 0 }));
@@ -378,7 +378,7 @@ mod tests {
             }
         }
 
-        /// Random bytes are almost never a chunk. Where they are, decoding is a function of the bytes alone.
+        /// Random bytes almost never form a valid chunk; where they do, the decoded values depend on the bytes alone.
         #[test]
         fn random_bytes_are_an_error_or_decode_to_one_result(
             bytes in prop::collection::vec(any::<u8>(), 0..300), shape in [1usize..9, 1..9, 1..20],

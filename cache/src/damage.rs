@@ -1,4 +1,4 @@
-//! Damage: content of a file that is not what was written, or contradicts itself.
+//! Damage: file content that differs from what was written or contradicts itself.
 
 use crate::codec::{CodecError, DecodeError};
 use crate::grid::GridError;
@@ -13,7 +13,7 @@ pub enum ShardError {
     #[error("{0} bytes are too few for a shard")]
     TooShort(u64),
     /// A file that does not begin with the magic number.
-    #[error("does not begin as a shard does")]
+    #[error("no magic number at its start")]
     Magic,
     /// A format version that this crate does not read.
     #[error("format version {found}; expected {expected}")]
@@ -27,7 +27,7 @@ pub enum ShardError {
     #[error("checksum of the header does not match")]
     Header,
     /// A file that does not end with a footer.
-    #[error("does not end as a shard does: truncated or not completely written")]
+    #[error("no footer at its end: truncated or not completely written")]
     Footer,
     /// A directory that does not lie between the cases and the footer.
     #[error("directory at {offset}+{len} does not end at {end}")]
@@ -42,7 +42,7 @@ pub enum ShardError {
     /// A directory whose checksum does not match.
     #[error("checksum of the directory does not match")]
     DirectoryChecksum,
-    /// A directory that is not the JSON of one.
+    /// A directory that is not valid JSON of the expected form.
     #[error("directory: {0}")]
     Directory(#[from] JsonError),
     /// A case whose bytes do not follow the previous case, or run past the directory.
@@ -64,7 +64,7 @@ pub enum ShardError {
     Case {
         /// `DATASET/CASE`.
         case: String,
-        /// Damage or contradiction.
+        /// Damage found in the case's index.
         error: CaseIndexError,
     },
 }
@@ -73,15 +73,15 @@ pub enum ShardError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaseIndexError {
-    /// Shapes that do not make a grid.
+    /// A volume or chunk shape that no grid can have.
     #[error(transparent)]
     Grid(#[from] GridError),
-    /// Codec parameters that do not exist.
+    /// Codec parameters that no codec accepts.
     #[error("{array} codec: {error}")]
     Codec {
         /// `image` or `label`.
         array: &'static str,
-        /// Contradiction in the parameters.
+        /// Invalid parameter.
         error: CodecError,
     },
     /// An index whose checksum does not match.
@@ -103,7 +103,7 @@ pub enum CaseIndexError {
     Index {
         /// `image` or `label`.
         array: &'static str,
-        /// Contradiction in the entries.
+        /// Invalid entry or length.
         error: IndexError,
     },
     /// Counts that contradict the grid.
@@ -140,7 +140,7 @@ pub enum ChunkError {
     },
 }
 
-/// Text that is not the JSON expected. Its message is one line: control characters of quoted keys and values are escaped.
+/// Text that is not the expected JSON. Displayed in one line: control characters of quoted keys and values are escaped.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct JsonError(String);
@@ -164,14 +164,14 @@ pub(crate) fn escaped(text: &str) -> String {
     out
 }
 
-/// Damage of a manifest, or one of another format.
+/// Damage in a manifest, or a manifest of another format or version.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {
-    /// Text that is not the JSON of a manifest.
+    /// Text that is not valid JSON of a manifest.
     #[error(transparent)]
     Json(#[from] JsonError),
-    /// Another format or version.
+    /// A manifest of another format or version.
     #[error("format {format} version {version}; expected hiend-cache version {expected}")]
     Format {
         /// Format of the manifest.

@@ -40,7 +40,7 @@ use crate::object::{Block, BlockKey, BlockStore, Lru};
 use crate::storage::Access;
 use space::{Space, User};
 
-/// Length of a block in bytes: two columns of chunks in a usual case, a few milliseconds of a usual link.
+/// Length of a block in bytes: two columns of chunks in a typical case, a few milliseconds on a typical link.
 const BLOCK_LEN: u64 = 512 << 10;
 /// Largest default size in bytes.
 const DEFAULT_BYTES: u64 = 50 << 30;
@@ -153,7 +153,7 @@ impl DiskCache {
         Err(DiskCacheError::TooSmall { dir: self.dir.clone(), bytes: self.bytes, needed, users })
     }
 
-    /// Number of bytes that a range of an object takes in the cache, wherever it begins.
+    /// Upper bound on the bytes of the blocks that a range of `len` bytes occupies, for any offset of the range.
     #[must_use]
     pub fn bytes_of_range(len: u64) -> u64 {
         len.div_ceil(BLOCK_LEN).saturating_add(1).saturating_mul(BLOCK_LEN)
@@ -240,7 +240,7 @@ impl BlockStore for DiskCache {
             Err(err) => return Err(FileError::at(path, "open")(err)),
         };
         let Some(block) = load(&file, len, self.access).map_err(FileError::at(&path, "read"))? else {
-            // Not written by a rename of ours, or lost in a power cut.
+            // The file was not renamed into place by this crate, or its content was lost in a power cut.
             self.discard(key);
             return Ok(None);
         };
@@ -265,7 +265,7 @@ impl BlockStore for DiskCache {
 
     fn discard(&self, key: BlockKey) {
         self.mapped.remove(key);
-        // What cannot be removed is found to be wrong again.
+        // A file that cannot be removed fails its check again when it is read.
         let _ = std::fs::remove_file(self.path_of(key));
     }
 
@@ -288,11 +288,11 @@ fn load(mut file: &File, len: usize, access: Access) -> io::Result<Option<Block>
             Block::Owned(bytes.into())
         }
     };
-    // Truncated or extended since.
+    // A file truncated or extended since then is no block.
     Ok((block.bytes().len() == len).then_some(block))
 }
 
-/// Records that a block is used now. A failure makes the block be evicted earlier.
+/// Records that a block is used now. If recording fails, the block may be evicted earlier.
 fn record_use(file: &File) {
     let _ = file.set_modified(SystemTime::now());
 }

@@ -82,7 +82,7 @@ pub fn write_with<T>(
 /// # Errors
 /// If the file cannot be written or `write` fails; the previous content is then untouched.
 pub fn write_path<T>(path: &Path, write: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, FileError> {
-    // Its lock keeps `remove_stale` away from the file that `write` creates, which may not even be one file all the time.
+    // The lock keeps `remove_stale` away from the file that `write` creates and may replace meanwhile.
     let lock = NewFile::create(path)?;
     let partial = lock.temporary_path().with_extension(ending(&lock.target));
     let written = write(&partial)
@@ -224,7 +224,7 @@ pub fn sync_dir(path: &Path) -> Result<(), FileError> {
 }
 
 /// Writes `num_bytes` zeros to a temporary file in `dir`, syncs it and removes it. Unlike reading the free space, this
-/// also meets quotas and missing permissions. What a killed process leaves is found by [`remove_stale`].
+/// also meets quotas and missing permissions. [`remove_stale`] removes what a killed process leaves behind.
 ///
 /// # Errors
 /// If the system refuses the file or its bytes.

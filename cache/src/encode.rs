@@ -28,7 +28,7 @@ pub struct NewCase<'a> {
     pub image: &'a [u16],
     /// Significant bits of the image values, 1 to 16.
     pub image_bits: u8,
-    /// Meaning of the image value 0, in HU for a CT.
+    /// Meaning of the stored value 0, in HU for a CT.
     pub image_offset: f64,
     /// Difference in meaning between consecutive image values, in HU for a CT.
     pub image_scale: f64,
@@ -45,8 +45,8 @@ pub struct NewCase<'a> {
 }
 
 impl<'a> NewCase<'a> {
-    /// Describes an image whose values mean themselves: 16 bits, offset 0, scale 1, foreground above 0, 1 mm voxels,
-    /// without labels, sources and parameters.
+    /// Describes an image whose stored values need no conversion: 16 bits, offset 0, scale 1, foreground above 0, 1 mm
+    /// voxels, without labels, sources and parameters.
     ///
     /// The other fields are set by struct update: `NewCase { label: Some(&label), ..NewCase::new(…) }`.
     #[must_use]
@@ -205,7 +205,7 @@ fn gather<T: Copy>(volume: &[T], shape: [usize; 3], region: &Box3, out: &mut Vec
     }
 }
 
-/// Number of items, which are voxels of one chunk.
+/// Counts matching voxels of one chunk; the count always fits a `u32`.
 fn count<T>(matching: impl Iterator<Item = T>) -> u32 {
     u32::try_from(matching.count()).expect("a chunk has at most 2^18 voxels")
 }

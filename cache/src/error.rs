@@ -40,7 +40,7 @@ impl FileError {
 }
 
 impl From<FileError> for io::Error {
-    /// Keeps the kind; the text becomes the one that names the path.
+    /// Converts to an I/O error of the same kind whose text names the path.
     fn from(error: FileError) -> Self {
         Self::new(error.source.kind(), error)
     }
@@ -78,7 +78,7 @@ pub enum Error {
     BadManifest {
         /// Path of the manifest.
         path: PathBuf,
-        /// Damage or difference.
+        /// Damage, or the format or version found.
         reason: ManifestError,
     },
     /// A shard that the manifest lists and that does not exist.
@@ -92,7 +92,7 @@ pub enum Error {
     BadShard {
         /// Path of the shard.
         path: PathBuf,
-        /// Damage or contradiction.
+        /// Damage found in the shard.
         reason: ShardError,
     },
     /// A chunk whose bytes are not those that were written.
@@ -106,15 +106,15 @@ pub enum Error {
         array: &'static str,
         /// Number of the chunk in grid order.
         chunk: usize,
-        /// Damage or contradiction.
+        /// Damage of the chunk.
         reason: ChunkError,
     },
-    /// A case that cannot be stored, or a request that does not suit it.
+    /// A case that cannot be stored, or a request that the case cannot serve.
     #[error("case {case}: {reason}")]
     BadCase {
         /// `DATASET/CASE`.
         case: String,
-        /// Contradiction.
+        /// Fault of the case or of the request.
         reason: CaseError,
     },
 }
@@ -123,10 +123,10 @@ pub enum Error {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaseError {
-    /// Shapes that do not make a grid.
+    /// A volume or chunk shape that no grid can have.
     #[error(transparent)]
     Grid(#[from] GridError),
-    /// A number of bits that no codec has.
+    /// A number of bits that no codec supports.
     #[error(transparent)]
     Codec(#[from] CodecError),
     /// Arrays whose lengths do not match the shape.
@@ -139,15 +139,15 @@ pub enum CaseError {
         /// Shape of the case.
         shape: [usize; 3],
     },
-    /// An image value with more bits than promised.
+    /// An image value that needs more bits than declared.
     #[error("image value {value} exceeds {bits} bits")]
     Value {
         /// Largest value.
         value: u16,
-        /// Promised significant bits.
+        /// Declared number of significant bits.
         bits: u8,
     },
-    /// zstd failed, which is out of memory.
+    /// A failure of zstd, which happens only when memory runs out.
     #[error("zstd: {0}")]
     Zstd(io::Error),
     /// A chunk shape that differs from the shard's.
@@ -162,7 +162,7 @@ pub enum CaseError {
     #[error("has no labels")]
     NoLabels,
     /// A request for packed bytes of an image that is stored with another codec.
-    #[error("is stored with another codec than \"fast\"")]
+    #[error("is stored with a codec other than \"fast\"")]
     NotPacked,
     /// A box that is empty or reaches beyond the volume.
     #[error("{region:?} is empty or reaches beyond shape {shape:?}")]

@@ -13,12 +13,12 @@ use crate::shard::reader::CaseIndex;
 /// Largest number of bytes on their way from object storage at any time, over all caches of the process.
 #[cfg(feature = "object-store")]
 pub const IN_FLIGHT_BYTES: u64 = crate::object::IN_FLIGHT_BYTES;
-/// Largest number of bytes on their way from object storage at any time: none, without object storage.
+/// Largest number of bytes on their way from object storage at any time: 0 in a build without object storage.
 #[cfg(not(feature = "object-store"))]
 pub const IN_FLIGHT_BYTES: u64 = 0;
 
-/// Largest number of bytes of blocks that the process has mapped, or in memory, of the objects that hold these cases; 0 for
-/// cases on a local disk. A store of blocks that several cases share counts once.
+/// Upper bound on the bytes of blocks, mapped or in memory, that this process holds for the objects with these cases; 0
+/// for cases on a local disk. A block store shared by several cases is counted once.
 #[must_use]
 pub fn held_bytes<'a>(cases: impl IntoIterator<Item = &'a Case>) -> u64 {
     #[cfg(feature = "object-store")]
@@ -46,7 +46,7 @@ impl Case {
         return false;
     }
 
-    /// Returns `true` if no byte of the case must be fetched to read it.
+    /// Returns `true` if the case can be read without fetching a byte from object storage.
     #[must_use]
     pub fn is_at_hand(&self) -> bool {
         #[cfg(feature = "object-store")]
@@ -58,7 +58,7 @@ impl Case {
     }
 
     /// Fetches image chunks, and label chunks if `labels` is set, and checks them against their checksums. Waits until
-    /// they are at hand. Does nothing for a case on a local disk.
+    /// their blocks are available locally. Does nothing for a case on a local disk.
     ///
     /// # Errors
     /// If they cannot be fetched, or a chunk does not match its checksum after it was fetched twice.
@@ -105,7 +105,7 @@ impl Case {
     }
 }
 
-/// An encoded chunk that is not at hand.
+/// An encoded chunk whose bytes are not available locally.
 #[cfg(feature = "object-store")]
 struct Missing {
     array: &'static str,
@@ -114,7 +114,7 @@ struct Missing {
     crc32c: u32,
 }
 
-/// The encoded ones among some chunks of an array.
+/// Selects the encoded chunks among `chunks` of an array; constant chunks have no bytes to fetch.
 #[cfg(feature = "object-store")]
 fn coded<'a>(
     array: &'static str,

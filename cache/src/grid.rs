@@ -10,7 +10,7 @@ pub const MAX_CHUNK_VOXELS: usize = 1 << 18;
 /// Maximum number of voxels in a volume.
 const MAX_VOXELS: usize = 1 << 40;
 
-/// Shapes that do not make a grid.
+/// Volume or chunk shapes that no grid can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GridError {
@@ -110,13 +110,13 @@ impl Grid {
         self.shape
     }
 
-    /// Shape of a chunk that the border does not cut off.
+    /// Shape of a full chunk; chunks at the upper borders may be smaller.
     #[must_use]
     pub fn chunk(&self) -> [usize; 3] {
         self.chunk
     }
 
-    /// Number of chunks in a column: the chunks at one x and y, which have consecutive numbers.
+    /// Number of chunks in a column: all chunks with the same x and y, numbered consecutively.
     #[must_use]
     pub fn column_len(&self) -> usize {
         self.chunks[2]

@@ -59,7 +59,7 @@ pub enum EntryError {
     },
 }
 
-/// Bytes that are not the index of an array.
+/// Errors from parsing the bytes of a chunk index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexError {
@@ -71,12 +71,12 @@ pub enum IndexError {
         /// Number of chunks of the grid.
         num_chunks: usize,
     },
-    /// The first impossible entry.
+    /// An entry that cannot be valid; the first one found.
     #[error("chunk {chunk}: {error}")]
     Entry {
         /// Number of the chunk.
         chunk: usize,
-        /// Contradiction in its entry.
+        /// Fault of the entry.
         error: EntryError,
     },
 }
@@ -180,7 +180,7 @@ mod tests {
             }
         }
 
-        /// Plausible entries around every limit: accepted exactly if a chunk can have them.
+        /// Plausible entries around every limit are accepted exactly if a chunk can have them.
         #[test]
         fn accepted_entries_are_those_within_the_limits(
             offset in prop_oneof![0u64..600, 4900u64..5100, any::<u64>()],

@@ -1,9 +1,9 @@
 //! Leases: signs of life of processes that work on one location, for places without locks between machines.
 //!
 //! A lease is a small file `.leases/KIND.ID` that a thread rewrites every quarter of its lifetime. It ends when it is
-//! dropped, or when it was not rewritten for a lifetime: its process is dead, or cut off. Ages are differences between
-//! times of change, which the file server or object store stamps on all leases with one clock; the clocks of the machines
-//! do not matter.
+//! dropped, or when it has not been rewritten for a lifetime because its process is dead or cut off. Ages are
+//! differences between times of change, which the file server or object store stamps on all leases with one clock; the
+//! clocks of the machines do not matter.
 //!
 //! Work that leases divide must stay correct if two processes do it: a process that was suspended for longer than a
 //! lifetime does not know that its lease is over.
@@ -22,7 +22,7 @@ pub const LIFETIME: Duration = Duration::from_mins(1);
 
 /// Folder of the leases in a location.
 const FOLDER: &str = ".leases";
-/// Renewals in a lifetime.
+/// Number of renewals per lifetime.
 const RENEWALS: u32 = 4;
 
 /// A lease held by this process. Dropping it ends it.
@@ -69,7 +69,7 @@ impl Lease {
         let thread = match thread {
             Ok(thread) => thread,
             Err(err) => {
-                // It would end by itself.
+                // A lease file that stays would expire by itself.
                 let _ = shared.place.remove(&shared.name);
                 return Err(FileError::at(PathBuf::from(&shared.name), "start a thread for")(err).into());
             }
@@ -95,7 +95,7 @@ impl Lease {
         &self.shared.id
     }
 
-    /// Returns `true` if the lease was renewed within its lifetime, so that no other process takes its holder for dead.
+    /// Returns `true` if the lease was renewed within its lifetime, so that no other process considers its holder dead.
     #[must_use]
     pub fn is_fresh(&self) -> bool {
         self.shared.lock().renewed.elapsed() < self.shared.lifetime
@@ -110,10 +110,10 @@ impl Lease {
         let leases = shared.place.list(FOLDER)?;
         let (kind_prefix, own) = (format!("{kind}."), format!("{}.{}", self.kind, shared.id));
         let renewed = shared.lock().renewed;
-        // The server's time now: that of the last renewal, and what has passed since.
+        // The server's time now: the time of the last renewal plus the time since then.
         let Some(now) = leases.iter().find(|lease| lease.name == own).map(|lease| lease.modified + renewed.elapsed())
         else {
-            // Taken for dead by another process and removed; written anew here, its time is known.
+            // Another process took this one for dead and removed the lease; once written again, its time is known.
             shared.place.write(&shared.name, &shared.content)?;
             return self.others_of(&leases, &kind_prefix, &own, SystemTime::now());
         };
@@ -150,7 +150,7 @@ impl Drop for Lease {
 }
 
 impl Shared {
-    /// Renews the lease until it is over.
+    /// Renews the lease until it is dropped.
     fn renew(&self) {
         let mut state = self.lock();
         loop {

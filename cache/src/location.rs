@@ -23,18 +23,18 @@ pub use crate::error::LocationError;
 /// Schemes of the URLs that a cache can have.
 pub const SCHEMES: [&str; 5] = ["s3", "gs", "az", "https", "http"];
 
-/// A folder or a URL that holds a cache, or will hold one. Two locations with the same text are equal, whatever their time
-/// for requests is.
+/// A folder or a URL that holds a cache, or will hold one. Two locations with the same text are equal, whatever their
+/// retry times are.
 #[derive(Clone, Debug)]
 pub struct Location {
     /// Path of the folder, or the URL without slashes at its end.
     text: OsString,
-    /// Time for which requests to object storage are repeated.
+    /// Time for which failed requests to object storage are retried.
     retry: Duration,
 }
 
 impl Location {
-    /// Default time for which a request to object storage is repeated: longer than a restart of a server takes, and
+    /// Default time for which failed requests to object storage are retried: longer than a server takes to restart, and
     /// shorter than a credential lives.
     pub const RETRY: Duration = Duration::from_mins(3);
 
@@ -84,13 +84,13 @@ impl Location {
         }
     }
 
-    /// Sets the time for which requests to object storage are repeated, [`Self::RETRY`] otherwise.
+    /// Sets the time for which failed requests to object storage are retried; [`Self::RETRY`] by default.
     #[must_use]
     pub fn with_retry(self, retry: Duration) -> Self {
         Self { retry, ..self }
     }
 
-    /// Time for which requests to object storage are repeated.
+    /// Time for which failed requests to object storage are retried.
     #[must_use]
     pub fn retry(&self) -> Duration {
         self.retry
@@ -196,7 +196,7 @@ impl From<&Location> for Location {
 
 /// Scheme of a text of the form `scheme://...`.
 fn scheme_of(text: &OsStr) -> Option<&str> {
-    // A path that is not Unicode may still begin as a URL does; then its beginning decides.
+    // A path that is not Unicode may still begin like a URL; then its beginning decides.
     let bytes = text.as_encoded_bytes();
     let len = bytes.windows(3).position(|window| window == b"://")?;
     let scheme = std::str::from_utf8(&bytes[..len]).ok()?;

@@ -16,7 +16,7 @@ pub struct FileLock {
     file: File,
     path: PathBuf,
     effective: bool,
-    /// Process that took the lock.
+    /// Id of the process that took the lock.
     owner: u32,
 }
 
@@ -178,7 +178,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(".lock");
         let held = FileLock::exclusive(&path).unwrap();
-        // As inherited by a process between its fork and the execution of its program.
+        // A copy that a process has between its fork and the execution of its program.
         let copy = held.file.try_clone().unwrap();
         drop(held);
         assert!(FileLock::try_exclusive(&path).unwrap().is_some());
@@ -190,7 +190,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(".lock");
         let held = FileLock::exclusive(&path).unwrap();
-        // As a forked process has it.
+        // The lock as a forked process has it: with another owner.
         let owner = held.owner.wrapping_add(1);
         drop(FileLock { file: held.file.try_clone().unwrap(), path: path.clone(), effective: true, owner });
         assert!(FileLock::try_exclusive(&path).unwrap().is_none());

@@ -50,7 +50,7 @@ pub struct Manifest {
     pub version: u32,
     /// Program and version that wrote the manifest.
     pub created_by: String,
-    /// Preprocessing parameters of the volumes; opaque to this crate but for the order in which they are written.
+    /// Preprocessing parameters of the volumes; opaque to this crate except for the order in which they are written.
     #[serde(serialize_with = "in_order")]
     pub preprocess: Value,
     /// Datasets by name.
@@ -259,18 +259,18 @@ impl Serialize for InOrder<'_> {
     }
 }
 
-/// File names of shards.
+/// Returns the file names of shard paths.
 fn names(paths: Vec<PathBuf>) -> Vec<String> {
     let name = |path: PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
     paths.into_iter().filter_map(name).collect()
 }
 
-/// Checksum of a manifest's bytes whose own digits are zeros.
+/// Checksum of a manifest's bytes in which the checksum's own digits are replaced by zeros.
 fn checksum(blank: &[u8]) -> String {
     blake3::hash(blank).to_hex()[..CHECKSUM_LEN].to_owned()
 }
 
-/// Position of the last occurrence of `part`; `None` also for an empty one.
+/// Position of the last occurrence of `part`; `None` if there is none or `part` is empty.
 fn last_position(bytes: &[u8], part: &[u8]) -> Option<usize> {
     if part.is_empty() {
         return None;
@@ -361,7 +361,7 @@ mod tests {
         let (before, _) = text.split_once(",\n  \"checksum\"").unwrap();
         let read = Manifest::from_bytes(format!("{before}\n}}\n").as_bytes()).unwrap();
         assert_eq!(read, manifest());
-        // What an earlier version wrote, with a renamed class: an edit by hand.
+        // A manifest of an earlier version, without a checksum, may have been edited by hand: here a class was renamed.
         let edited = before.replace("background", "air");
         assert!(Manifest::from_bytes(format!("{edited}\n}}\n").as_bytes()).is_ok());
     }
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn update_lists_shards_and_removes_what_killed_runs_left() {
+    fn update_lists_shards_and_removes_remainders_of_killed_runs() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["b.shard", "a.shard", ".name-c.shard", "notes.txt", ".manifest-x", ".hiend-x.tmp"] {
             std::fs::write(dir.path().join(name), b"").unwrap();

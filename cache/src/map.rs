@@ -43,12 +43,12 @@ impl Map {
         })
     }
 
-    /// The mapped bytes. What was computed from them counts only if [`Self::check`] succeeds afterwards.
+    /// The mapped bytes. A result computed from them is valid only if [`Self::check`] succeeds afterwards.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
     }
 
-    /// Reports pages that were lost since the map was made.
+    /// Fails if a page was lost since the map was made.
     ///
     /// # Errors
     /// If any page was lost.
@@ -85,7 +85,7 @@ impl Drop for Map {
 
 #[cfg(unix)]
 mod signal {
-    //! The SIGBUS handler and the list of maps that it looks addresses up in.
+    //! The SIGBUS handler, and the list of maps in which it looks up addresses.
 
     use std::io;
     use std::ptr;
@@ -118,7 +118,7 @@ mod signal {
             self.lost.load(Ordering::Acquire)
         }
 
-        /// Ends the registration; its map is about to be unmapped and no thread reads it.
+        /// Ends the registration of a map that is about to be unmapped and that no thread reads.
         pub(super) fn withdraw(&self) {
             self.len.store(0, Ordering::Release);
             self.taken.store(false, Ordering::Release);

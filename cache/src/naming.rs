@@ -82,7 +82,7 @@ mod tests {
         file
     }
 
-    /// Both ways of naming a shard keep an existing file and hand the new one back.
+    /// Both ways of naming a shard keep an existing file and hand back the new one.
     #[test]
     fn existing_name_is_taken_and_a_new_one_is_given() {
         for rename in [rename_new as fn(TemporaryFile, &Path) -> Result<Renamed, FileError>, reserve_and_rename] {

@@ -14,7 +14,7 @@
 
 use crate::grid::Grid;
 
-/// Bytes that are not the occupancy of a grid.
+/// Errors from parsing a case's occupancy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OccupancyError {

@@ -5,14 +5,14 @@ use std::time::Duration;
 use crate::location::Location;
 use crate::storage::Access;
 
-/// Options for opening a cache. None changes a voxel.
+/// Options for opening a cache. No option changes the voxels that are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenOptions {
     /// Access to shard files, and to the files of the disk cache.
     pub access: Access,
     /// Copies kept of a cache in object storage.
     pub copies: Copies,
-    /// Time for which a request to object storage is repeated before it fails; `None` for that of the [`Location`].
+    /// Time for which a failed request to object storage is retried; `None` for that of the [`Location`].
     pub retry: Option<Duration>,
 }
 
@@ -36,7 +36,7 @@ impl Default for Copies {
 }
 
 impl OpenOptions {
-    /// Default time for which a request to object storage is repeated, that of a [`Location`].
+    /// Default time for which failed requests to object storage are retried, that of a [`Location`].
     pub const RETRY: Duration = Location::RETRY;
 
     /// Options for reading a cache once, with positioned reads and without a disk cache.

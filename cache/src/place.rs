@@ -1,6 +1,6 @@
 //! A location as the rest of this crate uses it: a folder or a bucket's prefix with shards and small files.
 //!
-//! Local files are written through [`durable`]; an object appears complete or not at all by itself.
+//! Local files are written through [`durable`]; an object store itself makes an object appear complete or not at all.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,8 +32,8 @@ pub(crate) struct Named {
 }
 
 impl Location {
-    /// Creates the folder and its missing parents, durably. In object storage there is nothing to create; there, only
-    /// checks that the location can be written.
+    /// Creates the folder and its missing parents, durably. In object storage, only checks that the location is
+    /// writable.
     ///
     /// # Errors
     /// If the folder cannot be created, the URL is not valid, or it names a web server.
@@ -51,7 +51,7 @@ impl Place {
         Self::with_retry(location, location.retry())
     }
 
-    /// Connects as [`Self::of`] does, and repeats failed requests for as long as `retry`.
+    /// Connects as [`Self::of`] does, and retries failed requests for `retry`.
     pub(crate) fn with_retry(location: &Location, retry: Duration) -> Result<Self> {
         location.check()?;
         match location.folder() {
@@ -82,7 +82,7 @@ impl Place {
         }
     }
 
-    /// Writes a small file, whether or not there is one of this name.
+    /// Writes a small file, replacing any file of this name.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FileError> {
         match self {
             Self::Folder(dir) => durable::write(&dir.join(name), bytes),

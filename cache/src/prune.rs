@@ -42,8 +42,8 @@ const PRUNE: &str = "prune";
 /// Pause before the next check for the lease of a run that prunes.
 const PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
 
-/// A run's claim that it may add shards to a location, shared with other runs. Ends with the process; in object storage,
-/// [`LIFETIME`] after it if the process was killed.
+/// Lock of a run that may add shards to a location, shared with other such runs. Ends with the process; in object
+/// storage, [`LIFETIME`] after it if the process was killed.
 #[derive(Debug)]
 pub struct RunLock {
     location: Location,
@@ -67,7 +67,7 @@ impl RunLock {
         Self::shared_telling(at, || ())
     }
 
-    /// Calls `tell` before it waits, and does otherwise what [`Self::shared`] does.
+    /// Calls `tell` before waiting, and otherwise does what [`Self::shared`] does.
     ///
     /// # Errors
     /// If the lock file or lease cannot be created or locked.
@@ -98,7 +98,7 @@ impl RunLock {
         }
     }
 
-    /// Keeps all other runs away, unless there are any: then `None`.
+    /// Excludes all other runs; `None` if another run is active.
     fn alone(&self) -> Result<Option<Alone>> {
         match &self.held {
             Held::File(lock) => Ok(lock.try_upgrade()?.then_some(Alone { lease: None })),
@@ -111,24 +111,24 @@ impl RunLock {
     }
 }
 
-/// A run that no other one accompanies.
+/// Exclusive access of a run that prunes.
 struct Alone {
     lease: Option<Lease>,
 }
 
 impl Alone {
-    /// Returns `true` while other runs keep away.
+    /// Returns `true` while all other runs are still excluded.
     fn holds(&self) -> bool {
         self.lease.as_ref().is_none_or(Lease::is_fresh)
     }
 }
 
-/// Text of a lease.
+/// Note in this process's leases, which names the process in messages.
 fn note() -> String {
     format!("process {}", std::process::id())
 }
 
-/// A shard and the positions of its records that stay.
+/// A shard and the positions of the records to keep.
 type Staying<'a> = (&'a Arc<Shard>, Vec<usize>);
 
 /// Outcome of pruning.
@@ -202,7 +202,7 @@ pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) ->
         added += writer.finish()?.bytes;
     }
     if !alone.holds() {
-        // Cut off from the store for so long that others may have begun. The next prune drops the copies.
+        // This run was cut off from the store for so long that another may have begun. The next prune drops the copies.
         return Ok(None);
     }
     let names: Vec<String> = doomed.iter().map(|shard| shard.name()).collect();

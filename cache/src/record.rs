@@ -56,7 +56,7 @@ pub struct SourceValues {
     pub below: f64,
     /// Share of voxels at or above the upper end of the range that preprocessing keeps.
     pub above: f64,
-    /// Share of voxels of air or padding.
+    /// Share of voxels that are air or padding.
     pub air: f64,
     /// Mean that preprocessing subtracted, for an image stored as z-scores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,7 +64,7 @@ pub struct SourceValues {
     /// Standard deviation that preprocessing divided by, for an image stored as z-scores.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub std: Option<f64>,
-    /// Oddities of the file, one sentence each.
+    /// Unusual features of the file, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<String>,
 }
@@ -143,8 +143,9 @@ pub struct SourceFiles {
     pub label_blake3: Option<String>,
     /// Total size of the files in bytes.
     pub bytes: u64,
-    /// Modification time of the image file in nanoseconds since 1970, or a number made of those of several files; `None` if
-    /// a file was read too soon after it to tell a later change by the time. Size and times save hashing unchanged files.
+    /// Modification time of the image file in nanoseconds since 1970, or for several files one number derived from all
+    /// their times. `None` if a file was read so soon after its modification that a later change could have the same
+    /// time. Unchanged sizes and times save hashing the files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_modified_ns: Option<i64>,
     /// Modification time of the label file, as for the image.
@@ -185,7 +186,7 @@ impl Span {
 mod tests {
     use super::*;
 
-    /// The keys of files that exist: a renamed field must not rename them.
+    /// Existing files hold these keys: renaming a field must not rename its key.
     #[test]
     fn json_keys_are_those_of_format_version_1() {
         let json = serde_json::json!({

@@ -107,8 +107,7 @@ pub fn open_named(at: impl Into<Location>, name: &str) -> Result<Shard> {
     open::open_one(&Place::of(&location)?, name)
 }
 
-/// Gives a damaged shard of a cache a name without the extension of shards, so that no program opens it; returns the
-/// new one.
+/// Renames a damaged shard to a name without the shard extension, so that no program opens it; returns the new path.
 ///
 /// # Errors
 /// If the file or object cannot be renamed.

@@ -66,7 +66,7 @@ impl Storage {
         Self { path: object.url().to_owned(), len: object.len(), bytes: Bytes::Object(Box::new(object)) }
     }
 
-    /// The object, if this is one.
+    /// The object in object storage; `None` for a local file.
     #[cfg(feature = "object-store")]
     pub(crate) fn object(&self) -> Option<&RemoteFile> {
         if let Bytes::Object(object) = &self.bytes { Some(object) } else { None }
@@ -77,7 +77,7 @@ impl Storage {
         &self.path
     }
 
-    /// Length of the file in bytes, as it was opened.
+    /// Length of the file in bytes when it was opened.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.len

@@ -125,7 +125,7 @@ pub fn survey(at: impl Into<Location>) -> Result<Survey> {
     Ok(Survey { shards, faults, unlisted })
 }
 
-/// Faults of cases with more than one record in a shard: which of them would count is undefined.
+/// Faults of cases with more than one record in a shard: it is undefined which record is live.
 fn repeated(shard: &Shard) -> Vec<Fault> {
     let mut seen = BTreeSet::new();
     let repeated = shard.cases().iter().map(CaseRecord::key).filter(|key| !seen.insert(key.clone()));

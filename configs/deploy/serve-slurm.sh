@@ -1,5 +1,5 @@
 #!/bin/bash
-# Starts loader servers with Slurm, one a CPU node, and writes their URLs to a file.
+# Starts loader servers with Slurm, one per CPU node, and writes their URLs to a file.
 #
 #   sbatch --nodes=2 configs/deploy/serve-slurm.sh /data/cache ~/hiend-token ~/hiend-urls
 #   hiend-train --loader "$(paste -sd, ~/hiend-urls)" --loader-token-file ~/hiend-token --preset vit-l-p12

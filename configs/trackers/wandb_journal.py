@@ -171,7 +171,7 @@ def main():
     for names in ("validation/*", "dice/*"):
         run.define_metric(names, step_metric="validation/step")
     if run.resumed:
-        # What the server has counts, if the last call was killed before it could write down how far it was.
+        # The server's records count, if the last call was killed before it could write down how far it was.
         link.values["step"] = max(link.values["step"], run.step - 1)
 
     sender = Sender(run, link, config.get("classes", []))

@@ -1,7 +1,8 @@
-//! Opening a cache of very many cases: time and memory, with generated cases of a few voxels.
+//! Measures time and memory of opening a cache of very many cases, generated with a few voxels each.
 //!
-//! `cargo run --release -p hiend-loader --example scale -- 2000000 100 FOLDER`: number of cases, cases per shard, and
-//! a folder that must not exist yet. The records have the size of real ones; voxels are not what is measured.
+//! `cargo run --release -p hiend-loader --example scale -- 2000000 100 FOLDER`: number of cases, cases per shard, and a
+//! folder that must not exist yet. The records have the size of real ones; the voxels do not matter for the
+//! measurement.
 
 #![allow(clippy::print_stdout, reason = "an example that prints figures")]
 #![allow(clippy::cast_precision_loss, reason = "figures that are printed")]
@@ -107,7 +108,7 @@ fn memory_mb() -> anyhow::Result<f64> {
     field("VmRSS")
 }
 
-/// A field of the process's status, in MB.
+/// Value of a field of the process's status file, in MB.
 fn field(name: &str) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with(name)).with_context(|| name.to_owned())?;

@@ -1,8 +1,8 @@
 //! A batch of crops, in buffers that return to their pool when the batch is dropped.
 //!
-//! Memory is bounded because buffers are allocated only when a stream starts: holding a batch keeps its buffers from
-//! the pool. Buffers of boxes ([`Images::Boxes`]), and of their labels, are the exception. Box sizes are random, and a
-//! batch in thousands that needs more than planned grows its buffer.
+//! Memory is bounded because buffers are allocated only when a stream starts: a batch that is held keeps its buffers
+//! out of the pool. Buffers of boxes ([`Images::Boxes`]), and of their labels, are the exception. Box sizes are random,
+//! and a batch in thousands that needs more than planned grows its buffer.
 
 use std::borrow::Cow;
 
@@ -24,14 +24,13 @@ pub use pool::{BATCH_ALIGNMENT, BatchMemory, PooledBuffer};
 pub struct Batch {
     /// Step of the stream, from 0. A stream resumed at this step makes this batch again.
     pub step: u64,
-    /// Shape of the crops, `[n, 1, x, y, z]`, z fastest; [`Self::images`] has it too, unless it is [`Images::Boxes`] or
-    /// [`Images::Chunks`].
-    /// `n` is smaller than usual, even 0, if corrupt cases were skipped.
+    /// Shape of the crops, `[n, 1, x, y, z]`, z fastest; [`Self::images`] has the same shape, unless it is
+    /// [`Images::Boxes`] or [`Images::Chunks`]. `n` is smaller than usual, possibly 0, if corrupt cases were skipped.
     pub shape: [usize; 5],
     /// Voxels of all crops.
     pub images: Images,
-    /// Labels of the voxels in [`Self::images`], if the stream carries labels; of [`Images::Chunks`], labels of what is
-    /// decoded from them ([`CropChunks::decoded_shape`]), crop after crop.
+    /// Labels of the voxels in [`Self::images`], if the stream carries labels. For [`Images::Chunks`], labels of the
+    /// voxels decoded from them ([`CropChunks::decoded_shape`]), crop after crop.
     pub labels: Option<PooledBuffer<u8>>,
     /// Origin and augmentation of each crop, one entry per crop.
     pub crops: Vec<CropRecord>,
@@ -120,7 +119,7 @@ pub struct CropRecord {
     pub augmentation: Vec<String>,
 }
 
-/// Seconds spent on the stages of one batch, summed over its visits, and so over threads.
+/// Seconds spent on the stages of one batch, summed over its visits; visits on several threads overlap in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BatchTimes {
     /// Waiting for the disk (see [`crate::stats`]); 0 where the system does not report it.

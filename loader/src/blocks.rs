@@ -1,4 +1,4 @@
-//! Blocks of heap memory for batches, reused from batch to batch.
+//! Blocks of heap memory for batches, reused by later batches.
 
 #![cfg_attr(not(feature = "serve"), allow(dead_code, reason = "a client needs a part of it"))]
 
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::batch::BatchMemory;
 
-/// Pool of blocks that are free.
+/// Pool of free blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Blocks {
     /// Largest number of bytes to keep in free blocks.
@@ -24,7 +24,7 @@ pub(crate) struct Block {
     _keep: Box<dyn Send + Sync>,
 }
 
-/// The system has no memory for a block.
+/// Error of the system refusing to allocate a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot allocate {bytes} bytes")]
 pub(crate) struct NoMemory {
@@ -32,7 +32,7 @@ pub(crate) struct NoMemory {
 }
 
 impl Blocks {
-    /// An empty pool that keeps at most `keep_bytes` in free blocks.
+    /// Creates an empty pool that keeps at most `keep_bytes` in free blocks.
     pub(crate) fn new(keep_bytes: u64) -> Arc<Self> {
         Arc::new(Self { keep_bytes, free: Mutex::default() })
     }
@@ -83,7 +83,7 @@ impl Blocks {
     }
 }
 
-/// Zeros, from an allocation that the system fills when they are touched.
+/// Allocates zeros, whose pages the system fills only when they are touched.
 fn allocate(words: usize) -> Option<Vec<u64>> {
     // Reserved first, because a failed reservation is an error, while the failed allocation below would abort the process.
     let mut probe: Vec<u64> = Vec::new();

@@ -4,13 +4,13 @@ use crate::sync::{Condvar, Mutex, PoisonError};
 
 /// Number of processor cores that this process may use: those of its cgroup and affinity mask, not of the host.
 ///
-/// At least 1, also where the system does not report it.
+/// At least 1, even where the system does not report the number.
 #[must_use]
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Memory that may be in use at the same time, in bytes.
+/// Budget of memory that may be in use at the same time, in bytes.
 #[derive(Debug)]
 pub struct ByteBudget {
     total: u64,
@@ -26,13 +26,14 @@ pub struct Share<'a> {
 }
 
 impl ByteBudget {
-    /// A budget of `total` bytes.
+    /// Creates a budget of `total` bytes.
     #[must_use]
     pub fn new(total: u64) -> Self {
         Self { total, free: Mutex::new(total), released: Condvar::new() }
     }
 
-    /// Takes `bytes`, after waiting until they are free. A request above the total is clamped to it and runs alone.
+    /// Takes `bytes` from the budget, waiting until they are free. A request above the total is clamped to it and runs
+    /// alone.
     pub fn take(&self, bytes: u64) -> Share<'_> {
         let bytes = bytes.min(self.total);
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);

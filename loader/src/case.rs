@@ -1,4 +1,4 @@
-//! A scan to convert, the report of a skipped one, and cases of a cache by name.
+//! Files of a scan to convert, the report of a skipped scan, and lookup of a cache's cases by name.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ pub struct CaseFiles {
     pub dataset: String,
     /// Name of the case, unique in its dataset.
     pub case_id: String,
-    /// Path of the image; of a DICOM series the first file.
+    /// Path of the image; for a DICOM series, path of its first file.
     pub image: PathBuf,
     /// Further files of a DICOM series; empty for other formats.
     pub slices: Vec<PathBuf>,
-    /// Evidence that the image is an image and not a label map.
+    /// Evidence that the image file is an image and not a label map.
     pub role: ImageRole,
     /// Files of the label map; `None` for an unlabelled case.
     pub label: Option<LabelFiles>,
@@ -30,22 +30,23 @@ pub struct CaseFiles {
 /// Evidence that a file is an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ImageRole {
-    /// The dataset's layout says so.
+    /// The dataset's layout declares the file an image.
     Declared,
-    /// No sign of anything else. The file is refused if its values are those of a label map.
+    /// The file may be an image, since nothing marks it as anything else. It is refused if its values are those of a
+    /// label map.
     Assumed,
 }
 
-/// Files that make one label map.
+/// Files of one label map.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LabelFiles {
-    /// One label map.
+    /// A single file.
     Map(PathBuf),
-    /// A binary mask a class, as `TotalSegmentator` has them. Where masks overlap, the one with the higher class wins.
+    /// One binary mask per class, as in `TotalSegmentator`. Where masks overlap, the one with the higher class wins.
     Masks {
-        /// The folder of the masks.
+        /// Folder of the masks.
         folder: PathBuf,
-        /// The masks by ascending class.
+        /// Masks in ascending order of class.
         masks: Vec<Mask>,
     },
 }
@@ -60,7 +61,7 @@ pub struct Mask {
 }
 
 impl LabelFiles {
-    /// Path to name in messages: the map, or the folder of the masks.
+    /// Path to name in messages: the label map, or the folder of the masks.
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
@@ -68,7 +69,7 @@ impl LabelFiles {
         }
     }
 
-    /// All files.
+    /// All files of the label map.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         let (map, masks) = match self {
             Self::Map(path) => (Some(path.as_path()), [].as_slice()),
@@ -98,7 +99,7 @@ impl CaseFiles {
     /// Reads the header of the image.
     ///
     /// # Errors
-    /// Those of [`read_info`].
+    /// The errors of [`read_info`].
     pub fn read_info(&self) -> Result<VolumeInfo, VolumeError> {
         #[cfg(feature = "dicom")]
         if self.is_series() {
@@ -111,7 +112,7 @@ impl CaseFiles {
     /// Reads the image.
     ///
     /// # Errors
-    /// Those of [`read_volume`].
+    /// The errors of [`read_volume`].
     pub fn read_volume(&self) -> Result<Volume, VolumeError> {
         #[cfg(feature = "dicom")]
         if self.is_series() {
@@ -121,7 +122,7 @@ impl CaseFiles {
         read_volume(&self.image)
     }
 
-    /// Returns true for DICOM files, of whatever modality: a path alone stands for the CT series that it belongs to.
+    /// Returns true for DICOM files of any modality. A path alone refers to the CT series that it belongs to.
     #[cfg(feature = "dicom")]
     fn is_series(&self) -> bool {
         let name = self.image.file_name().and_then(|name| name.to_str());
@@ -129,7 +130,7 @@ impl CaseFiles {
         !self.slices.is_empty() || (is_candidate && !self.image.is_dir())
     }
 
-    /// Size of all files together, those of detached voxels included, in bytes.
+    /// Total size of all files of the case, including detached voxel data, in bytes.
     ///
     /// # Errors
     /// If a file is missing or cannot be examined.
@@ -165,15 +166,15 @@ impl fmt::Display for SkippedCase {
     }
 }
 
-/// A name that fits no case of a cache, or several.
+/// Error of a name that matches no case of a cache, or several.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CaseNameError {
-    /// A name that no case of the cache has.
+    /// No case of the cache has this name.
     #[error("{}: no case {name}{}", dir.display(), nearest.as_ref().map(|key| format!("; did you mean {key}?")).unwrap_or_default())]
     Unknown {
         /// Path of the cache.
         dir: PathBuf,
-        /// The name asked for.
+        /// Name to look up.
         name: String,
         /// The most similar name in the cache; `None` if none is similar.
         nearest: Option<String>,
@@ -183,9 +184,9 @@ pub enum CaseNameError {
     Ambiguous {
         /// Path of the cache.
         dir: PathBuf,
-        /// The name asked for.
+        /// Name to look up.
         name: String,
-        /// The cases of this name.
+        /// Keys of the cases with this name.
         keys: Vec<String>,
     },
 }

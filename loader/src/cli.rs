@@ -1,4 +1,4 @@
-//! The command line of `hiend-shard` as typed. [`crate::commands`] turns it into work.
+//! Command line of `hiend-shard`, parsed but not yet acted on; [`crate::commands`] runs it.
 
 mod stream;
 
@@ -50,7 +50,7 @@ Environment: HIEND_LOG sets the log level, such as debug";
 pub(crate) enum Command {
     /// Print the batches of a cache, one JSON line each
     Stream(Stream),
-    /// Make one batch of a stream again; show the origin and augmentation of its crops
+    /// Reproduce one batch of a stream and show the origin and augmentation of its crops
     Replay(Replay),
     /// Show the content of a cache or of one of its cases, as tables and pictures
     Inspect(Inspect),
@@ -93,8 +93,8 @@ pub(crate) struct PreprocessArgs {
     /// Memory limit of all cases being converted, at least 16MiB; a case that needs more is converted alone
     #[arg(long, value_name = "SIZE", default_value = "8GiB", value_parser = parse_memory)]
     pub memory: ByteSize,
-    /// Action on an image whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR) or, as
-    /// z-scores, constant or clamped, when it is converted; images in the cache already are only reported
+    /// Action when an image to be converted does not look like a CT in HU (offset, [0, 1], constant, 8-bit, MR) or, as
+    /// z-scores, is constant or clamped; images already in the cache are only reported
     #[arg(long, value_enum, default_value = "warn")]
     pub on_suspect: OnSuspectArg,
     /// List every file in DATA that belongs to no case, with the reason
@@ -118,7 +118,7 @@ pub(crate) struct Convert {
     /// Size at which a shard is closed and the next one started
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_some_bytes)]
     pub shard_size: ByteSize,
-    /// Remove cases that are not in DATA, and the records that newer ones superseded
+    /// Remove cases that are not in DATA, and records superseded by newer ones
     #[arg(long, conflicts_with_all = ["worker", "claim"])]
     pub prune: bool,
     /// Compare the content of files even where size and modification time are unchanged; reads all data
@@ -128,7 +128,7 @@ pub(crate) struct Convert {
     /// `*` and `?` are wildcards; may be repeated
     #[arg(long, value_name = "NAME")]
     pub reconvert: Vec<String>,
-    /// Convert cases again that the cache holds with another normalisation, spacing, window, range or codec
+    /// Convert again cases that the cache holds with another normalisation, spacing, window, range or codec
     #[arg(long)]
     pub change_parameters: bool,
     /// Continue although lost or damaged shards held cases that are not in DATA
@@ -203,7 +203,7 @@ pub(crate) struct Inspect {
     pub retry: RetryArg,
 }
 
-/// [`Store`] as typed.
+/// Command-line value of [`Store`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum StoreArg {
     /// The window only: the smallest cache
@@ -221,7 +221,7 @@ impl From<StoreArg> for Store {
     }
 }
 
-/// [`CodecPreset`] as typed.
+/// Command-line value of [`CodecPreset`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum CodecArg {
     /// Zstandard, fast to decode

@@ -1,8 +1,8 @@
-//! Scans to shards: many cases at a time, in bounded memory, and only those that are new or changed.
+//! Converts scans to shards: many cases at a time, in bounded memory, and only new or changed ones.
 //!
-//! Workers take cases from one list. Each estimates from the headers what the case will need, takes that from a byte
-//! budget, prepares and encodes the case, and hands the encoded case (a tenth of the memory) to the one writer. A case
-//! that cannot be read is reported and skipped; it never stops the others.
+//! Workers take cases from one list. Each worker estimates the case's memory from the headers, takes it from a byte
+//! budget, prepares and encodes the case, and hands the encoded case (a tenth of the memory) to the single writer. A
+//! case that cannot be read is reported and skipped; it never stops the others.
 //!
 //! # New and changed cases
 //! A case is unchanged if the cache has a record of it with the same parameters and the same files. Files whose names,
@@ -15,7 +15,7 @@
 //! # Nothing lost on account of what cannot be seen
 //! A path that cannot be examined is an error ([`dataset`](crate::dataset)) or skips its case; the case's record stays.
 //! Labelled records are not superseded by unlabelled ones when a dataset has lost all its label maps, and nothing is
-//! pruned below a folder that is there but empty: both are what an unmounted disk looks like. Cases of lost and damaged
+//! pruned below a folder that exists but is empty: an unmounted disk looks like either. Cases of lost and damaged
 //! shards are converted again where they are in the data; where they are not, the run ends before it writes anything.
 //!
 //! # Several workers
@@ -79,7 +79,7 @@ pub use suspicion::{Judged, OnSuspect, Suspicion};
 pub use unseen::UnseenClasses;
 pub use values::{Peaks, Shares, Tissue, ValueStats};
 
-/// Options of a conversion; none changes a voxel of the result.
+/// Options of a conversion; no option changes a voxel of the result.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "options that are independent of each other")]
 pub struct ConvertOptions {
@@ -91,29 +91,28 @@ pub struct ConvertOptions {
     pub shard_bytes: u64,
     /// Codec of the chunks.
     pub codec: CodecPreset,
-    /// Voxels of a chunk along x, y, z.
+    /// Shape of a chunk in voxels along x, y, z.
     pub chunk: [usize; 3],
     /// Number of this worker, from 0, and number of workers; each converts its share of the cases, see [`keep_share`].
     pub worker: (usize, usize),
-    /// Takes cases one by one, together with all other runs that do so, and takes over those of runs without a sign of
-    /// life for this long; `None` converts the share of [`Self::worker`].
+    /// Time without a sign of life after which a run counts as dead. Runs with this option take cases one by one and
+    /// take over those of dead runs; `None` converts the share of [`Self::worker`].
     pub claim: Option<Duration>,
-    /// Compares the bytes of files whose size and time of change are those of the record.
+    /// True to compare the bytes of files whose size and modification time match the record.
     pub checksum: bool,
-    /// Cases, as `DATASET/CASE`, to convert again even if they are in the cache unchanged, because their record is
-    /// damaged for example.
+    /// Cases, as `DATASET/CASE`, to convert again even if unchanged, for example because their record is damaged.
     pub reconvert: BTreeSet<String>,
-    /// Converts cases of the data again that the cache holds with other parameters. Otherwise they end the run before it
-    /// writes anything.
+    /// True to convert cases of the data again that the cache holds with other parameters; otherwise such cases end the
+    /// run before it writes anything.
     pub change_parameters: bool,
-    /// Continues without the cases of lost and damaged shards that are not in the data. Otherwise they end the run before
-    /// it writes anything.
+    /// True to continue without the cases of lost and damaged shards that are not in the data; otherwise such cases end
+    /// the run before it writes anything.
     pub forget_lost: bool,
-    /// Drops cases that are not in the data, and superseded records, once everything is converted.
+    /// True to drop cases that are not in the data, and superseded records, once everything is converted.
     pub prune: bool,
     /// Treatment of images that do not look like a CT in HU.
     pub on_suspect: OnSuspect,
-    /// Time for which a request to object storage is repeated before it fails.
+    /// Time for which a failed request to object storage is retried.
     pub storage_retry: Duration,
 }
 
@@ -143,17 +142,17 @@ impl Default for ConvertOptions {
 pub struct Summary {
     /// Number of cases converted in this run.
     pub converted: usize,
-    /// Number of cases that were in the cache already, from the same files with the same parameters.
+    /// Number of cases that were already in the cache, from the same files with the same parameters.
     pub unchanged: usize,
-    /// Number of cases that other runs converted or found unchanged, with [`ConvertOptions::claim`].
+    /// Number of cases that other runs converted or found unchanged; nonzero only with [`ConvertOptions::claim`].
     pub elsewhere: usize,
     /// Number of converted cases that have labels.
     pub with_label: usize,
     /// Skipped cases.
     pub skipped: Vec<SkippedCase>,
-    /// Cases converted in spite of an oddity of their header or values.
+    /// Unusual features of the headers or values of cases that were converted nevertheless.
     pub findings: Vec<Finding>,
-    /// Oddities of unchanged cases, found when they were converted.
+    /// Unusual features of unchanged cases, found when they were converted.
     pub known_findings: Vec<Finding>,
     /// Number of voxels stored by this run.
     pub voxels: u64,
@@ -163,16 +162,16 @@ pub struct Summary {
     pub bytes_out: u64,
     /// Number of shards written.
     pub shards: usize,
-    /// Number of cases that the cache holds and this data does not.
+    /// Number of cases in the cache that are not in this data.
     pub not_in_data: usize,
-    /// Scans that the cache holds twice: a case that is not in this data, and one of the data with the same image.
+    /// Scans that the cache holds twice: a case that is not in this data, and a case of the data with the same image.
     pub twice: Vec<[String; 2]>,
-    /// Classes that a dataset names and none of its label maps has. Not looked for in object storage, nor before all labelled
-    /// cases of the dataset are in the cache.
+    /// Classes that a dataset names but that occur in none of its label maps. Empty in object storage, and until all
+    /// labelled cases of the dataset are in the cache.
     pub unseen: Vec<UnseenClasses>,
-    /// Bytes in the cache of records that no longer count.
+    /// Bytes of superseded records in the cache.
     pub superseded_bytes: u64,
-    /// Result of pruning; `None` if it was not asked for, or another run was writing into the cache.
+    /// Result of pruning; `None` if it was not requested, or another run was writing into the cache.
     pub pruned: Option<Pruned>,
     /// True if the run was asked to stop before the end of the list.
     pub interrupted: bool,
@@ -180,12 +179,12 @@ pub struct Summary {
     pub secs: f64,
 }
 
-/// An oddity of a case that was converted.
+/// An unusual feature of a case that was converted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// `DATASET/CASE`.
     pub case: String,
-    /// The oddity and its remedy, in one line.
+    /// Description and remedy, in one line.
     pub text: String,
 }
 
@@ -199,7 +198,7 @@ pub enum Event<'a> {
         /// Size of its files in bytes.
         bytes_in: u64,
     },
-    /// The case was there already.
+    /// The case was already in the cache.
     Unchanged {
         /// `DATASET/CASE`.
         case: &'a str,
@@ -208,11 +207,11 @@ pub enum Event<'a> {
     },
     /// The case was skipped.
     Skipped(&'a SkippedCase),
-    /// The case is about to be stored in spite of an oddity.
+    /// The case is about to be stored despite an unusual feature.
     Found(&'a Finding),
 }
 
-/// A conversion of datasets into a cache, to be configured and run.
+/// A conversion of datasets into a cache, configured before it runs.
 ///
 /// ```no_run
 /// use std::path::Path;
@@ -247,8 +246,8 @@ impl std::fmt::Debug for Conversion<'_> {
 }
 
 impl<'a> Conversion<'a> {
-    /// A conversion with the recipe's preprocessing and default options. `root` is the folder that `datasets` were
-    /// found in; `out` is made if it does not exist.
+    /// Creates a conversion with the recipe's preprocessing and default options. `root` is the folder in which
+    /// `datasets` were found; `out` is created if it does not exist.
     #[must_use]
     pub fn new(root: &'a Path, datasets: &'a [Dataset], out: &'a Path) -> Self {
         Self {
@@ -276,7 +275,7 @@ impl<'a> Conversion<'a> {
         self
     }
 
-    /// Sets a flag that ends the run early; cases done until then are kept.
+    /// Sets a flag that ends the run early; cases completed before are kept.
     #[must_use]
     pub fn stop(mut self, stop: Stop) -> Self {
         self.stop = stop;
@@ -290,7 +289,7 @@ impl<'a> Conversion<'a> {
         self
     }
 
-    /// Converts what is new or changed.
+    /// Converts new and changed cases.
     ///
     /// # Errors
     /// If the cache cannot be written (disk full), holds cases of other parameters, lost cases that are not in the data,
@@ -356,7 +355,7 @@ impl<'a> Conversion<'a> {
                 if pending.is_empty() || stop.is_requested() {
                     return Ok(());
                 }
-                // Others wait for the cases in it.
+                // Other workers wait for the cases in it.
                 shards.finish_shard()?;
                 let num_pending = pending.len();
                 claiming.settle(out, &known.records, &parameters, &mut pending, &stop)?;
@@ -369,7 +368,7 @@ impl<'a> Conversion<'a> {
         if let Err(ConvertError::Suspect(_)) | Ok(()) = &stored {
             let written = shards.finish()?;
             (summary.shards, summary.bytes_out) = (written.shards, written.bytes);
-            // Cases that are to be pruned are still there, and may not be.
+            // Cases to be pruned are still in the cache and may stay, so the names of their classes are kept.
             let names = if options.prune { Names::Kept } else { Names::Replaced };
             folder::write_manifest(out, datasets, &config, names)?;
         }
@@ -378,7 +377,7 @@ impl<'a> Conversion<'a> {
         claiming.map_or(Ok(()), |claiming| claiming.leave(num_left == 0))?;
         take_stock(out, datasets, &options, &lock, &mut summary)?;
         if summary.pruned.is_some() {
-            // The list of each shard's cases, and the names of the classes that are left.
+            // Lists the cases of each shard, and the names of the classes that are left.
             folder::write_manifest(out, datasets, &config, Names::Replaced)?;
         }
         summary.secs = started.elapsed().as_secs_f64();
@@ -386,7 +385,7 @@ impl<'a> Conversion<'a> {
     }
 }
 
-/// Looks at the cache once everything is converted, and drops what is gone if that was asked for.
+/// Examines the cache once everything is converted, and prunes it if that was requested.
 fn take_stock(
     out: &Location,
     datasets: &[Dataset],
@@ -420,7 +419,7 @@ fn take_stock(
     Ok(())
 }
 
-/// Refuses to prune cases below folders that are empty now.
+/// Refuses to prune cases below folders that are now empty.
 fn refuse_vacant(out: &Location, datasets: &[Dataset], listed: &HashSet<String>) -> Result<(), ConvertError> {
     let vacant: Vec<&String> = datasets.iter().flat_map(|dataset| &dataset.vacant).collect();
     let cache = Cache::open_with(out, OpenOptions::for_one_pass())?;

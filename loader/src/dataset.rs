@@ -205,7 +205,7 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
     }
     listing.datasets.sort_by(|a, b| a.name.cmp(&b.name));
     if listing.datasets.iter().all(|dataset| dataset.num_listed() == 0) {
-        // Of equal weight, one that is named like a volume, such as a hidden one.
+        // Among reasons of equal weight, prefers a file with the name of a volume, such as a hidden one.
         let weight = |unused: &&UnusedFile| (unused.reason.weight(), is_volume(&unused.path));
         let unused = listing.all_unused().max_by_key(weight).cloned();
         return Err(DatasetError::Empty { path: root.clone(), unused });
@@ -224,15 +224,15 @@ struct Finder<'a> {
     listed: HashSet<PathBuf>,
     /// Faults of the descriptions that cannot be used, whose datasets are left out.
     undescribed: Vec<DatasetError>,
-    /// True if datasets of other layouts than folders of single cases are among those found, or left out.
+    /// True if datasets of layouts other than folders of single cases were found or left out.
     has_layouts: bool,
-    /// True if folders are cases by more than a label map next to an image.
+    /// True if more than a label map next to an image shows that folders are cases.
     has_case_folders: bool,
 }
 
 impl Finder<'_> {
-    /// Searches a folder; returns its description if it is in no layout. A description that cannot be used leaves out its
-    /// dataset, and no other one.
+    /// Searches a folder; returns its description if the folder has no layout. An unusable description leaves out its
+    /// own dataset only.
     fn search(&mut self, folder: &Folder, is_root: bool) -> Result<Option<Description>, DatasetError> {
         match self.search_described(folder, is_root) {
             Err(DatasetError::BadDescription { path, reason }) => {
@@ -407,7 +407,7 @@ fn is_volume(path: &Path) -> bool {
     file_stem(name.trim_start_matches('.')).is_some()
 }
 
-/// Gives volumes of datasets within the folder of a dataset the reason that they are there.
+/// Replaces the reason of unused volumes that belong to datasets nested in the folder of another dataset.
 fn name_nested(folder: &Folder, unused: &mut [UnusedFile]) {
     let nested = folder.nested_datasets();
     for file in unused {

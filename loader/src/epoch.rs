@@ -1,4 +1,4 @@
-//! Order of visits: an endless sequence in which each case comes once per epoch, in a new order every epoch.
+//! Order of visits: an endless sequence that visits each case once per epoch, in a new order every epoch.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,11 +13,11 @@ pub struct VisitOrder {
     seed: u64,
     num_cases: usize,
     cache_number: u32,
-    /// Orders of the two epochs asked for last; consecutive visits ask for one, or for two where an epoch ends.
+    /// Orders of the two most recently requested epochs; consecutive visits need one, or two where an epoch ends.
     recent: Mutex<Vec<(u64, Arc<[u32]>)>>,
 }
 
-/// One visit of one case.
+/// One visit to a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScheduledVisit {
     /// Epoch, from 0.
@@ -49,7 +49,7 @@ impl VisitOrder {
         self.num_cases
     }
 
-    /// Visit number `visit` of the stream, from 0.
+    /// Returns visit number `visit` of the stream, counted from 0.
     #[must_use]
     pub fn visit(&self, visit: u64) -> ScheduledVisit {
         let num_cases = self.num_cases as u64;

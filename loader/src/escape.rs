@@ -1,10 +1,10 @@
-//! Paths for people, with escapes in place of what could steer a terminal.
+//! Paths in messages, with escapes in place of characters that could control a terminal.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// A path for people: control characters and bytes that are not UTF-8 are escaped, so that a name can neither steer a
-/// terminal nor look like another one.
+/// Formats a path for messages: control characters and bytes that are not UTF-8 are escaped, so that a name can neither
+/// control a terminal nor imitate another name.
 #[must_use]
 pub fn shown(path: &Path) -> String {
     let mut text = String::new();

@@ -20,8 +20,8 @@ pub struct Orientation {
 }
 
 impl Orientation {
-    /// The orientation closest to an affine. Like nibabel's `io_orientation`, it assigns each array axis, in order, to
-    /// the world axis still free that has the largest component in the closest rotation.
+    /// Finds the orientation closest to an affine. Like nibabel's `io_orientation`, it assigns each array axis, in
+    /// order, to the world axis still free that has the largest component in the closest rotation.
     ///
     /// Returns `None` if the affine is singular or not finite.
     #[must_use]
@@ -78,7 +78,7 @@ impl Orientation {
     }
 
     /// The affine of a source array whose oriented array, of shape `oriented_shape`, has the affine `oriented`: the
-    /// inverse of [`Orientation::affine`], but for its rounding.
+    /// inverse of [`Orientation::affine`], except for rounding.
     #[must_use]
     pub fn source_affine(&self, oriented: &Affine, oriented_shape: [usize; 3]) -> Affine {
         let mut affine = *oriented;
@@ -94,10 +94,11 @@ impl Orientation {
     }
 }
 
-/// Matrix whose columns are the axes of a quaternion's rotation, scaled to `lengths`; equal to nibabel's to the last bit.
+/// Matrix whose columns are the axes of a quaternion's rotation, scaled to `lengths`; equal to nibabel's to the last
+/// bit.
 ///
-/// The quaternion has length 1, and a `NIfTI` header stores its last three components only. Like nibabel, this treats
-/// a first component as 0 where rounding alone could explain it.
+/// The quaternion has length 1, and a `NIfTI` header stores only its last three components. Like nibabel, this treats
+/// the first component as 0 where rounding alone could explain it.
 #[must_use]
 pub fn quaternion_axes([b, c, d]: [f32; 3], lengths: [f64; 3]) -> [[f64; 3]; 3] {
     let [b, c, d] = [b, c, d].map(|value| Extended::new(value.into()));
@@ -119,7 +120,7 @@ pub fn quaternion_axes([b, c, d]: [f32; 3], lengths: [f64; 3]) -> [[f64; 3]; 3] 
     rotation.map(|row| std::array::from_fn(|axis| row[axis].mul(Extended::new(lengths[axis])).to_f64()))
 }
 
-/// Voxel side lengths, the lengths of the affine's columns, in mm.
+/// Voxel side lengths in mm: the lengths of the affine's columns.
 #[must_use]
 pub fn spacing(affine: &Affine) -> [f64; 3] {
     std::array::from_fn(|axis| (0..3).map(|row| affine[row][axis].powi(2)).sum::<f64>().sqrt())
@@ -135,7 +136,7 @@ pub fn cropped(affine: &Affine, start: [usize; 3]) -> Affine {
     result
 }
 
-/// Largest distance between the positions that two affines give a corner of an array, in mm.
+/// Largest distance in mm between the positions that two affines assign to the same corner of an array.
 #[must_use]
 pub fn largest_shift_mm(a: &Affine, b: &Affine, shape: [usize; 3]) -> f64 {
     let distance = |voxel| {
@@ -145,8 +146,8 @@ pub fn largest_shift_mm(a: &Affine, b: &Affine, shape: [usize; 3]) -> f64 {
     corners(shape).map(distance).fold(0.0, f64::max)
 }
 
-/// Largest distance between the positions that two affines give a corner of an array, along each of its axes, in voxels of the
-/// first one; `None` if that affine is singular.
+/// Largest distance between the positions at which two affines place a corner of an array, along each of its axes, in
+/// voxels of the first affine; `None` if that affine is singular.
 #[must_use]
 pub fn largest_shift_voxels(a: &Affine, b: &Affine, shape: [usize; 3]) -> Option<[f64; 3]> {
     let voxel_from_world = inverse(a)?;
@@ -167,7 +168,7 @@ fn corners(shape: [usize; 3]) -> impl Iterator<Item = [f64; 3]> {
     })
 }
 
-/// A point under an affine.
+/// Applies an affine to a point.
 fn apply(affine: &Affine, point: [f64; 3]) -> [f64; 3] {
     std::array::from_fn(|row| affine[row][3] + (0..3).map(|axis| affine[row][axis] * point[axis]).sum::<f64>())
 }
@@ -177,7 +178,7 @@ fn linear(affine: &Affine) -> Matrix3<f64> {
     Matrix3::from_fn(|row, column| affine[row][column])
 }
 
-/// The inverse affine, `voxel_from_world`; `None` for a singular affine.
+/// Inverse of an affine, `voxel_from_world`; `None` for a singular affine.
 #[must_use]
 pub fn inverse(affine: &Affine) -> Option<Affine> {
     let matrix = Matrix4::from_fn(|row, column| affine[row][column]).try_inverse()?;
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn shifts_are_told_along_the_axes_of_the_first_array() {
+    fn shifts_are_reported_along_the_axes_of_the_first_array() {
         // Stored with y first, and z backwards.
         let stored = [[0.0, 2.0, 0.0, 5.0], [4.0, 0.0, 0.0, 6.0], [0.0, 0.0, -0.5, 7.0], [0.0, 0.0, 0.0, 1.0]];
         let mut other = stored;

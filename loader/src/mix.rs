@@ -26,11 +26,11 @@ pub struct Mix {
     seed: u64,
     weights: Vec<u32>,
     total: u64,
-    /// The two blocks asked for last; consecutive visits ask for one, or for two where a block ends.
+    /// The two most recently requested blocks; consecutive visits need one, or two where a block ends.
     recent: Mutex<Vec<(u64, Arc<[Place]>)>>,
 }
 
-/// Visit of one of the caches.
+/// A visit of the stream, assigned to one cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
     /// Index of the cache.
@@ -39,13 +39,13 @@ pub struct Turn {
     pub visit: u64,
 }
 
-/// Index of a cache, and its visits before this one in the block.
+/// Index of a cache, and the number of its visits in the block before this one.
 type Place = (u32, u32);
 
-/// Error for weights that make no mix.
+/// Error of weights that cannot form a mix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MixError {
-    /// No weights at all, or a weight of 0.
+    /// No weights, or a weight of 0.
     #[error("invalid weights {weights:?}; expected one number of at least 1 per cache")]
     NoWeight {
         /// Weights as given, one per cache.
@@ -83,7 +83,7 @@ impl Mix {
         &self.weights
     }
 
-    /// Cache and visit of visit number `visit` of the stream.
+    /// Returns the cache of visit number `visit` of the stream, and the number of the visit within that cache.
     #[must_use]
     pub fn turn(&self, visit: u64) -> Turn {
         if self.weights.len() == 1 {

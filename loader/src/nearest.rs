@@ -1,9 +1,9 @@
-//! The known name that an unknown one probably stands for, for the hint of an error.
+//! Search for the known name that an unknown name probably stands for, as a hint in errors.
 
-/// Similarity (Jaro-Winkler, 0 to 1) up to which two names share no more than chance. A wrong hint is worse than none.
+/// Largest similarity (Jaro-Winkler, 0 to 1) that two names have by chance. A wrong hint is worse than none.
 const CHANCE: f64 = 0.7;
 
-/// The most similar of the known names, upper and lower case alike; `None` if none is similar.
+/// Finds the most similar known name, ignoring upper and lower case; `None` if none is similar.
 #[must_use]
 pub fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = wanted.to_lowercase();
@@ -11,7 +11,7 @@ pub fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Op
     most_similar(known.into_iter().map(|name| (name, similarity(name))))
 }
 
-/// The most similar of the known datasets, each by its name and by that without `DatasetXXX_` or `TaskXX_`.
+/// Finds the most similar known dataset, compared by its name with and without `DatasetXXX_` or `TaskXX_`.
 #[must_use]
 pub fn nearest_dataset<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = wanted.to_lowercase();
@@ -26,8 +26,8 @@ pub fn nearest_dataset<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str
     most_similar(known.into_iter().map(|name| (name, similarity(name))))
 }
 
-/// The most similar of the known cases, each by its key `DATASET/CASE` and by `CASE` alone. The case of exactly this name in
-/// another dataset goes before all others.
+/// Finds the most similar known case, compared by its key `DATASET/CASE` and by `CASE` alone. A case of exactly this
+/// name in another dataset takes precedence.
 #[must_use]
 pub fn nearest_case<'a>(wanted: &str, keys: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = wanted.to_lowercase();
@@ -43,13 +43,13 @@ pub fn nearest_case<'a>(wanted: &str, keys: impl IntoIterator<Item = &'a str>) -
     most_similar(keys.into_iter().map(|key| (key, likeness(key))))
 }
 
-/// The name of the largest similarity, if that is more than chance; the first one of several.
+/// Returns the name of the largest similarity, if it is more than chance; the first of several equal ones.
 fn most_similar<'a>(names: impl Iterator<Item = (&'a str, f64)>) -> Option<&'a str> {
     let best = names.reduce(|best, next| if next.1 > best.1 { next } else { best });
     best.filter(|(_, similarity)| *similarity > CHANCE).map(|(name, _)| name)
 }
 
-/// End of a message that suggests a name: `; did you mean "NAME"?`, or nothing.
+/// End of a message that suggests a name: `; did you mean "NAME"?`; empty without a name.
 pub(crate) fn hint(nearest: Option<&str>) -> String {
     nearest.map(|name| format!("; did you mean {name:?}?")).unwrap_or_default()
 }

@@ -49,7 +49,7 @@ pub struct PhantomConfig {
     pub cases: usize,
     /// Seed of size, position, spacing, orientation and noise.
     pub seed: u64,
-    /// Smallest and largest voxel side length, mm.
+    /// Smallest and largest accepted voxel side length, in mm.
     pub spacing_mm: [f64; 2],
 }
 
@@ -63,7 +63,7 @@ impl PhantomConfig {
     /// Smallest and largest side length of a voxel that is accepted, mm.
     const SIDES_MM: [f64; 2] = [0.5, 10.0];
 
-    /// Checks that there are cases, and that the sizes of their volumes are reasonable.
+    /// Checks that there are cases and that their volumes have reasonable sizes.
     ///
     /// # Errors
     /// A text that names the key and the expected value.
@@ -89,7 +89,7 @@ pub fn write_dataset(dir: &Path, config: &PhantomConfig) -> Result<(), PhantomEr
 }
 
 /// Writes a dataset folder as [`write_dataset`] does. A request to stop ends it after the cases in progress, without a
-/// `dataset.json`; that of an earlier dataset in the folder is removed first.
+/// `dataset.json`; a `dataset.json` of an earlier dataset in the folder is removed first.
 ///
 /// # Errors
 /// If the parameters are invalid, a file cannot be written, or the run was asked to stop; the error names the file or folder.

@@ -1,4 +1,4 @@
-//! The stream of batches: many threads fill a few reused buffers, in an order that no thread decides.
+//! The stream of batches: many threads fill a few reused buffers, in an order that does not depend on the threads.
 //!
 //! ```text
 //!   step s      visits s*V .. s*V+V of the global sequence, of which this rank takes its share
@@ -53,7 +53,7 @@ use assemble::catch_panic;
 use sequence::Sequence;
 use stream::check_step;
 
-/// Resources and form of a stream. They change no finished voxel.
+/// Resources of a stream and form of its batches. They change no finished voxel.
 #[derive(Clone, Debug)]
 pub struct LoaderOptions {
     /// Number of threads that decode and augment; 0 for one per core, or as many as the memory allows.
@@ -82,12 +82,12 @@ struct Shared {
     form: VoxelForm,
     plan: VisitPlan,
     sequence: Sequence,
-    /// First visit of this rank within a global batch, and their number.
+    /// First visit of this rank within a global batch, and number of its visits.
     share: (u64, usize),
     /// Bytes that may be fetched ahead of the visits; `None` if all cases are local.
     fetched_ahead: Option<u64>,
     memory: MemoryPlan,
-    /// Bytes of boxes to be resampled that a visitor may keep; a visit takes the excess from the spill.
+    /// Bytes that a visitor may keep for boxes to be resampled; a visit takes any excess from the spill.
     usual_staged_bytes: u64,
     workers: Arc<Workers>,
     stats: Stats,
@@ -109,7 +109,7 @@ impl Default for Hooks {
     }
 }
 
-/// A checked configuration with its cases, before threads and memory.
+/// A validated configuration with its cases, before threads are started and memory is divided.
 struct Prepared {
     config: StreamConfig,
     form: VoxelForm,
@@ -154,14 +154,14 @@ impl Prepared {
         Ok(Self { share: ((visits * rank) as u64, visits), form: options.form, config, plan, sequence, fetched_ahead })
     }
 
-    /// Divides the memory of a stream.
+    /// Divides the memory budget of a stream.
     fn divide(&self, options: &LoaderOptions) -> Result<(MemoryPlan, u64), Error> {
         let (threads, bytes) = (options.threads, options.memory_bytes);
         let form = (self.form, self.config.labels);
         MemoryPlan::divide(bytes, threads, self.share.1, &self.plan, form, self.sequence.cases())
     }
 
-    /// Memory for single steps on threads of others.
+    /// Plans the memory for making single steps on threads shared with other streams.
     fn of_steps(&self, options: &LoaderOptions, threads: usize) -> Result<(MemoryPlan, u64), Error> {
         let form = (self.form, self.config.labels);
         let bytes = options.memory_bytes;
@@ -215,7 +215,7 @@ impl Loader {
 
     /// Opens several caches for a loader that shares its threads with others and makes single batches ([`Self::make`]).
     ///
-    /// `options.threads` does not count. `options.memory_bytes` is the largest size of a batch.
+    /// `options.threads` is ignored. `options.memory_bytes` is the largest size of a batch.
     ///
     /// # Errors
     /// If configuration, caches and weights do not fit together, or a batch is larger than allowed.
@@ -237,14 +237,15 @@ impl Loader {
         self.shared.plan.units
     }
 
-    /// Voxels (or words, see [`VoxelForm::Chunks`]) that the batch of a step takes, and labels, before any case is skipped.
+    /// Number of voxels (or words, see [`VoxelForm::Chunks`]) and of labels in the batch of a step, before any case is
+    /// skipped.
     #[must_use]
     pub fn batch_len(&self, step: u64) -> (usize, usize) {
         let places = self.shared.places(self.shared.first_visit(step));
         places.last().map_or((0, 0), |last| (last.voxels.end, last.labels.end))
     }
 
-    /// Makes the batch of one step in the memory given, on the loader's threads; the calling thread waits.
+    /// Makes the batch of one step in the given memory, on the loader's threads; the calling thread waits.
     ///
     /// Returns exactly the batch that [`Self::stream`] yields for this step.
     ///
@@ -273,8 +274,8 @@ impl Loader {
         catch_panic(|| self.shared.assemble::<F>(step, loan, 0.0, &|_| ()))
     }
 
-    /// Advises the system that the cases of a step are read soon, or fetches what the step reads of cases in object
-    /// storage. May wait for the disk and the network.
+    /// Advises the system that the cases of a step will be read soon; for cases in object storage, fetches the bytes
+    /// that the step reads. May wait for the disk and the network.
     pub fn advise(&self, step: u64) {
         let shared = &self.shared;
         let first = shared.first_visit(step);
@@ -298,8 +299,8 @@ impl Loader {
         self.shared.sequence.cases().map(|case| case.record().dataset.as_str()).collect()
     }
 
-    /// Labels that the datasets of the stream name, but for the background and the ignore label, and that no label map of its
-    /// cases has. Reads indices of cases until all labels are found.
+    /// Labels named by the datasets of the stream that no label map of its cases contains; background and ignore label
+    /// excepted. Reads indices of cases until all labels are found.
     ///
     /// # Errors
     /// If the index of a case cannot be read or is damaged.
@@ -329,8 +330,8 @@ impl Loader {
         self.shared.sequence.cases().count()
     }
 
-    /// Digest of the cases, their order and their voxels, as 32 hex digits; with labels, also of the labels to ignore. For
-    /// all cases of a single cache without a label to ignore it equals [`Cache::digest`].
+    /// Digest of the cases, their order and their voxels, as 32 hex digits; with labels, the ignore labels are
+    /// included. For all cases of a single cache without an ignore label it equals [`Cache::digest`].
     #[must_use]
     pub fn digest(&self) -> String {
         self.shared.sequence.digest()
@@ -342,8 +343,8 @@ impl Loader {
         self.shared.share.1 * self.shared.plan.num_crops
     }
 
-    /// Number of global batches per epoch, that is, per as many visits as there are cases. The last one may reach into
-    /// the next epoch.
+    /// Number of global batches per epoch; an epoch has as many visits as there are cases. The last batch may reach
+    /// into the next epoch.
     #[must_use]
     pub fn steps_per_epoch(&self) -> u64 {
         (self.num_cases() as u64).div_ceil(self.shared.config.visits_per_batch as u64)
@@ -367,22 +368,22 @@ impl Loader {
         self.shared.stats.progress()
     }
 
-    /// Slowest stage of a span, and advice.
+    /// Names the slowest stage of a span, with advice.
     #[must_use]
     pub fn verdict(&self, span: &SpanTimes) -> Verdict {
         span.verdict(self.num_threads(), cores())
     }
 
-    /// Starts an endless stream of the batches from `start_step` on, at the same cost for every step.
+    /// Starts an endless stream of batches from `start_step` on; starting costs the same at every step.
     ///
-    /// The memory budget holds for one stream at a time. If the system has less, the first item is
+    /// The memory budget applies to one stream at a time. If the system has less, the first item is
     /// [`Error::NoMemory`]; if `start_step` is not below 2^47, it is [`Error::BadConfig`].
     #[must_use]
     pub fn stream(&self, start_step: u64) -> BatchStream {
         self.stream_range(start_step..u64::MAX)
     }
 
-    /// Starts a stream of the batches of some steps. Nothing is read or fetched for later steps.
+    /// Starts a stream of the batches of `steps`. Nothing is read or fetched for later steps.
     #[must_use]
     pub fn stream_range(&self, steps: Range<u64>) -> BatchStream {
         match self.shared.form {

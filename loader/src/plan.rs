@@ -1,9 +1,9 @@
 //! Estimate of the disk, time and memory that a conversion takes, from every header and a short probe.
 //!
 //! Headers give exact sizes of the files, of the memory and of the resampled volumes. Bytes and seconds per voxel
-//! depend on the scans, so cases are converted in memory for some seconds and thrown away: the median case of every
-//! dataset first, then smaller and larger ones. A dataset that the probe did not reach is estimated from all that it
-//! did.
+//! depend on the scans, so some cases are converted in memory for a few seconds and discarded: the median case of every
+//! dataset first, then smaller and larger ones. A dataset that the probe did not reach is estimated from all probed
+//! cases.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -27,17 +27,17 @@ pub struct DatasetPlan {
     pub name: String,
     /// Number of cases with a readable header.
     pub cases: usize,
-    /// Number of them that have labels.
+    /// Number of these cases that have labels.
     pub with_label: usize,
-    /// Size of their files in bytes.
+    /// Total size of the cases' files in bytes.
     pub bytes_in: u64,
     /// Number of voxels after resampling, before the crop to the foreground.
     pub voxels: u64,
     /// Estimated size on disk in bytes.
     pub bytes_out: u64,
-    /// Estimated time of one core in seconds.
+    /// Estimated time on one core, in seconds.
     pub core_secs: f64,
-    /// Memory that its largest case takes while it is converted, in bytes.
+    /// Memory that converting the largest case takes, in bytes.
     pub largest_case_bytes: u64,
 }
 
@@ -46,29 +46,29 @@ pub struct DatasetPlan {
 pub struct Plan {
     /// Estimates by dataset.
     pub datasets: Vec<DatasetPlan>,
-    /// Cases that their headers rule out, or that the probe found unusable.
+    /// Cases ruled out by their headers or found unusable by the probe.
     pub skipped: Vec<SkippedCase>,
-    /// Oddities of the headers, and of the values of cases converted by the probe.
+    /// Unusual features of the headers, and of the values of cases converted by the probe.
     pub findings: Vec<Finding>,
     /// Number of cases converted by the probe.
     pub probed: usize,
-    /// Upper bound of the memory that cases take together, in bytes, within the budget given.
+    /// Upper bound on the memory that cases take together within the given budget, in bytes.
     pub peak_memory_bytes: u64,
     /// Estimated wall-clock time in seconds.
     pub secs: f64,
 }
 
-/// A case with the sizes that its headers give.
+/// A case with the sizes given by its headers.
 struct Sized<'a> {
     case: &'a CaseFiles,
     bytes_in: u64,
     voxels: u64,
     memory: u64,
-    /// Oddities of the header.
+    /// Unusual features of the header.
     notes: Vec<String>,
 }
 
-/// Measurement of one case, or of several together.
+/// Measurement of one case, or sum over several.
 #[derive(Clone, Copy, Default)]
 struct Measured {
     voxels: u64,
@@ -174,7 +174,8 @@ fn size_of<'a>(case: &'a CaseFiles, config: &PreprocessConfig) -> Result<Sized<'
     Ok(Sized { case, bytes_in, voxels, memory, notes })
 }
 
-/// Measures cases of all datasets and sizes until the time is over; the median case of the first dataset in any case.
+/// Measures cases of all datasets and sizes until the time is over; always measures the median case of the first
+/// dataset.
 fn probe_cases(
     root: &Path,
     sized: &[Vec<Sized<'_>>],

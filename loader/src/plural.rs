@@ -3,8 +3,8 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-/// A whole number with its noun: `1 case`, `2 cases`, `0 classes`. The plural of `noun` takes an `s`, or `es` after an `s`
-/// or `ch`.
+/// Formats a whole number with its noun: `1 case`, `2 cases`, `0 classes`. The plural of `noun` takes an `s`, or `es`
+/// after an `s` or `ch`.
 #[must_use]
 pub fn count(number: impl Display + Copy, noun: &str) -> String {
     let number = number.to_string();
@@ -16,7 +16,7 @@ pub fn count(number: impl Display + Copy, noun: &str) -> String {
     format!("{number} {noun}{ending}")
 }
 
-/// A duration with at most two units: `8 s`, `3 min 10 s`, `2 h 05 min`, `4 d 03 h`.
+/// Formats a duration with at most two units: `8 s`, `3 min 10 s`, `2 h 05 min`, `4 d 03 h`.
 #[must_use]
 pub fn duration(duration: Duration) -> String {
     let secs = duration.as_secs();

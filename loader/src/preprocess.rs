@@ -1,12 +1,12 @@
-//! A scan to a volume of the cache, in the recipe's order: orient to RAS+, resample, window, crop to the foreground.
-//! With [`Normalize::Zscore`], z-scores take the place of the window.
+//! Preprocesses a scan to a volume of the cache, in the recipe's order: orient to RAS+, resample, window, crop to the
+//! foreground. With [`Normalize::Zscore`], z-scores take the place of the window.
 //!
 //! Agrees with MONAI's `Orientationd`, `Spacingd`, `ScaleIntensityRanged` and `CropForegroundd`: shapes, offsets and
-//! label maps are equal; image values differ by the half step that storing 1-HU steps costs.
+//! label maps are equal; image values differ by up to half a step, because they are stored in steps of 1 HU.
 //!
-//! All four steps are one pass over the source ([`resample`]): planes are resampled one after the other, windowed into
-//! 16-bit steps as they leave ([`window`]), and the bounding box of the foreground is found on the way
-//! ([`foreground`]). Peak memory is the source file, inflated, in its own data type, and the result.
+//! All four steps are one pass over the source ([`resample`]): planes are resampled one after the other and immediately
+//! windowed into 16-bit steps ([`window`]), while the bounding box of the foreground is updated ([`foreground`]). Peak
+//! memory is the source file, inflated, in its own data type, and the result.
 
 pub mod foreground;
 mod grid;
@@ -38,18 +38,18 @@ use zscore::{ZScore, is_nonzero};
 pub struct PreprocessConfig {
     /// Voxel side lengths of the result along x, y, z in mm; `None` keeps each scan's own.
     pub spacing: Option<[f64; 3]>,
-    /// The HU range that becomes [0, 1]; foreground is what lies above its lower end. Of z-scores, the range that is
-    /// kept, in standard deviations from the mean.
+    /// HU range mapped to [0, 1]; voxels above its lower end are foreground. With z-scores, the range that is kept, in
+    /// standard deviations from the mean.
     pub window: [f64; 2],
     /// Stored range of values.
     pub store: Store,
-    /// Normalisation of the values; HU where it is not stated.
+    /// Normalisation of the values; HU if not stated.
     #[serde(default, skip_serializing_if = "Normalize::is_hu")]
     pub normalize: Normalize,
 }
 
 impl Default for PreprocessConfig {
-    /// The recipe's: 1.5 mm, [-175, 250] HU, stored inside the window.
+    /// Returns the recipe's preprocessing: 1.5 mm, [-175, 250] HU, stored inside the window.
     fn default() -> Self {
         let normalize = Normalize::Hu;
         Self { spacing: Some([1.5; 3]), window: normalize.default_window(), store: Store::Window, normalize }
@@ -57,7 +57,7 @@ impl Default for PreprocessConfig {
 }
 
 impl PreprocessConfig {
-    /// Checks ranges.
+    /// Checks that all parameters are in range.
     ///
     /// # Errors
     /// The first value that is out of range.
@@ -83,7 +83,8 @@ impl PreprocessConfig {
         }
     }
 
-    /// Units of the crops that a stream cuts from a cache of these parameters; `window` replaces the cache's own, in HU.
+    /// Units of the crops that a stream cuts from a cache with these parameters; `window`, in HU, replaces the cache's
+    /// own.
     #[must_use]
     pub fn units(&self, window: Option<[f64; 2]>) -> Units {
         Units::new(self.normalize, window.unwrap_or(self.window))
@@ -93,10 +94,10 @@ impl PreprocessConfig {
 /// Largest distance of a stored z-score from the mean, in standard deviations.
 const MAX_ZSCORE: f64 = 128.0;
 
-/// A parameter of preprocessing that is out of range.
+/// Error of a preprocessing parameter that is out of range.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum PreprocessConfigError {
-    /// Ends of the window that are not whole numbers of 16 bits, or in the wrong order.
+    /// Ends of the window that are not whole 16-bit numbers, or not in ascending order.
     #[error("window {low},{high}: expected two whole HU values, the lower one first")]
     Window {
         /// Lower end, in HU.
@@ -104,7 +105,7 @@ pub enum PreprocessConfigError {
         /// Upper end, in HU.
         high: f64,
     },
-    /// Ends of the range of z-scores without 0 between them, or beyond every image.
+    /// A range of z-scores that does not contain 0, or that extends beyond any image.
     #[error("window {low},{high}: expected a range of z-scores from -128..-1 to 1..128, such as -20,40")]
     ZscoreRange {
         /// Lower end, in standard deviations.
@@ -112,12 +113,12 @@ pub enum PreprocessConfigError {
         /// Upper end, in standard deviations.
         high: f64,
     },
-    /// The full range of HU for z-scores.
+    /// The option to store the full range of HU, combined with z-scores.
     #[error(
         "store full: keeps the range of HU, but z-scores have none; expected window, which keeps the range of --window"
     )]
     ZscoreStore,
-    /// Voxels too small or too large for a scan.
+    /// Voxel sides too short or too long for a scan.
     #[error("spacing {spacing:?}: expected 0.05 to 50 mm")]
     Spacing {
         /// Side lengths, in mm.
@@ -128,7 +129,7 @@ pub enum PreprocessConfigError {
 /// A volume ready for the cache, z fastest.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// Voxels along x, y, z.
+    /// Number of voxels along x, y, z.
     pub shape: [usize; 3],
     /// Stored image samples, see [`Quantiser`].
     pub image: Vec<u16>,
@@ -155,7 +156,8 @@ pub enum PreprocessError {
         /// Lower end of the window, in HU.
         low: f64,
     },
-    /// Image without z-scores: all voxels of the bounding box of its nonzero voxels have one value, or all voxels are 0.
+    /// Image without z-scores, because all voxels in the bounding box of its nonzero voxels have one value, or all
+    /// voxels are 0.
     #[error(
         "every voxel within the bounding box of nonzero voxels has the same value; z-scores need values that differ"
     )]
@@ -187,8 +189,8 @@ impl PreprocessError {
     }
 }
 
-/// Prepares one scan. The label map may be stored in another orientation than its image, as long as it lies in the same
-/// place.
+/// Prepares one scan. The label map may be stored in another orientation than its image, as long as it covers the same
+/// region of space.
 ///
 /// # Errors
 /// If image and label do not belong together, nothing lies above the window's lower end, or the image has no z-scores.
@@ -212,7 +214,7 @@ pub fn preprocess(
         match config.normalize {
             // Strictly above, like MONAI's `value > 0` after scaling.
             Normalize::Hu => found.look(values, at, |value| value > threshold),
-            // As nnU-Net's `crop_to_nonzero`, on the resampled grid.
+            // Like nnU-Net's `crop_to_nonzero`, on the resampled grid.
             Normalize::Zscore => found.look(values, at, is_nonzero),
         }
         quantiser.quantise(values, samples);
@@ -224,7 +226,8 @@ pub fn preprocess(
         });
     };
     let label = label.map(|(label, on_image)| {
-        // As MONAI, by the label's own header: where it differs by rounding, so do the halves between two voxels.
+        // Like MONAI, by the label's own header: if it differs by rounding, ties between two voxels fall differently
+        // too.
         let own = Resampling::new(&label.info, config.spacing);
         let is_usable = own.shape() == shape && on_image.orientation == label.info.orientation;
         let as_image = if is_usable { own } else { Resampling::new(&on_image, config.spacing) };
@@ -271,7 +274,7 @@ mod tests {
         [at % SHAPE[0], at / SHAPE[0] % SHAPE[1], at / SHAPE[0] / SHAPE[1]]
     }
 
-    /// Stores values in another order of axes: axis `k` of the file is axis `order[k]`, backwards where `flipped`.
+    /// Stores values in another order of axes: axis `k` of the file is axis `order[k]`, reversed if `flipped`.
     fn stored(values: &[u8], order: [usize; 3], flipped: [bool; 3]) -> TestFile {
         let shape = order.map(|axis| SHAPE[axis]);
         let mut file_values = vec![0; values.len()];

@@ -1,4 +1,4 @@
-//! Habits that `hiend-shard` and `hiend-train` share: command line, log, output, interrupts and exit codes.
+//! Behaviour that `hiend-shard` and `hiend-train` share: command line, log, output, interrupts and exit codes.
 //!
 //! A program's `main` calls [`main()`] and returns its result. Everything it prints goes through [`print()`] and
 //! [`note()`], so that a full disk behind standard output is an error, a closed pipe ends nothing, a closed standard
@@ -47,7 +47,7 @@ pub use values::{
     parse_spacing, parse_window,
 };
 
-/// A wrong value on the command line that clap cannot detect; it ends the program with [`USAGE`].
+/// Error of a command-line value that clap cannot detect; it ends the program with [`USAGE`].
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct UsageError(Box<dyn std::error::Error + Send + Sync>);
@@ -69,7 +69,7 @@ impl UsageError {
     }
 }
 
-/// Reads a token from a file: its only line, without space around it.
+/// Reads a token from a file: its only line, without surrounding white space.
 ///
 /// # Errors
 /// If the file cannot be read, or does not hold one line of visible ASCII.
@@ -96,7 +96,7 @@ pub const INTERRUPTED: u8 = 130;
 
 /// Runs a program: parses the command line, starts the log, calls `run`, reports its error, returns the exit code.
 ///
-/// `log_writer` is where log lines go; [`std::io::stderr`] will do.
+/// `log_writer` makes the writers of log lines, for example [`std::io::stderr`].
 pub fn main<C, W>(log_writer: W, run: impl FnOnce(&C) -> anyhow::Result<ExitCode>) -> ExitCode
 where
     C: Parser,
@@ -119,7 +119,7 @@ where
     })
 }
 
-/// Text of an error that ends a program, with advice where there is some.
+/// Text of an error that ends a program, with advice if there is any.
 #[must_use]
 pub fn error_text(err: &anyhow::Error) -> String {
     match advice::on(err) {
@@ -128,7 +128,7 @@ pub fn error_text(err: &anyhow::Error) -> String {
     }
 }
 
-/// Exit code of a program that an error ended.
+/// Exit code of a program that ends with an error.
 #[must_use]
 pub fn error_code(err: &anyhow::Error) -> u8 {
     if err.is::<UsageError>() { USAGE } else { FAILED }

@@ -2,17 +2,17 @@
 //!
 //! ```text
 //!   stream    batches in the order of their steps; as many in flight as the memory has room for
-//!   fetch     one step: from the least busy server, from another one if that fails, with back-off if all fail
-//!   link      a connection to a server: its stream, checked against that of the others, and shared memory
+//!   fetch     one step: from the least busy server; from another one if it fails; with back-off if all fail
+//!   link      a connection to a server: its stream, checked against those of the other servers, and shared memory
 //!   agreement facts that all servers of a stream must have in common
-//!   failure   what an error of a server means: another attempt may help, or none does
+//!   failure   errors of servers, by whether another attempt may help
 //!   receive   frames into the batch's memory
 //! ```
 //! A batch depends on its step alone, so it does not matter which server makes it: order and digests are those of a
 //! stream in this process. No batch is lost and none comes twice, because the client counts the steps.
 //!
-//! Only what can heal is tried again: a server that is away, busy, silent or shutting down. A wrong token, certificate or protocol,
-//! a refused configuration and a batch that is too large are errors at once.
+//! Only errors that may pass are retried: a server that is unreachable, busy, silent or shutting down. A wrong token,
+//! certificate or protocol, a refused configuration and a batch that is too large are errors at once.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -42,18 +42,18 @@ pub use stream::RemoteStream;
 use address::Address;
 use fetch::Fetcher;
 
-/// Batches that a stream holds at most, however small they are.
+/// Largest number of batches that a stream holds, however small they are.
 const MOST_BATCHES: usize = 32;
 
-/// Time between checks of the request to stop.
+/// Interval between checks of the request to stop.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Time without a part of a batch after which another server is asked for it. A server whose host is gone is noticed by
-/// unanswered pings before it ends.
+/// Time without receiving a part of a batch after which another server is asked for it. A server whose host is gone is
+/// noticed earlier, by unanswered pings.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Time that servers have to open a stream after a request to stop. A server that accepts connections without answering
-/// would otherwise be waited for until its connection counts as broken, half a minute.
+/// Time that servers have to open a stream after a request to stop. Without this limit, a server that accepts
+/// connections but does not answer would be waited for until its connection counts as broken, half a minute.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Options of a client. They change no finished voxel.
@@ -63,25 +63,26 @@ pub struct RemoteOptions {
     pub rank: (usize, usize),
     /// Form of the voxels.
     pub form: VoxelForm,
-    /// Memory for the batches of a stream, in bytes: those being received, ready, and with the consumer.
+    /// Memory for the batches of a stream, in bytes: those being received, those ready, and those held by the consumer.
     pub memory_bytes: u64,
-    /// Token to present.
+    /// Token to present to the servers.
     pub token: Option<String>,
-    /// File with the certificates (PEM) that servers are checked against; those of the system if absent.
+    /// File with the certificates (PEM) against which servers are checked; the system's certificates if absent.
     pub ca: Option<PathBuf>,
-    /// Time for which a client tries again when no server gives a batch.
+    /// Time for which a client retries when no server provides a batch.
     pub retry: Duration,
-    /// Time without a part of a batch after which another server that answers is asked for it. Only tests change it.
+    /// Time without receiving a part of a batch after which another responding server is asked for it. Only tests
+    /// change it.
     #[doc(hidden)]
     pub patience: Duration,
     /// True to receive voxels through shared memory from a server on this host.
     pub shared_memory: bool,
-    /// Request to stop, which ends waiting for servers.
+    /// Request to stop, which ends the wait for servers.
     pub stop: Stop,
 }
 
 impl std::fmt::Debug for RemoteOptions {
-    /// Shows everything but the token.
+    /// Shows everything except the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { rank, form, memory_bytes, token, ca, retry, patience, shared_memory, stop } = self;
         f.debug_struct("RemoteOptions")
@@ -99,7 +100,7 @@ impl std::fmt::Debug for RemoteOptions {
 }
 
 impl Default for RemoteOptions {
-    /// Quantized voxels, 4 GiB, and five minutes of trying again.
+    /// Returns the defaults: quantized voxels, 4 GiB of memory, and five minutes of retries.
     fn default() -> Self {
         Self {
             rank: (0, 1),
@@ -121,10 +122,10 @@ pub enum RemoteError {
     /// No server was given.
     #[error("no server to stream from")]
     NoServer,
-    /// Coded chunks were requested, which only a loader in this process gives.
+    /// Encoded chunks were requested, which only a loader in this process provides.
     #[error("servers send no coded chunks; read the shards in this process (--shards), or decode on the CPU")]
     Chunks,
-    /// Corrupt cases are to be skipped by several servers, so that a batch would depend on which of them makes it.
+    /// Corrupt cases are to be skipped by several servers, so that a batch would depend on the server that makes it.
     #[error(
         "on_corrupt = \"skip\" takes one server: each would skip what is corrupt in its own copy; pass one of the servers, \
          or on_corrupt = \"fail\", with which another server makes the batch"
@@ -141,10 +142,10 @@ pub enum RemoteError {
     ReadCa {
         /// Path of the file of CA certificates.
         path: PathBuf,
-        /// Error of reading the file.
+        /// Error from reading the file.
         source: std::io::Error,
     },
-    /// No file with certificates was found.
+    /// No certificates of the system were found.
     #[error("{url}: no certificates of the system were found; name a file with the server's")]
     NoCa {
         /// URL of the server.
@@ -155,26 +156,26 @@ pub enum RemoteError {
     BadCa {
         /// URL of the server.
         url: String,
-        /// Error of parsing the certificates.
+        /// Error from parsing the certificates.
         source: tonic::transport::Error,
     },
     /// The system provided no threads.
     #[error("cannot start the threads of the client")]
     NoThreads {
-        /// Error of starting a thread.
+        /// Error from starting a thread.
         source: std::io::Error,
     },
-    /// A server refuses the request, and would again.
+    /// A server refuses the request, and would refuse it again.
     #[error("{url}: {reason}")]
     Refused {
         /// URL of the server.
         url: String,
         /// Message of the server.
         reason: String,
-        /// True if the request itself is wrong: another stream, URL or token is needed, whatever the server.
+        /// True if the request itself is wrong: every server would need another stream, URL or token.
         is_invalid: bool,
     },
-    /// A server has other cases, or cases made in another way, than the first one.
+    /// A server has other cases than the first server, or cases made in another way.
     #[error(
         "{url}: the server has other data than {other}: {key} is {found}, not {expected}; all servers need the same \
          shards"
@@ -188,12 +189,12 @@ pub enum RemoteError {
         key: &'static str,
         /// Value at this server.
         found: String,
-        /// Value at the first one.
+        /// Value at the first server.
         expected: String,
     },
-    /// A server describes the classes of a dataset otherwise than the first one.
+    /// A server describes the classes of a dataset differently from the first server.
     #[error(
-        "{url}: the server describes the classes of dataset {dataset} differently than {other}: {difference}; give all servers \
+        "{url}: the server describes the classes of dataset {dataset} differently from {other}: {difference}; give all servers \
          the same dataset.json, run hiend-shard again, and restart them"
     )]
     OtherClasses {
@@ -206,7 +207,7 @@ pub enum RemoteError {
         /// The first class that differs, with its names at both servers.
         difference: String,
     },
-    /// A server is of another version than the client.
+    /// A server has another version than the client.
     #[error("{url}: the server is of version {server}, but this client of {client}; install the same version on both")]
     OtherVersion {
         /// URL of the server.
@@ -216,28 +217,28 @@ pub enum RemoteError {
         /// Version of this client.
         client: &'static str,
     },
-    /// A server does not keep the contract.
+    /// A server violates the protocol.
     #[error("{url}: {reason}")]
     Protocol {
         /// URL of the server.
         url: String,
-        /// Violation of the contract.
+        /// Violation of the protocol.
         reason: String,
     },
-    /// No server gave a batch.
+    /// No server provided a batch.
     #[error("no server gave a batch for {}; the last reason was {url}: {reason}", in_seconds(*waited))]
     Unreachable {
-        /// Time of trying.
+        /// Duration of the attempts.
         waited: Duration,
         /// URL of the server that was tried last.
         url: String,
-        /// Reason why it failed.
+        /// Reason why the last attempt failed.
         reason: String,
     },
-    /// The last server that was left is not asked any more: it came back with another token, certificate or other data.
+    /// The last remaining server is no longer asked: it came back with another token, certificate or other data.
     #[error("no server is left: {error}")]
     Lost {
-        /// Reason why the server is not asked any more.
+        /// Reason why the server is no longer asked.
         error: Arc<RemoteError>,
     },
     /// The memory is too small for two batches.
@@ -256,7 +257,7 @@ pub enum RemoteError {
         /// Bytes of the batch.
         bytes: usize,
     },
-    /// The request to stop ended the waiting for servers.
+    /// A request to stop ended the wait for servers.
     #[error("stopped while no server answered")]
     Stopped,
     /// A task of the client panicked.
@@ -264,7 +265,7 @@ pub enum RemoteError {
     Panicked,
 }
 
-/// Facts of a stream that all servers must agree on.
+/// Facts of a stream on which all servers must agree.
 #[derive(Clone, Debug, PartialEq)]
 struct Facts {
     digest: String,
@@ -274,7 +275,8 @@ struct Facts {
     voxel_bytes: u64,
     label_bytes: u64,
     manifest: Manifest,
-    /// Named labels without a voxel, as far as the server knows; not compared, for equal cases have equal ones.
+    /// Labels that datasets name but no voxel has, as far as the server knows; not compared, because equal cases have
+    /// equal ones.
     unseen_labels: BTreeSet<u8>,
 }
 
@@ -289,7 +291,7 @@ pub struct RemoteLoader {
     runtime: Arc<Runtime>,
 }
 
-/// Runtime of a client, which may be dropped anywhere.
+/// Runtime of a client, which may be dropped on any thread.
 struct Runtime(Option<tokio::runtime::Runtime>);
 
 impl Runtime {
@@ -307,9 +309,10 @@ impl Drop for Runtime {
 }
 
 impl RemoteLoader {
-    /// Connects to the servers at `urls` (`http://HOST:PORT`, `https://HOST:PORT`, `unix:///PATH`) and opens the stream.
+    /// Connects to the servers at `urls` (`http://HOST:PORT`, `https://HOST:PORT`, `unix:///PATH`) and opens the
+    /// stream.
     ///
-    /// Servers that do not answer are asked again while streaming. If none answers, the client tries for
+    /// Servers that do not answer are asked again while streaming. If none answers, the client keeps trying for
     /// [`RemoteOptions::retry`].
     ///
     /// # Errors
@@ -345,7 +348,7 @@ impl RemoteLoader {
         runtime.handle().spawn(async move {
             let facts = tokio::select! {
                 facts = connecting.connect() => facts,
-                // Not at once: servers that answer are not given up.
+                // Not at once, so that servers that answer are not given up.
                 () = stopped_for(&stop, GRACE) => Err(RemoteError::Stopped),
             };
             // The other end waits.
@@ -356,7 +359,7 @@ impl RemoteLoader {
         Ok(Self { fetcher, facts, num_batches, runtime })
     }
 
-    /// Digest of the cases, as [`crate::Loader::digest`] of a loader in this process.
+    /// Digest of the cases, equal to [`crate::Loader::digest`] of a loader in this process.
     #[must_use]
     pub fn digest(&self) -> String {
         self.facts.digest.clone()
@@ -392,7 +395,8 @@ impl RemoteLoader {
         self.num_batches
     }
 
-    /// Number of batches that may be ready before the consumer asks for them: all but the one with the consumer.
+    /// Number of batches that may be ready before the consumer asks for them: all except the one that the consumer
+    /// holds.
     #[must_use]
     pub fn prefetch(&self) -> usize {
         self.num_batches - 1
@@ -405,8 +409,8 @@ impl RemoteLoader {
         &self.facts.manifest
     }
 
-    /// Labels that the datasets name and no label map of the stream's cases has, but for the background and the ignore label.
-    /// Empty where the servers do not know: without labels, and if their caches are in object storage.
+    /// Labels that the datasets name but no label map of the stream's cases contains; background and ignore label
+    /// excepted. Empty where the servers do not know: without labels, and if their caches are in object storage.
     #[must_use]
     pub fn unseen_labels(&self) -> &BTreeSet<u8> {
         &self.facts.unseen_labels
@@ -414,26 +418,26 @@ impl RemoteLoader {
 
     /// Starts an endless stream of the batches from `start_step` on.
     ///
-    /// The memory budget holds for one stream at a time.
+    /// The memory budget applies to one stream at a time.
     #[must_use]
     pub fn stream(&self, start_step: u64) -> RemoteStream {
         self.stream_range(start_step..u64::MAX)
     }
 
-    /// Starts a stream of the batches of some steps. No later step is requested.
+    /// Starts a stream of the batches of `steps`. No later step is requested.
     #[must_use]
     pub fn stream_range(&self, steps: Range<u64>) -> RemoteStream {
         RemoteStream::start(&self.fetcher, &self.runtime, self.num_batches, self.facts.steps_per_epoch, steps)
     }
 }
 
-/// Waits until a request to stop is raised, and for a time after that.
+/// Waits until a request to stop is raised, and then for `time`.
 async fn stopped_for(stop: &Stop, time: Duration) {
     while !stopped_within(stop, Duration::MAX).await {}
     tokio::time::sleep(time).await;
 }
 
-/// Waits until a request to stop is raised, or for a time; returns true if it is raised.
+/// Waits for a request to stop, for at most `time`; returns true if it was raised.
 async fn stopped_within(stop: &Stop, time: Duration) -> bool {
     let begin = Instant::now();
     while !stop.is_requested() {
@@ -446,7 +450,7 @@ async fn stopped_within(stop: &Stop, time: Duration) -> bool {
     true
 }
 
-/// A time in whole seconds, or in tenths below one second.
+/// Formats a duration in whole seconds, or in tenths below one second.
 fn in_seconds(time: Duration) -> String {
     if time < Duration::from_secs(1) { format!("{:.1} s", time.as_secs_f64()) } else { format!("{} s", time.as_secs()) }
 }

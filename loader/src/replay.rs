@@ -1,6 +1,6 @@
 //! A batch made again for inspection: the augmentation of each crop, and a contact sheet of the crops.
 //!
-//! No part of a batch is stored. Its step determines it, so replaying it costs as much as making it did.
+//! No part of a batch is stored. Its step determines it, so a replay costs as much as the first time.
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use crate::preprocess::normalize::Units;
 pub struct Replay<'a> {
     /// Step of the stream.
     pub step: u64,
-    /// [`Batch::digest`].
+    /// Digest of the batch, see [`Batch::digest`].
     pub digest: String,
     /// Shape of the crops, `[n, 1, x, y, z]`.
     pub shape: [usize; 5],
@@ -24,14 +24,14 @@ pub struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// Describes a batch.
+    /// Describes a batch, which is borrowed.
     #[must_use]
     pub fn of(batch: &'a Batch) -> Self {
         Self { step: batch.step, digest: batch.digest(), shape: batch.shape, crops: &batch.crops }
     }
 }
 
-/// Width of a sheet in pixels: a screen's, and enough for two lines of caption per tile.
+/// Width of a sheet in pixels: that of a screen, with room for two lines of caption per tile.
 const WIDTH: usize = 1680;
 /// Pixels between tiles.
 const GAP: usize = 8;
@@ -44,9 +44,9 @@ struct Layout {
     columns: usize,
     /// Width and height of a tile, without its caption.
     tile: [usize; 2],
-    /// Height of a tile's caption.
+    /// Height of a tile's caption, in pixels.
     caption: usize,
-    /// Height of the heading.
+    /// Height of the heading, in pixels.
     top: usize,
 }
 
@@ -103,7 +103,7 @@ pub fn contact_sheet(batch: &Batch, units: Units) -> Canvas {
     canvas
 }
 
-/// Lines below a crop's tile: its case, and its number and origin, each wrapped to `letters` letters.
+/// Lines below a crop's tile: its case, number and origin, each wrapped to `letters` characters.
 fn caption(crop: &CropRecord, letters: usize) -> Vec<(String, Rgb)> {
     let name = crop.case.rsplit('/').next().unwrap_or_default();
     let [x, y, z] = crop.origin;
@@ -112,7 +112,7 @@ fn caption(crop: &CropRecord, letters: usize) -> Vec<(String, Rgb)> {
     lines.into_iter().flat_map(|(text, colour)| wrapped(text, letters).map(move |line| (line, colour))).collect()
 }
 
-/// A text in lines of at most `letters` letters.
+/// Splits a text into lines of at most `letters` characters.
 fn wrapped(text: &str, letters: usize) -> impl Iterator<Item = String> {
     let text: Vec<char> = text.chars().collect();
     let lines: Vec<String> = text.chunks(letters.max(1)).map(|line| line.iter().collect()).collect();
@@ -131,7 +131,8 @@ mod tests {
     use crate::batch::{BatchTimes, Images, PooledBuffer};
     use crate::picture::BACKGROUND;
 
-    /// Crops of 6 x 4 x 5 voxels; the middle slice of crop n is of [`grey`], all others are white.
+    /// Batch of crops of 6 x 4 x 5 voxels; the middle slice of crop n has the grey level [`grey`], all other slices are
+    /// white.
     fn batch(num_crops: usize) -> Batch {
         let crop = |crop| CropRecord {
             case: "D/case".into(),

@@ -1,4 +1,4 @@
-//! Reports: HTML pages that need no other file, with tables, charts and pictures.
+//! Reports: self-contained HTML pages with tables, charts and pictures.
 
 mod chart;
 mod page;

@@ -76,7 +76,7 @@ impl DrawId {
 
 /// Key of a case in [`DrawId`]: the first eight bytes of the BLAKE3 hash of its name, little-endian.
 ///
-/// It depends on nothing but the name, so adding cases to a cache changes no draw of the others.
+/// It depends only on the name, so adding cases to a cache changes no draw of the others.
 #[must_use]
 pub fn case_key(name: &str) -> u64 {
     let hash = blake3::hash(name.as_bytes());

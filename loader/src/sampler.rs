@@ -19,16 +19,17 @@ use crate::rng::{DrawId, Operation};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SampleBy {
-    /// Voxels above the lower end of the cache's window (of z-scores, above 0 in the scan's file), for pre-training.
+    /// Voxels above the lower end of the cache's window (with z-scores, above 0 in the scan's file), for pre-training.
     #[default]
     Intensity,
     /// Voxels with a label other than 0, for fine-tuning.
     Label,
-    /// Voxels of a class chosen uniformly among those that occur, so that small classes come as often as large ones.
+    /// Voxels of a class chosen uniformly among those that occur, so that small classes are chosen as often as large
+    /// ones.
     Class,
 }
 
-/// Voxels that a centre is sampled from.
+/// Kind of voxels that a centre is sampled from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Voxels above the foreground threshold.
@@ -61,8 +62,8 @@ pub struct CentrePick {
 }
 
 impl SampleBy {
-    /// Samples the centre of the crop `id`; `ignore` is the label of voxels without annotation. In a case without any
-    /// annotated voxel, the centre is sampled as by [`SampleBy::Intensity`].
+    /// Samples the centre of the crop `id`; `ignore` is the label of voxels without annotation. In a case without
+    /// annotated voxels, the centre is sampled as with [`SampleBy::Intensity`].
     #[must_use]
     pub fn pick(self, id: &DrawId, foreground_rate: f64, occupancy: &Occupancy, ignore: Option<u8>) -> CentrePick {
         let mut rng = id.rng(Operation::Centre);
@@ -131,7 +132,7 @@ mod tests {
         }
     }
 
-    /// Shares of kinds and chunks among many picks; every pick is of an existing voxel.
+    /// Shares of kinds and chunks among many picks; asserts that every picked voxel exists.
     fn shares(
         sample_by: SampleBy,
         rate: f64,
@@ -153,7 +154,7 @@ mod tests {
         shares
     }
 
-    /// Checks shares to five standard errors, and that nothing else is picked.
+    /// Checks the shares to within five standard errors, and that nothing else is picked.
     fn check(sample_by: SampleBy, rate: f64, occupancy: &Occupancy, expected: &[((u32, usize), f64)]) {
         check_with(sample_by, rate, occupancy, None, expected);
     }

@@ -1,4 +1,4 @@
-//! One scan as training sees it: read from a file and preprocessed, or taken from a cache.
+//! One scan as training sees it: read and preprocessed from a file, or taken from a cache.
 //!
 //! Both give the same voxels, and a crop equals the one that the stream cuts at that place before augmentation.
 
@@ -23,7 +23,7 @@ pub enum ScanError {
     /// The file cannot be read.
     #[error(transparent)]
     Volume(#[from] VolumeError),
-    /// The file cannot be prepared as training does it.
+    /// The file cannot be preprocessed as in training.
     #[error("{}", path.display())]
     Unusable {
         /// Path of the file.
@@ -44,13 +44,13 @@ pub enum ScanError {
     Extent {
         /// Path of the file.
         path: PathBuf,
-        /// Size by the header, and its limit.
+        /// Reason why the size is impossible.
         source: ExtentError,
     },
     /// The cache is damaged.
     #[error(transparent)]
     Cache(#[from] hiend_cache::Error),
-    /// The cache does not say how it was made, or holds too little.
+    /// The cache does not state how it was made, or does not hold the requested range.
     #[error("{}: {reason}", dir.display())]
     Unsuitable {
         /// Path of the cache.
@@ -63,7 +63,7 @@ pub enum ScanError {
     Outside {
         /// Name of the scan.
         scan: String,
-        /// The point asked for.
+        /// The requested point.
         point: Point,
         /// Lowest coordinates of the scan, in the units of the point.
         low: Point,
@@ -79,9 +79,9 @@ pub struct Scan {
     pub name: String,
     /// Voxels along x, y, z.
     pub shape: [usize; 3],
-    /// Place of the voxels in the world.
+    /// Position of the voxels in the world.
     pub geometry: Geometry,
-    /// Oddities of the file's header and values, each in one line.
+    /// Unusual features of the file's header and values, each in one line.
     pub findings: Vec<String>,
     /// Meaning of the values.
     pub units: Units,
@@ -115,7 +115,7 @@ impl Scan {
         })
     }
 
-    /// Reads a case of a cache. Values are in units of `window`, by default the cache's own, or z-scores.
+    /// Reads a case of a cache. Values are in units of `window` (by default the cache's own), or z-scores.
     ///
     /// # Errors
     /// If the case cannot be read, or the cache does not know its window, holds less than the one asked for, or holds
@@ -165,8 +165,8 @@ impl Scan {
         self.scale.apply(self.samples[at])
     }
 
-    /// First voxel of the crop of `size` centred at a voxel; crops that would cross the border are moved inside, as the
-    /// stream does.
+    /// First voxel of the crop of `size` centred at a voxel; crops that would cross the border are moved inside, as in
+    /// the stream.
     #[must_use]
     pub fn crop_origin(&self, centre: [usize; 3], size: [usize; 3]) -> [i64; 3] {
         std::array::from_fn(|axis| box_start(centre[axis], self.shape[axis], size[axis]))
@@ -230,7 +230,7 @@ impl Scan {
         inverse(&self.geometry.affine).map_or([f64::NAN; 3], |inverse| apply(&inverse, world))
     }
 
-    /// Coordinates of a voxel, in the units of `like`.
+    /// Coordinates of a voxel in the same units as the point `like`.
     fn place_of(&self, voxel: [f64; 3], like: Point) -> Point {
         let world = apply(&self.geometry.affine, voxel);
         match like {
@@ -242,7 +242,7 @@ impl Scan {
     }
 }
 
-/// Name of the scan in a file: the file's name without the ending of its format.
+/// Name of a file's scan: the file's name without the extension of its format.
 #[must_use]
 pub fn name_of(path: &Path) -> String {
     let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -253,7 +253,8 @@ fn apply(affine: &Affine, [x, y, z]: [f64; 3]) -> [f64; 3] {
     std::array::from_fn(|row| affine[row][0] * x + affine[row][1] * y + affine[row][2] * z + affine[row][3])
 }
 
-/// A point in a scan as typed: `120,80,64` is a voxel of the file, `-12.5,30,1040mm` a point in the world (RAS+).
+/// A point in a scan, as given on the command line: `120,80,64` is a voxel of the file, `-12.5,30,1040mm` a point in
+/// the world (RAS+).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Point {
     /// Index of a voxel in the source file, from 0.
@@ -356,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn suspicious_scans_are_told_or_refused() {
+    fn suspicious_scans_are_reported_or_refused() {
         let folder = tempfile::tempdir().unwrap();
         let shape = [12, 10, 8];
         let inside = |at: usize| (3..9).contains(&(at % 12)) && (2..8).contains(&(at / 12 % 10));

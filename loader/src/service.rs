@@ -1,4 +1,4 @@
-//! The loader as a service: one pool of threads and one page cache for any number of clients.
+//! The loader as a service: one thread pool and one page cache for any number of clients.
 //!
 //! # Guarantee
 //! A batch is a pure function of (cases, stream configuration, seed, step, share of a rank). So a service has no
@@ -59,17 +59,17 @@ use schedule::Schedule;
 use serving::Listener;
 use streams::Streams;
 
-/// Memory for visits whose boxes take more than a thread keeps, in bytes.
+/// Memory for visits whose boxes take more than a thread's own memory, in bytes.
 const SPILL_BYTES: u64 = 512 << 20;
 
-/// Requests of one client that may wait.
+/// Number of requests of one client that may wait.
 const MOST_WAITING: usize = 64;
 
-/// A running service. Dropping it cuts all connections; [`Self::shutdown`] lets batches being sent arrive.
+/// A running service. Dropping it cuts all connections; [`Self::shutdown`] first lets batches in progress finish.
 pub struct Service {
     hub: Arc<Hub>,
     urls: Vec<String>,
-    /// Dropped after the listeners.
+    /// Runtime of the service; dropped after the listeners.
     runtime: Option<Runtime>,
     serving: Option<JoinSet<()>>,
     stop: watch::Sender<bool>,
@@ -186,7 +186,7 @@ impl Service {
         Ok(Self { hub, urls, runtime: Some(runtime), serving: Some(serving), stop, drain, paths })
     }
 
-    /// Addresses for clients, in the order of [`ServiceConfig::listen`], with the ports that the system chose.
+    /// Addresses for clients, in the order of [`ServiceConfig::listen`], with ports chosen by the system filled in.
     #[must_use]
     pub fn urls(&self) -> &[String] {
         &self.urls
@@ -198,13 +198,13 @@ impl Service {
         Monitor::new(&self.hub)
     }
 
-    /// Largest number of clients that are served at a time: as many as the memory has room for, less one.
+    /// Largest number of clients served at a time: one less than the memory has room for.
     #[must_use]
     pub fn max_clients(&self) -> usize {
         self.hub.clients.most()
     }
 
-    /// Number of clients that are served now.
+    /// Number of clients currently served.
     #[must_use]
     pub fn num_clients(&self) -> usize {
         self.hub.clients.len()
@@ -228,7 +228,7 @@ impl Service {
     #[must_use]
     pub fn shutdown(mut self) -> bool {
         self.hub.draining.store(true, Ordering::Relaxed);
-        // Before the listeners close.
+        // Removes the socket files before the listeners close.
         self.paths.clear();
         let _ = self.stop.send(true);
         let (Some(runtime), Some(mut serving)) = (&self.runtime, self.serving.take()) else { return true };
@@ -241,7 +241,7 @@ impl Service {
 impl Drop for Service {
     fn drop(&mut self) {
         self.hub.draining.store(true, Ordering::Relaxed);
-        // Before the listeners close.
+        // Removes the socket files before the listeners close.
         self.paths.clear();
         self.hub.schedule.stop();
         if let Some(runtime) = self.runtime.take() {

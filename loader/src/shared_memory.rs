@@ -1,11 +1,13 @@
 //! Batch memory that a server and a client on one host share: slots in an anonymous file that both map.
 //!
-//! The server creates the file and seals its size, so that neither side can make the other fault on it. The client
+//! The server creates the file and seals its size, so that neither side can make the other crash on it. The client
 //! chooses a free slot for each batch and frees it by dropping the batch; the server writes a slot only while a request
-//! names it. On both sides a slot is handed out once at a time, so that a process never makes two references to it.
+//! names it. On both sides a slot is handed out to one holder at a time, so that a process never makes two references
+//! to it.
 //!
-//! The other process may still write to a slot at any time if it breaks the contract. Slots hold plain numbers, of which
-//! every bit pattern is valid, and nothing is computed from them but voxels; so this can only damage its own batches.
+//! The other process may still write to a slot at any time if it breaks the contract. Slots hold plain numbers, of
+//! which every bit pattern is valid, and only voxels are computed from them, so this can only damage that client's own
+//! batches.
 
 #![cfg_attr(not(feature = "serve"), allow(dead_code, reason = "a client needs one side of it"))]
 
@@ -20,7 +22,7 @@ use crate::batch::BatchMemory;
 
 pub(crate) mod pass;
 
-/// Slots start at multiples of this, in bytes: a page.
+/// Alignment of slots in bytes: a page.
 const SLOT_ALIGNMENT: usize = 4096;
 
 /// Slots mapped into this process.
@@ -31,7 +33,7 @@ pub(crate) struct Slots {
     in_use: Mutex<Vec<bool>>,
 }
 
-/// A slot handed out; dropping it frees the slot.
+/// A slot in use; dropping it frees the slot.
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: Arc<Slots>,
@@ -47,14 +49,15 @@ pub(crate) struct SlotPart {
     range: Range<usize>,
 }
 
-/// Bytes of a slot that holds `voxel_bytes` and `label_bytes`, and the offset of the labels; `None` on overflow.
+/// Size in bytes of a slot that holds `voxel_bytes` and `label_bytes`, and the offset of the labels; `None` on
+/// overflow.
 pub(crate) fn layout(voxel_bytes: usize, label_bytes: usize) -> Option<(usize, usize)> {
     let label_offset = voxel_bytes.checked_next_multiple_of(SLOT_ALIGNMENT)?;
     Some((label_offset.checked_add(label_bytes)?.checked_next_multiple_of(SLOT_ALIGNMENT)?, label_offset))
 }
 
 impl Slots {
-    /// Creates slots of zeros; also returns the file for the other process.
+    /// Creates slots filled with zeros; also returns the file for the other process.
     ///
     /// # Errors
     /// If the system has no such memory.
@@ -109,7 +112,7 @@ impl Slots {
         Ok(Self { map, slot_bytes, in_use: Mutex::new(vec![false; count]) })
     }
 
-    /// Hands out a slot by number; `None` if it is in use or there is none of that number.
+    /// Hands out a slot by its number; `None` if it is in use or does not exist.
     pub(crate) fn take(
         self: &Arc<Self>,
         number: usize,
@@ -122,7 +125,7 @@ impl Slots {
 
     /// Hands out the first free slot; `None` if all are in use.
     ///
-    /// Finds and takes it under one lock: callers that find the same slot free would otherwise go without.
+    /// Finds and takes it under one lock; otherwise callers that find the same slot free would get none.
     pub(crate) fn take_free(self: &Arc<Self>, keep: impl Send + Sync + std::fmt::Debug + 'static) -> Option<Arc<Slot>> {
         let mut in_use = self.lock();
         let number = in_use.iter().position(|in_use| !in_use)?;
@@ -130,7 +133,7 @@ impl Slots {
         Some(self.slot(number, keep))
     }
 
-    /// Handle to a slot that has been marked as in use.
+    /// Creates the handle to a slot that has been marked as in use.
     fn slot(self: &Arc<Self>, number: usize, keep: impl Send + Sync + std::fmt::Debug + 'static) -> Arc<Slot> {
         Arc::new(Slot { slots: Arc::clone(self), number, _keep: Box::new(keep) })
     }
@@ -141,7 +144,7 @@ impl Slots {
         self.lock().iter().filter(|&&in_use| in_use).count()
     }
 
-    /// Bytes of a slot.
+    /// Size of a slot in bytes.
     pub(crate) fn slot_bytes(&self) -> usize {
         self.slot_bytes
     }
@@ -159,7 +162,7 @@ impl Slot {
 
     /// Memory for voxels and labels: two parts of the slot that do not overlap. `None` if they do not fit.
     ///
-    /// Takes the only handle, so that a slot is divided once.
+    /// Consumes the only handle, so that a slot is divided once.
     pub(crate) fn divide(
         self: Arc<Self>,
         voxel_bytes: usize,
@@ -185,7 +188,7 @@ impl Drop for Slot {
 }
 
 impl SlotPart {
-    /// First byte of the part.
+    /// Pointer to the first byte of the part.
     #[expect(unsafe_code, reason = "offset into a map")]
     fn start(&self) -> *mut u8 {
         let slots = &self.slot.slots;

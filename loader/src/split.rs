@@ -41,9 +41,9 @@ pub use select::{CaseName, Selector, remarks_on_exclude};
 pub enum Split {
     /// Every case.
     All(All),
-    /// Cases of one fold, or of all others.
+    /// Cases of one fold, or of all other folds.
     Fold(FoldSplit),
-    /// Cases of one fold of nnU-Net's file.
+    /// Cases of one fold in nnU-Net's file of folds.
     File(FileSplit),
     /// A given number of cases, or all others.
     Shots(ShotSplit),
@@ -62,7 +62,7 @@ pub enum All {
     All,
 }
 
-/// One fold of several, or all others.
+/// One fold of several, or all other folds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FoldSplit {
@@ -70,7 +70,7 @@ pub struct FoldSplit {
     pub fold: u32,
     /// Number of folds.
     pub of: u32,
-    /// Folds that are not held out (`train`), or the one that is (`validation`).
+    /// Part to select: the folds that are not held out (`train`), or the one that is (`validation`).
     pub part: Part,
     /// Seed of the assignment of cases to folds.
     #[serde(default)]
@@ -99,8 +99,8 @@ impl FoldRule {
     }
 }
 
-/// One fold of nnU-Net's `splits_final.json`: a list with the names of the cases to train and to validate on, per fold.
-/// Names are those of a [`ListSplit`].
+/// One fold of nnU-Net's `splits_final.json`: for each fold, the names of the training and of the validation cases.
+/// Names have the form of a [`ListSplit`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileSplit {
@@ -108,22 +108,22 @@ pub struct FileSplit {
     pub splits: PathBuf,
     /// Number of the fold, from 0.
     pub fold: u32,
-    /// Number of folds that the file must have; any if absent.
+    /// Number of folds that the file must have; any number if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<u32>,
-    /// The fold's cases to train on, or to validate on.
+    /// Part to select: the fold's training or validation cases.
     pub part: Part,
 }
 
-/// A given number of cases to learn from, or all others.
+/// A given number of training cases, or all other cases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShotSplit {
-    /// Number of cases to learn from.
+    /// Number of training cases.
     pub shots: usize,
-    /// Cases to learn from (`train`), or the others (`validation`).
+    /// Part to select: the training cases (`train`), or the others (`validation`).
     pub part: Part,
-    /// Seed of the choice.
+    /// Seed of the selection.
     #[serde(default)]
     pub seed: u64,
 }
@@ -138,7 +138,7 @@ pub enum Part {
     Validation,
 }
 
-/// Cases named in a file, one per line, as `DATASET/CASE`, or as `CASE` where one selected dataset alone has a case of that
+/// Cases named in a file, one per line, as `DATASET/CASE`, or as `CASE` if only one selected dataset has a case of that
 /// name; `#` begins a comment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -162,7 +162,7 @@ impl Default for Split {
 }
 
 impl Split {
-    /// Reason why the numbers are out of range, if they are.
+    /// Returns the reason why numbers are out of range; `None` if they are valid.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         match self {
@@ -175,7 +175,7 @@ impl Split {
         }
     }
 
-    /// The split with the names of a list in place of its file, for other machines.
+    /// Returns the split with the names from a list in place of its file, for other machines.
     ///
     /// # Errors
     /// If the list cannot be read or names no case.

@@ -1,6 +1,6 @@
 //! Counters of a loader's streams: memory, crops, chunks, and the `metrics` of each visit and batch.
 //!
-//! [`METRICS`] lists what reaches the process's recorder.
+//! [`METRICS`] lists the metrics that the process's recorder receives.
 //!
 //! Nothing is recorded per chunk. Where shards are mapped, a clock cannot tell waiting for the disk from decoding.
 //! Waiting is therefore computed from the kernel's accounting of the thread (`/proc/thread-self/schedstat`); without
@@ -32,24 +32,24 @@ pub(crate) struct Stats {
 /// Snapshot of a loader's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Finished batches, taken by the consumer or not.
+    /// Number of finished batches, whether or not the consumer has taken them.
     pub batches: u64,
-    /// Crops of the finished batches.
+    /// Number of crops in the finished batches.
     pub crops: u64,
-    /// Finished visits, skipped ones included.
+    /// Number of finished visits, skipped ones included.
     pub visits: u64,
-    /// Visits skipped because their case is corrupt.
+    /// Number of visits skipped because their case is corrupt.
     pub skipped_visits: u64,
-    /// Chunks decoded for crops.
+    /// Number of chunks decoded for crops.
     pub chunks: u64,
-    /// Uses of a chunk that was already decoded for another crop of the same visit. Decoded chunks are not kept from one
-    /// visit to the next.
+    /// Number of uses of a chunk already decoded for another crop of the same visit. Decoded chunks are not kept from
+    /// one visit to the next.
     pub chunk_hits: u64,
-    /// Size on disk of the decoded chunks, bytes.
+    /// Size on disk of the decoded chunks, in bytes.
     pub coded_bytes: u64,
-    /// Memory of the budget in use, bytes.
+    /// Memory of the budget in use, in bytes.
     pub memory_bytes: u64,
-    /// Largest memory in use at any time, bytes.
+    /// Largest memory in use at any time, in bytes.
     pub peak_memory_bytes: u64,
 }
 
@@ -115,7 +115,7 @@ impl Stats {
     }
 }
 
-/// Measures how long the current thread is blocked.
+/// Clock that measures how long the current thread is blocked.
 pub(crate) struct BlockedClock {
     started: Instant,
     scheduled_nanos: Option<u64>,
@@ -127,7 +127,7 @@ impl BlockedClock {
         Self { started: Instant::now(), scheduled_nanos: scheduled_nanos() }
     }
 
-    /// Seconds since the start in which the thread neither ran nor waited for a core. May be slightly negative.
+    /// Seconds since the start during which the thread neither ran nor waited for a core. May be slightly negative.
     pub(crate) fn blocked_secs(&self) -> f64 {
         match (self.scheduled_nanos, scheduled_nanos()) {
             (Some(before), Some(now)) => self.started.elapsed().as_secs_f64() - now.saturating_sub(before) as f64 / 1e9,

@@ -1,10 +1,10 @@
 //! Stores that bypass the caches, for data that is written once and read much later.
 //!
 //! An ordinary store first reads the cache line that it overwrites. A batch is larger than any cache, so this read, and
-//! the later write of another line that had to make room, would be for nothing. `benches/README.md`, "Copying", has the
-//! figures. Only x86-64 has such stores here; other processors use ordinary ones.
+//! the later write of the line evicted for it, would be wasted. `benches/README.md`, "Copying", has the figures. Only
+//! x86-64 has such stores here; other processors use ordinary ones.
 
-/// Copies `values` to `out`. Call [`finish`] on the same thread before another one reads them.
+/// Copies `values` to `out`. Call [`finish`] on the same thread before another thread reads them.
 ///
 /// # Panics
 /// If the lengths differ.

@@ -1,16 +1,16 @@
-//! Classes that datasets name and no label map has.
+//! Classes that datasets name but no label map contains.
 
 use std::collections::BTreeSet;
 
 use hiend_cache::{Case, DatasetInfo, Error, VolumeReader};
 
-/// Labels of the classes that a dataset names: all but the background and the ignore label.
+/// Labels of the classes that a dataset names, except the background and the ignore label.
 pub(crate) fn foreground(info: &DatasetInfo) -> impl Iterator<Item = u8> {
     let ignore = info.ignore;
     info.labels.keys().copied().filter(move |label| *label > 0 && Some(*label) != ignore)
 }
 
-/// Labels among `named` that no case has. Reads indices of cases, in their order, until all labels are found.
+/// Labels in `named` that occur in no case. Reads the cases' indices in order until all labels are found.
 ///
 /// # Errors
 /// If the index of a case cannot be read or is damaged.

@@ -1,6 +1,6 @@
 //! The bottleneck of a stream: one sentence that names the slowest stage and a remedy.
 //!
-//! It is derived from how long the consumer waited for batches. If it waited, the loader was too slow: the verdict
+//! It is derived from the time that the consumer waited for batches. If it waited, the loader was too slow: the verdict
 //! names the stage that took most of the threads' time, and the number of threads that would have made the same batches
 //! in the time the consumer spent computing. If it did not wait, the loader is fast enough.
 
@@ -19,7 +19,7 @@ pub struct SpanTimes {
     pub batches: u64,
     /// Number of crops.
     pub crops: u64,
-    /// Wall-clock time, seconds.
+    /// Wall-clock time, in seconds.
     pub elapsed_secs: f64,
     /// Sum of the batches' times.
     pub sum: BatchTimes,
@@ -44,7 +44,7 @@ impl SpanTimes {
         }
     }
 
-    /// The verdict for a loader with `threads` threads on `cores` cores.
+    /// Returns the verdict for a loader with `threads` threads on `cores` cores.
     #[must_use]
     pub fn verdict(&self, threads: usize, cores: usize) -> Verdict {
         let BatchTimes { read_secs, decode_secs, augment_secs, wait_secs, .. } = self.sum;
@@ -83,27 +83,27 @@ pub enum Stage {
     Augment,
 }
 
-/// The side that limits the rate.
+/// Side that limits the rate.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
     /// Unknown, because no batch was measured.
     Unknown,
     /// The consumer, usually the device that trains.
     Device {
-        /// Factor by which the loader could be faster.
+        /// Factor by which the loader could speed up.
         headroom: f64,
     },
     /// The loader makes crops more slowly than the consumer could take them.
     Loader {
-        /// Further threads needed to feed the consumer; `None` if the consumer did nothing but wait.
+        /// Number of further threads needed to feed the consumer; `None` if the consumer only waited.
         more_threads: Option<usize>,
     },
 }
 
-/// Bottleneck of a span; [`fmt::Display`] gives the sentence.
+/// Bottleneck of a span; [`fmt::Display`] writes it as a sentence.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Verdict {
-    /// The side that limits the rate.
+    /// Side that limits the rate.
     pub bound: Bound,
     /// Stage that took most of the loader's time.
     pub slowest: Stage,
@@ -111,11 +111,11 @@ pub struct Verdict {
     pub slowest_share: f64,
     /// Share of the wall-clock time in which the consumer waited, [0, 1].
     pub wait_share: f64,
-    /// Crops per second.
+    /// Rate in crops per second.
     pub rate: f64,
-    /// Threads of the loader.
+    /// Number of the loader's threads.
     pub threads: usize,
-    /// Cores that the process may use.
+    /// Number of cores that the process may use.
     pub cores: usize,
 }
 

@@ -43,9 +43,10 @@ pub use plan::VisitPlan;
 
 /// Destination of a visit's crops, in the form `F`.
 pub struct VisitSlot<'a, F: Form> {
-    /// Voxels, crop after crop, of [`VisitPlan::held_voxels`] in total; or words, as many as the case's chunks may take.
+    /// Voxels, crop after crop, [`VisitPlan::held_voxels`] in total; for coded chunks, as many words as the case's
+    /// chunks may take.
     pub images: &'a mut [F::Voxel],
-    /// Labels, crop after crop, of [`VisitPlan::held_voxels`] in total, if they are wanted.
+    /// Labels, crop after crop, [`VisitPlan::held_voxels`] in total, if the stream carries labels.
     pub labels: Option<&'a mut [u8]>,
 }
 
@@ -54,7 +55,7 @@ pub struct VisitSlot<'a, F: Form> {
 pub struct Visit<F: Form> {
     /// Origin and augmentation of each crop.
     pub records: Vec<CropRecord>,
-    /// Source and parameters of each crop. Positions count from the beginning of the slot.
+    /// Source and parameters of each crop. Positions are relative to the beginning of the slot.
     pub crops: Vec<F::Crop>,
     /// Time and work spent.
     pub times: VisitTimes,
@@ -67,11 +68,11 @@ pub struct VisitTimes {
     pub decode_secs: f64,
     /// Seconds spent cutting and augmenting.
     pub augment_secs: f64,
-    /// Chunks decoded for the crops; chunks decoded to find their centres are not counted.
+    /// Number of chunks decoded for the crops, not counting those decoded to find the crops' centres.
     pub chunks: u64,
-    /// Bytes of those chunks on disk.
+    /// Size on disk of the decoded chunks, in bytes.
     pub coded_bytes: u64,
-    /// Uses of a chunk that had been decoded for another crop of the visit.
+    /// Number of uses of a chunk already decoded for another crop of the visit.
     pub chunk_hits: u64,
 }
 
@@ -86,8 +87,8 @@ pub struct Visitor {
 }
 
 impl Visitor {
-    /// Bytes of the buffers whose size depends on the case and the crops, so without the decoder's state and the rows
-    /// of the transforms.
+    /// Size in bytes of the buffers that depend on the case and the crops; excludes the decoder's state and the rows of
+    /// the transforms.
     #[must_use]
     pub fn buffer_bytes(&self) -> u64 {
         self.locator.buffer_bytes()
@@ -144,7 +145,7 @@ impl Visitor {
         let Planned { case, index, crops, scale, crop_size, started } = planned;
         let cuts = Cut::all::<F>(crops, scale, index.grid.shape(), crop_size);
         let copied = self.copy_columns(case, index, &cuts, slot);
-        // Also after an error: what was stored so far must be visible before the buffer is used again.
+        // Runs after an error too: the stores so far must be visible before the buffer is used again.
         streaming::finish();
         let copy_secs = copied?;
         let decode_secs = started.elapsed().as_secs_f64() - copy_secs;
@@ -155,7 +156,7 @@ impl Visitor {
         Ok((cuts.iter().map(Cut::crop_box).collect(), VisitTimes { decode_secs, augment_secs, ..work }))
     }
 
-    /// Chooses parameters, centre and box of one crop.
+    /// Samples the parameters and the centre of one crop, and plans its box.
     fn plan_crop(
         &mut self,
         (case, ignore): (&Case, Option<u8>),
@@ -168,7 +169,8 @@ impl Visitor {
         Ok(CropPlan::new(plan, id, centre, index.grid.shape()))
     }
 
-    /// Decodes each column that crops meet and copies it into all of them; returns the seconds spent on copying.
+    /// Decodes each column that crops intersect and copies it into all of these crops; returns the seconds spent on
+    /// copying.
     fn copy_columns<F: CutForm>(
         &mut self,
         case: &Case,

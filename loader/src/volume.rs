@@ -1,11 +1,11 @@
 //! Volumes in files: `NIfTI`, NRRD, `MetaImage`, and series of DICOM files. Every byte is untrusted until validated.
 //!
 //! A volume stays in its file's data type; conversion to HU happens row by row where the values are used. Geometry is
-//! `world_from_voxel` in RAS+ millimetres whatever the file counts in, so that one scan stored in several formats gives
-//! the same voxels at the same places.
+//! `world_from_voxel` in RAS+ millimetres whatever units the file uses, so that one scan stored in several formats
+//! gives the same voxels at the same positions.
 //!
-//! The format is that of the file's ending. Whether a `NIfTI` file is compressed is decided by its first bytes: `.nii`
-//! files that are gzip data, and the reverse, are common after renaming.
+//! The file's extension determines the format. Whether a `NIfTI` file is compressed is decided by its first bytes,
+//! because `.nii` files that are gzip data, and the reverse, are common after renaming.
 
 mod data;
 #[cfg(feature = "dicom")]
@@ -57,15 +57,15 @@ pub struct VolumeError {
 /// A validated header.
 #[derive(Clone, Debug)]
 pub struct VolumeInfo {
-    /// Voxels along the array's own axes, the fastest axis of the file first.
+    /// Number of voxels along the array's own axes, the fastest axis of the file first.
     pub shape: [usize; 3],
     /// `world_from_voxel` in mm.
     pub affine: Affine,
     /// Orientation of the array's axes.
     pub orientation: Orientation,
-    /// Bytes of the voxels, inflated.
+    /// Size of the uncompressed voxels in bytes.
     pub data_bytes: u64,
-    /// Oddities of the header that were resolved by a rule and that the owner of the file should know of.
+    /// Irregularities of the header that were resolved by a rule and that the owner of the file should know of.
     pub notes: Vec<HeaderNote>,
     /// Format of the files.
     pub format: Format,
@@ -75,7 +75,7 @@ pub struct VolumeInfo {
 }
 
 impl VolumeInfo {
-    /// Header of a new volume of 8-bit voxels.
+    /// Creates the header of a new volume of 8-bit voxels.
     ///
     /// # Errors
     /// If the shape is not that of a volume, or the affine places no voxels of positive size.
@@ -104,26 +104,26 @@ pub struct Volume {
     /// Size of all its files in bytes.
     pub file_bytes: u64,
     bytes: Vec<u8>,
-    /// First byte of the voxels.
+    /// Offset of the first byte of the voxels.
     offset: usize,
     slope: f64,
     intercept: f64,
 }
 
-/// Content of a volume's files, before its size was compared with the header.
+/// Content of a volume's files, before its size is compared with the header.
 struct Loaded {
     info: VolumeInfo,
     blake3: String,
     file_bytes: u64,
     bytes: Vec<u8>,
-    /// First byte of the voxels.
+    /// Offset of the first byte of the voxels.
     offset: u64,
-    /// Slope and intercept.
+    /// Slope and intercept by which stored values are scaled.
     scaling: (f64, f64),
 }
 
-/// Format in which a path is read: that of its ending; else DICOM for a folder and for names that DICOM files have; else
-/// `NIfTI`.
+/// Format in which a path is read: that of its extension; otherwise DICOM for a folder and for names that DICOM files
+/// have; otherwise `NIfTI`.
 #[must_use]
 pub fn format_of(path: &Path) -> Format {
     #[cfg(feature = "dicom")]
@@ -136,7 +136,8 @@ pub fn format_of(path: &Path) -> Format {
     Format::of_name(path).filter(|_| !path.is_dir()).unwrap_or(other)
 }
 
-/// Reads a volume's header only. Of a DICOM series, a path names any file, or a folder that holds no other series.
+/// Reads only a volume's header. For a DICOM series, the path names any of its files, or a folder that holds no other
+/// series.
 ///
 /// # Errors
 /// If the file is not of its ending's format, or does not hold a 3-D array of numbers with a usable geometry.
@@ -144,10 +145,10 @@ pub fn read_info(path: &Path) -> Result<VolumeInfo, VolumeError> {
     read_info_for(path, Wanted::Ct)
 }
 
-/// Reads a volume's header, as [`read_info`] does. A DICOM series that the path names must be of a wanted modality.
+/// Reads a volume's header, as [`read_info`] does. A DICOM series at the path must be of a wanted modality.
 ///
 /// # Errors
-/// As [`read_info`].
+/// The errors of [`read_info`].
 #[cfg_attr(not(feature = "dicom"), expect(unused_variables, reason = "DICOM files alone name a modality"))]
 pub fn read_info_for(path: &Path, wanted: Wanted) -> Result<VolumeInfo, VolumeError> {
     let at = |reason| VolumeError { path: path.to_owned(), reason };
@@ -171,10 +172,10 @@ pub fn read_volume(path: &Path) -> Result<Volume, VolumeError> {
     read_volume_for(path, Wanted::Ct)
 }
 
-/// Reads a whole image, as [`read_volume`] does, of a modality that [`read_info_for`] takes.
+/// Reads a whole image, as [`read_volume`] does, of any modality in `wanted`.
 ///
 /// # Errors
-/// As [`read_volume`].
+/// The errors of [`read_volume`].
 pub fn read_volume_for(path: &Path, wanted: Wanted) -> Result<Volume, VolumeError> {
     finite(path, read_any(path, wanted)?)
 }
@@ -189,7 +190,7 @@ pub fn read_series(files: &[PathBuf]) -> Result<Volume, VolumeError> {
     complete(&path, dicom::load_series(files)?).and_then(|volume| finite(&path, volume))
 }
 
-/// Refuses an image with voxels that are not finite.
+/// Rejects an image with voxels that are not finite.
 fn finite(path: &Path, volume: Volume) -> Result<Volume, VolumeError> {
     let count = volume.count_not_finite();
     if count > 0 {
@@ -214,7 +215,7 @@ fn read_any(path: &Path, wanted: Wanted) -> Result<Volume, VolumeError> {
     complete(path, loaded)
 }
 
-/// Checks that all voxels of the header are there.
+/// Checks that the file holds all voxels that the header states.
 fn complete(path: &Path, loaded: Loaded) -> Result<Volume, VolumeError> {
     let Loaded { info, blake3, file_bytes, bytes, offset, scaling: (slope, intercept) } = loaded;
     let at = |reason| VolumeError { path: path.to_owned(), reason };
@@ -223,7 +224,7 @@ fn complete(path: &Path, loaded: Loaded) -> Result<Volume, VolumeError> {
     Ok(Volume { info, blake3, file_bytes, bytes, offset, slope, intercept })
 }
 
-/// Checks that `len` bytes hold all voxels of the header from byte `offset` on.
+/// Checks that `len` bytes hold all voxels that the header states, from byte `offset` on.
 fn check_complete(info: &VolumeInfo, offset: u64, len: usize) -> Result<(), VolumeFault> {
     let promised = offset.saturating_add(info.data_bytes);
     match promised.saturating_sub(len as u64) {
@@ -232,7 +233,7 @@ fn check_complete(info: &VolumeInfo, offset: u64, len: usize) -> Result<(), Volu
     }
 }
 
-/// Opens a regular file. A FIFO would block the open until somebody writes into it.
+/// Opens a regular file. Rejects a FIFO, which would block the open until somebody writes into it.
 fn open_regular(path: &Path) -> Result<File, VolumeFault> {
     let data = std::fs::metadata(path).map_err(|err| VolumeFault::open(&err))?;
     if !data.is_file() {

@@ -1,4 +1,4 @@
-//! Metrics of a stream: they reach the process's recorder and agree with the stream's own counters.
+//! Metrics of a stream reach the process's recorder and agree with the stream's own counters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +54,7 @@ impl Recorder for Values {
     }
 }
 
-/// The only test of this binary, because the recorder receives the metrics of the whole process.
+/// This must be the only test of this binary, because the recorder receives the metrics of the whole process.
 #[test]
 fn a_recorder_receives_every_metric() {
     const BATCHES: u64 = 5;

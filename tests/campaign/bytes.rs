@@ -1,8 +1,8 @@
-//! Damaged and hostile bytes in every file that is read.
+//! Attacks every file reader with damaged and hostile bytes.
 //!
 //! Whole files are mutated by a seed: bits and fields changed, parts cut out, repeated, inserted and swapped. Readers
 //! answer with a value or an error in one line; they never panic, and where a checksum covers the bytes they never
-//! return other content than was written.
+//! return content other than that written.
 
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -87,7 +87,7 @@ fn big_endian(file: &[u8], bytes_per_voxel: usize) -> Vec<u8> {
     bytes
 }
 
-/// Every data type, plain, compressed, big-endian and with an extension.
+/// Scans with every data type, plain, compressed, big-endian and with an extension.
 fn scans() -> Vec<Vec<u8>> {
     let types =
         [(2i16, 8i16), (256, 8), (4, 16), (512, 16), (8, 32), (768, 32), (1024, 64), (1280, 64), (16, 32), (64, 64)];
@@ -129,7 +129,7 @@ fn mutated_scans_are_read_or_refused() {
     });
 }
 
-/// A cache of three cases in two shards.
+/// Creates a cache of three cases in two shards.
 fn cache(dir: &Path) -> PathBuf {
     let (data, cache) = (dir.join("data"), dir.join("cache"));
     for (name, seed) in [("a", 1), ("b", 2), ("c", 3)] {

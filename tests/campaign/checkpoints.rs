@@ -91,7 +91,7 @@ impl Lab {
         (losses, recorder.images())
     }
 
-    /// Checks a run's folder, in which this many checkpoints had been reported; returns the step of the newest.
+    /// Checks a run's folder after `num_reported` checkpoints had been reported; returns the step of the newest.
     fn check(&self, run: &Path, num_reported: usize) -> Result<u64, String> {
         let checkpoints = checkpoint::all(&run.join(CHECKPOINTS)).map_err(|err| error_chain(&err))?;
         let newest = checkpoints.last().map_or(0, |(step, _)| *step);
@@ -135,7 +135,8 @@ impl Lab {
         loaded().map(drop).map_err(|err: checkpoint::CheckpointError| error_chain(&err))
     }
 
-    /// Resumes a run whose newest checkpoint is of this step and compares its losses with those of `straight`.
+    /// Resumes a run whose newest checkpoint is that of step `newest`, and compares its losses with those of
+    /// `straight`.
     fn resume(&self, run: &Path, newest: u64, straight: &[f64]) -> Result<(), String> {
         // A run that died before its configuration was saved is begun again.
         let begun = newest > 0 || std::fs::read(run.join(training::CONFIG)).is_ok_and(|text| !text.is_empty());
@@ -150,7 +151,7 @@ impl Lab {
         if left.is_empty() { Ok(()) } else { Err(format!("resumed, with {left:?} left")) }
     }
 
-    /// Failures of power cuts over these seeds; of each `resumed`th one the run is resumed.
+    /// Failures found with power cuts by these seeds; after every `resumed`th cut the run is resumed.
     fn failures(&self, seeds: std::ops::Range<u64>, resumed: u64, ignored_sync: Option<Selection>) -> Vec<String> {
         let name = format!("run-{}", ignored_sync.is_some());
         let _ = std::fs::remove_dir_all(self.dir.path().join(&name));
@@ -179,7 +180,7 @@ fn power_cut_loses_no_checkpoint_that_was_reported() {
     assert_eq!(Lab::new().failures(seeds(500), 25, None), Vec::<String>::new());
 }
 
-/// The simulator sees a missing sync: a disk that ignores one kind of them loses checkpoints.
+/// A disk that ignores one kind of sync loses checkpoints, so the simulator notices a missing sync.
 #[test]
 fn ignored_sync_of_any_kind_is_found() {
     fn syncs(operation: &Operation<'_>, name: &str) -> bool {
@@ -200,8 +201,9 @@ fn ignored_sync_of_any_kind_is_found() {
     }
 }
 
-/// Lets each operation fail with one of several errors: the run ends with an error that names a file of the run, or
-/// continues where only a picture is lost; it resumes from the newest checkpoint with the losses of an undisturbed run.
+/// Each operation fails with one of several errors. The run ends with an error that names a file of the run, or
+/// continues if only a picture is lost; it can be resumed from the newest checkpoint with the losses of an undisturbed
+/// run.
 #[test]
 fn failing_disk_loses_no_checkpoint_that_was_reported() {
     let lab = Lab::new();

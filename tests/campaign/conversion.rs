@@ -33,7 +33,7 @@ enum Stage {
 const STAGES: [Stage; 3] = [Stage::First, Stage::Changed, Stage::Pruned];
 
 impl Stage {
-    /// Brings the data to this state, from that of the stage before.
+    /// Changes the data from the previous stage's state to this one.
     fn prepare(self, data: &Path) {
         let dataset = data.join(DATASET);
         match self {
@@ -52,7 +52,7 @@ impl Stage {
         }
     }
 
-    /// Options of the run; one worker, so that it does the same in the same order each time.
+    /// Options of the run, with one worker so that operations always have the same order.
     fn options(self) -> ConvertOptions {
         ConvertOptions {
             jobs: 1,
@@ -108,7 +108,7 @@ pub(crate) fn temporaries(folder: &Path) -> Vec<String> {
     temporary.map(|path| path.display().to_string()).collect()
 }
 
-/// A stage as an undisturbed run leaves it, and what a disturbed one starts from.
+/// Data and cache of a stage before an undisturbed run, from which a disturbed run starts.
 struct Recorded {
     stage: Stage,
     /// Folder of the data.
@@ -163,7 +163,7 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 }
 
 impl Recorded {
-    /// Checks a cache after a disturbance; `is_done` says that the run had reported its end.
+    /// Checks a cache after a disturbance; `is_done` is true if the run had reported its end.
     fn check(&self, cache: &Path, is_done: bool) -> Result<(), String> {
         let found = volumes(cache)?;
         let reported = if is_done { &self.volumes_after } else { &self.volumes_before };
@@ -192,7 +192,7 @@ impl Recorded {
         if left.is_empty() { Ok(()) } else { Err(format!("the next run leaves {left:?}")) }
     }
 
-    /// Cuts the power by this seed and checks what is left.
+    /// Cuts the power as determined by this seed, and checks the remaining state.
     fn cut(&self, dir: &Path, seed: u64) -> Result<(), String> {
         let image = &self.images[usize::try_from(seed).unwrap() / STAGES.len() % self.images.len()];
         let left = dir.join(format!("left-{seed}"));
@@ -203,7 +203,7 @@ impl Recorded {
     }
 }
 
-/// Failures of power cuts over these seeds.
+/// Failures found with power cuts by these seeds.
 fn failures(seeds: std::ops::Range<u64>, ignored_sync: Option<Selection>) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let stages = record(dir.path(), ignored_sync);
@@ -219,7 +219,7 @@ fn power_cut_loses_no_case_that_was_reported() {
     assert_eq!(failures(seeds(500), None), Vec::<String>::new());
 }
 
-/// The simulator sees a missing sync: a disk that ignores one kind of them loses cases.
+/// A disk that ignores one kind of sync loses cases, so the simulator notices a missing sync.
 #[test]
 fn ignored_sync_of_any_kind_is_found() {
     let is_shard = |operation: &Operation<'_>| matches!(operation, Operation::SyncFile { path } if path.to_string_lossy().contains(".shard-"));
@@ -232,7 +232,7 @@ fn ignored_sync_of_any_kind_is_found() {
     }
 }
 
-/// A kill loses nothing of what was written; the next run completes the cache.
+/// A kill loses nothing that was written, and the next run completes the cache.
 #[test]
 fn kill_before_any_operation_loses_no_case_that_was_reported() {
     let dir = tempfile::tempdir().unwrap();
@@ -247,8 +247,8 @@ fn kill_before_any_operation_loses_no_case_that_was_reported() {
     }
 }
 
-/// Lets each operation fail with one of several errors, and writes be short at random: the run ends with an error that
-/// names a path in the cache, what was reported is there, and the next run completes the cache.
+/// Each operation fails with one of several errors, and writes are short at random. The run ends with an error that
+/// names a path in the cache, every reported case is kept, and the next run completes the cache.
 #[test]
 fn failing_disk_loses_no_case_that_was_reported() {
     let dir = tempfile::tempdir().unwrap();
@@ -278,7 +278,7 @@ fn failing_disk_loses_no_case_that_was_reported() {
     }
 }
 
-/// An error and its sources in one line.
+/// Formats an error and its sources in one line.
 pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

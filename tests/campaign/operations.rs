@@ -25,13 +25,13 @@ use crate::scans::{preprocessing, write_case};
 use crate::simulator::{Fault, Loss, Plan, Recorder};
 
 const DATASET: &str = "Dataset001_Scans";
-/// Operations in a sequence.
+/// Number of operations in a sequence.
 const SEQUENCE_LEN: usize = 40;
-/// Names that cases may have. `kept` is always there, so that the data set is never empty.
+/// Names of cases. The case `kept` always exists, so that the data set is never empty.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "kept"];
 /// Number of versions that a case may have.
 const VERSIONS: u64 = 6;
-/// Steps of a stream that are compared.
+/// Number of steps of a stream that are compared.
 const STREAM_STEPS: u64 = 4;
 
 /// Content of a case: its seed, and whether it has labels.
@@ -88,14 +88,14 @@ impl Step {
     }
 }
 
-/// A data set, its cache, and the models of both.
+/// A data set and its cache, with models of both.
 struct World<'a> {
     dir: PathBuf,
     num_caches: usize,
     references: &'a References,
     data: Model,
     stored: Model,
-    /// Batches by digest of the cache that they came from.
+    /// Batches of each cache, by its digest.
     streams: HashMap<String, Vec<String>>,
 }
 
@@ -189,8 +189,8 @@ impl<'a> World<'a> {
         volumes(&self.cache_dir())?.into_iter().map(version).collect()
     }
 
-    /// Accepts the cache as it is, if each case has its version of before or after a disturbed conversion, and those
-    /// that stay are there.
+    /// Accepts the cache if each case has its version from before or after a disturbed conversion, and no case that
+    /// should stay is missing.
     fn accept(&mut self, prune: bool) -> Result<(), String> {
         let (found, after) = (self.found()?, self.converted(prune));
         for (name, version) in &found {
@@ -210,7 +210,7 @@ impl<'a> World<'a> {
         if faults.is_empty() { Ok(()) } else { Err(format!("verification finds {faults:?}")) }
     }
 
-    /// Converts under observation; the conversion may die or fail.
+    /// Converts under observation; the conversion may be killed or fail.
     fn disturbed(&mut self, plan: Plan, prune: bool, loss: Option<Loss>) -> Result<(), String> {
         let (recorder, observation) = Recorder::start(&self.cache_dir(), plan);
         let result = self.convert(Self::options(prune));
@@ -230,7 +230,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Compares the cache with what it must hold.
+    /// Compares the cache with its expected content.
     fn expect(&mut self, expected: Model) -> Result<(), String> {
         let found = self.found()?;
         if found != expected {
@@ -240,7 +240,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Compares the cache with what it must hold after a conversion, which leaves no temporary file.
+    /// Compares the cache with its expected content after a conversion, which must leave no temporary file.
     fn expect_converted(&mut self, prune: bool) -> Result<(), String> {
         self.expect(self.converted(prune))?;
         let left = temporaries(&self.cache_dir());
@@ -299,7 +299,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Requests a stop after some cases: what was converted until then is in the cache.
+    /// Requests a stop after some cases; those converted before must be in the cache.
     fn stop(&mut self, after: usize) -> Result<(), String> {
         let (data, cache) = (self.data_dir(), self.cache_dir());
         let datasets = dataset::find(&data).unwrap();
@@ -358,7 +358,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Removes a shard: its cases are converted again where the data has them, else the run ends before it writes.
+    /// Removes a shard: its cases are converted again if the data has them, otherwise the run ends before it writes.
     fn lose_shard(&mut self, number: usize) -> Result<(), String> {
         // A shard that a killed run left is not in the manifest, and its cases were never reported.
         let Ok(manifest) = Manifest::read(self.cache_dir()) else { return Ok(()) };
@@ -376,7 +376,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Streams a cache: from the beginning, and again from each step, with the batches that it always gave.
+    /// Streams a cache from the beginning, and again from each step, and compares the batches with earlier ones.
     fn stream(&mut self) -> Result<(), String> {
         if self.stored.is_empty() {
             return Ok(());
@@ -402,7 +402,7 @@ impl<'a> World<'a> {
 }
 
 #[test]
-fn random_operations_leave_what_the_model_says() {
+fn random_operations_leave_the_state_that_the_model_predicts() {
     let references = References::new();
     for seed in seeds(12) {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Tiny CT scans as NIfTI files, their content decided by a seed.
+//! Tiny CT scans as NIfTI files, with content determined by a seed.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,8 +14,8 @@ pub(crate) fn preprocessing() -> PreprocessConfig {
     PreprocessConfig { spacing: None, ..PreprocessConfig::default() }
 }
 
-/// Writes a scan, and its label map if `labelled`, as nnU-Net lays them out. The files are an hour old, so that their
-/// times of change are trusted.
+/// Writes a scan, and its label map if `labelled`, in nnU-Net's layout. The files are an hour old, so that their
+/// modification times are trusted.
 pub(crate) fn write_case(dataset: &Path, name: &str, seed: u64, labelled: bool) {
     write_old(&dataset.join(format!("imagesTr/{name}_0000.nii")), &nifti(4, 16, &le_bytes(&image(seed))));
     if labelled {
@@ -30,7 +30,7 @@ fn write_old(path: &Path, bytes: &[u8]) {
     file.set_modified(SystemTime::now() - Duration::from_hours(1)).unwrap();
 }
 
-/// A body with noise, in air.
+/// Image of a noisy body in air.
 fn image(seed: u64) -> Vec<i16> {
     let [nx, ny, nz] = SHAPE;
     let voxel = |at: usize| {
@@ -43,7 +43,7 @@ fn image(seed: u64) -> Vec<i16> {
     (0..nx * ny * nz).map(voxel).collect()
 }
 
-/// One plane of class 1, at a place of the seed's.
+/// Label map with one plane of class 1, at a position determined by the seed.
 fn label(seed: u64) -> Vec<u8> {
     let plane = SHAPE[0] * SHAPE[1];
     let chosen = 2 + usize::try_from(seed % 9).unwrap();
@@ -54,7 +54,7 @@ fn le_bytes(values: &[i16]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
-/// A single-file NIfTI-1 image of 2 mm voxels with this data type.
+/// Bytes of a single-file NIfTI-1 image with 2 mm voxels and this data type.
 pub(crate) fn nifti(datatype: i16, bits: i16, data: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0u8; 352];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);

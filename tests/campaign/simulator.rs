@@ -1,4 +1,4 @@
-//! A simulated disk below real programs: it knows what has been synced, and can lose everything else.
+//! Simulated disk below real programs, which tracks the synced data and can lose everything else.
 //!
 //! [`Recorder`] observes every operation below a folder ([`hiend_cache::durable::operation`]). Before each one it reads
 //! the whole folder, so that it sees every change, announced or not; what was synced it knows from the announcements

@@ -1,4 +1,4 @@
-//! Files in `configs/deploy`: each is parsed, and each flag, metric and file that it names exists.
+//! Tests of the files in `configs/deploy`: each can be parsed, and each flag, metric and file that it names exists.
 
 mod command_lines;
 mod yaml;
@@ -32,7 +32,7 @@ fn files(folder_name: &str, extensions: &[&str]) -> BTreeMap<String, String> {
     entries.filter(wanted).map(read).collect()
 }
 
-/// Long flags of a program and of its subcommands, by the words that lead to them.
+/// Long flags of a program and of its subcommands, by the subcommand's words.
 fn flags_of(program: &str) -> BTreeMap<String, BTreeSet<String>> {
     use clap::CommandFactory as _;
     let command = match program {
@@ -76,7 +76,7 @@ fn calls_of_the_programs_use_flags_that_exist() {
     assert_eq!(programs.into_iter().collect::<Vec<_>>(), ["hiend-serve", "hiend-shard", "hiend-train"]);
 }
 
-/// Specifications of the pods that a Kubernetes object makes; those of its jobs if it is a `JobSet`.
+/// Specifications of the pods that a Kubernetes object creates; for a `JobSet`, those of its jobs.
 fn pods(document: &Value) -> Vec<&Value> {
     let of_jobs = document["spec"]["replicatedJobs"].as_array().into_iter().flatten().map(|job| &job["template"]);
     let objects = std::iter::once(document).chain(of_jobs);
@@ -99,7 +99,7 @@ fn words_of(container: &Value) -> Vec<&str> {
     words.filter_map(Value::as_str).collect()
 }
 
-/// Pods of all files for Kubernetes, with the names of the files.
+/// Calls `visit` for the pods in all Kubernetes files, with the names of the files.
 fn all_pods(visit: impl Fn(&str, &Value)) {
     let mut num_pods = 0;
     for (name, text) in files("deploy", &["yaml"]) {
@@ -179,7 +179,7 @@ fn certificates_are_asked_for_in_the_names_that_clients_use() {
     assert_eq!(num_servers, 2);
 }
 
-/// The call of a container that runs one of the programs directly.
+/// Call made by a container that runs one of the programs directly.
 fn call_of(container: &Value) -> Option<Call> {
     let words = ["command", "args"].into_iter().filter_map(|key| container[key].as_array()).flatten();
     let mut words = words.map(|word| word.as_str().unwrap().to_owned());
@@ -260,7 +260,7 @@ fn metrics_in(expression: &str) -> BTreeSet<String> {
     words.filter(|word| word.starts_with("hiend_")).map(str::to_owned).collect()
 }
 
-/// Every name under which a scrape shows a metric.
+/// Every name under which a metric appears in a scrape.
 fn known_metrics() -> BTreeSet<String> {
     use hiend_loader::stats::MetricKind;
     let all = hiend_loader::stats::METRICS.iter().chain(hiend_trainer::report::metrics::METRICS);

@@ -1,4 +1,4 @@
-//! Phantoms are segmented, as a user would: pre-train, fine-tune, predict, compare.
+//! Test that segments phantoms as a user would: pre-train, fine-tune, predict, compare.
 
 mod labels;
 
@@ -29,7 +29,7 @@ use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
 use hiend_trainer::sliding_window::Weighting;
 use hiend_trainer::training::{Event, Outcome, Stop, Stream, Summary, Task, TrainOptions, train};
 
-/// Phantoms at 6 mm, so that a body is a few crops.
+/// Cache of phantoms with voxels of 6 mm, so that a body fits into a few crops.
 struct Data {
     dir: tempfile::TempDir,
     cache: Arc<Cache>,
@@ -90,7 +90,7 @@ fn pretraining() -> PretrainConfig {
     config
 }
 
-/// One case to train on; a small crop, and the encoder of [`pretraining`].
+/// Configuration with one training case, a small crop, and the encoder of [`pretraining`].
 fn finetune() -> FinetuneConfig {
     let mut config = FinetunePreset::Tiny.config();
     config.model = config.model.with_encoder_of(&pretraining().model).unwrap();
@@ -138,7 +138,8 @@ fn a_pretrained_encoder_is_fine_tuned_and_predicts_on_the_scan_s_grid() {
     assert!(last < 0.9 * first, "{first} -> {last}");
     // Every fifteenth step, and the last one.
     assert_eq!(validations.iter().map(|record| record.step).collect::<Vec<_>>(), [15, 30, 40]);
-    // That it is the last is chance: in forty steps on one case the Dice of another one moves by thousandths.
+    // The best step is the last one only by chance: in forty steps on one case, the Dice of another case moves by
+    // thousandths.
     let best = validations.iter().map(|record| record.mean_dice).fold(0.0, f64::max);
     let kept = summary.best.unwrap();
     assert!((kept.mean_dice - best).abs() < 1e-12);
@@ -292,7 +293,7 @@ fn augmenting_on_the_device_is_the_same_training() {
     assert!(trained > 0.01 && drift < 0.03 * trained, "{host:?}, {device:?}, untrained {untrained:?}");
 }
 
-/// Crops decoded on the device have the bits of those that the loader cuts, so every loss has them too.
+/// Crops decoded on the device have the same bits as those that the loader cuts, and so do all losses.
 #[test]
 fn decoding_on_the_device_is_the_same_training() {
     let data = data(2);
@@ -352,7 +353,7 @@ fn a_crop_of_another_size_than_in_pretraining_gets_positions_of_its_own() {
 }
 
 #[test]
-fn weights_of_another_size_are_refused_and_the_reason_told_once() {
+fn weights_of_another_size_are_refused_and_the_reason_is_reported_once() {
     let data = data(2);
     data.run(&Pretraining::new(&pretraining()), &options(&data.path("pretrained"), 1, false));
     let mut config = finetune();

@@ -1,4 +1,4 @@
-//! `configs/trackers/wandb_journal.py` with a stand-in for the package `wandb`, which needs an account.
+//! Runs `configs/trackers/wandb_journal.py` with a stand-in for the package `wandb`, which needs an account.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -7,8 +7,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-/// Keeps rows in the file that `ROWS` names, as W&B does: a row of a later step closes the row before, and so does the end of a
-/// run; values for a closed row are lost.
+/// Stand-in that stores rows in the file named by `ROWS`, as W&B does: a row of a later step closes the previous row,
+/// as does the end of a run; values for a closed row are lost.
 const WANDB: &str = r#"
 import json, os, pathlib
 
@@ -41,7 +41,7 @@ def init(**settings):
     return Run()
 "#;
 
-/// Sends the journal of a run; returns the rows that arrived until now, and the summary of the call.
+/// Sends the journal of a run; returns the rows received so far, and the summary of the call.
 fn send(dir: &Path) -> (Vec<Value>, Value) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/trackers/wandb_journal.py");
     let python = std::env::var_os("HIEND_PYTHON").unwrap_or_else(|| "python3".into());

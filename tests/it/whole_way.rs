@@ -1,4 +1,4 @@
-//! Phantoms are converted, streamed and trained on, as a user would do it, at a small scale.
+//! Test that converts, streams and trains on phantoms as a user would, at a small scale.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The whole way in one go, offline and without data: CT phantoms, shards, pre-training, a picture.
+//! Quick start: runs all stages offline and without data, from CT phantoms and shards to pre-training and a picture.
 //!
 //! `cargo run --release --example quickstart`, or with `-- --data DIR` on CT volumes of your own.
 
@@ -31,7 +31,7 @@ struct Args {
     /// Updates of the weights
     #[arg(long, default_value_t = 40)]
     steps: u64,
-    /// Folder for everything that is made
+    /// Folder for all results
     #[arg(long, value_name = "DIR", default_value = "quickstart")]
     out: PathBuf,
     /// Device: auto, cpu or cuda:N
@@ -127,7 +127,7 @@ fn shard(data: &Path, shards: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first of `run`, `run-2`, `run-3` ... that is not taken: an earlier run stays as it is.
+/// First of `run`, `run-2`, `run-3`, ... that does not exist yet, so that an earlier run is kept.
 fn free_name(out: &Path) -> anyhow::Result<PathBuf> {
     let names = std::iter::once("run".to_owned()).chain((2..10_000).map(|number| format!("run-{number}")));
     for path in names.map(|name| out.join(name)) {

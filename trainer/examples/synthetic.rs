@@ -1,4 +1,5 @@
-//! The trainer alone: trains a preset on synthetic batches, without shards or loader, and prints where the time goes.
+//! Times the trainer alone: trains a preset on synthetic batches, without shards or loader, and prints the time of each
+//! stage.
 //!
 //!     cargo run --release -p hiend-trainer --example synthetic -- tiny 20
 //!

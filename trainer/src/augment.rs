@@ -1,11 +1,11 @@
-//! nnU-Net's augmentation on the training device: crops made from boxes that the loader has only decoded, or that the device
-//! decodes as well ([`crate::ops::decode`]).
+//! nnU-Net's augmentation on the training device: makes crops from boxes that the loader has only decoded, or that the
+//! device also decodes ([`crate::ops::decode`]).
 //!
-//! The sampled parameters are those of the loader, a pure function of each crop's identity, and so are the rows, kernels
-//! and noise derived from them. This module holds the arithmetic over voxels, composed of tensor operations, crop by
-//! crop. DIFFERENCE: means and deviations, f64 in the loader, are f32 here, and a device may round a product and a sum
-//! once instead of twice. Crops agree with those of the loader to 5e-6 of the window where gamma has not stretched it;
-//! labels agree but for voxels half-way between two.
+//! The sampled parameters are those of the loader, a pure function of each crop's identity, and so are the rows,
+//! kernels and noise derived from them. This module holds the arithmetic over voxels, composed of tensor operations,
+//! crop by crop. DIFFERENCE: means and deviations, f64 in the loader, are f32 here, and a device may round a product
+//! and a sum once instead of twice. Crops agree with those of the loader to 5e-6 of the window where gamma has not
+//! stretched it; labels agree except for voxels half-way between two source voxels.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use hiend_loader::transform::{
 use crate::ops::decode::CodedCrops;
 use crate::ops::noise::add_noise;
 
-/// Boxes on the device, and the sampled parameters of the crop that is made from each.
+/// Boxes on the device, and the sampled parameters of the crop made from each box.
 #[derive(Clone, Debug)]
 pub struct CropBoxes {
     image: Source,
@@ -34,17 +34,17 @@ pub struct CropBoxes {
     crop_size: [usize; 3],
 }
 
-/// Voxels of boxes.
+/// Voxels of the boxes.
 #[derive(Clone, Debug)]
 enum Source {
     /// Stored values of all boxes, `[voxels]`.
     Quantized(Box<Tensor<1, Int>>),
-    /// Coded chunks that the boxes are decoded from.
+    /// Encoded chunks from which the boxes are decoded.
     Coded(Box<CodedCrops>),
 }
 
 impl CropBoxes {
-    /// The boxes of `crops`, contiguous and in order in `quantized` and `labels` `[voxels]`.
+    /// Creates the boxes of `crops`, which lie contiguously and in order in `quantized` and `labels` `[voxels]`.
     ///
     /// # Panics
     /// If the parameters are those of another chain than nnU-Net's: crops of other chains do not come as boxes.
@@ -58,7 +58,7 @@ impl CropBoxes {
         Self::of(Source::Quantized(Box::new(quantized)), labels, crops, crop_size)
     }
 
-    /// The boxes of `crops`, to be decoded from `coded`; their labels in order in `labels` `[voxels]`.
+    /// Creates the boxes of `crops`, which are decoded from `coded`; their labels lie in order in `labels` `[voxels]`.
     ///
     /// # Panics
     /// If the parameters are those of another chain than nnU-Net's.
@@ -132,7 +132,7 @@ impl CropBoxes {
         self.crops.iter().enumerate().map(|(number, (crop, params))| make(number, crop, params)).collect()
     }
 
-    /// Augmented crop from the box `source`, `[voxels]` in the units of the stream.
+    /// Makes the augmented crop from the box `source`, `[voxels]` in the units of the stream.
     fn image(&self, source: Tensor<1>, crop: &CropBox, sampled: &NnunetParams) -> Tensor<3> {
         let mut image = match &sampled.spatial {
             Some(params) => resample(source, params, crop.shape, self.crop_size),
@@ -177,12 +177,12 @@ impl CropBoxes {
     }
 }
 
-/// Quantized values in the units of the stream.
+/// Converts quantized values to the units of the stream.
 fn units(quantized: Tensor<1, Int>, scale: Scale) -> Tensor<1> {
     (quantized.float() * scale.gain + scale.bias).clamp(scale.low, scale.high)
 }
 
-/// Position of each voxel of a crop in its source box: for each axis, `[voxels]`.
+/// Position in the source box of each voxel of a crop: for each axis, `[voxels]`.
 fn positions(
     params: &SpatialParams,
     source_shape: [usize; 3],
@@ -225,7 +225,7 @@ fn resample(source: Tensor<1>, params: &SpatialParams, shape: [usize; 3], crop_s
     mix(pair(0), pair(1), &in_z).reshape(crop_size)
 }
 
-/// Gaussian blur by one kernel per axis. Beyond its borders a crop is continued by its mirror image.
+/// Gaussian blur with one kernel per axis. The crop is continued beyond its borders by its mirror image.
 fn blur(image: Tensor<3>, params: &GaussianBlurParams) -> Tensor<3> {
     [2, 1, 0].into_iter().fold(image, |image, axis| {
         let n = image.dims()[axis];
@@ -260,7 +260,8 @@ fn coarsen(image: Tensor<3>, params: &LowResolutionParams) -> Tensor<3> {
     })
 }
 
-/// Gamma transform `sign · t^g · range + base` for `t = sign · (x - base) / range`; `sign` is -1 for inverted polarity.
+/// Gamma transform `sign · t^g · range + base` with `t = sign · (x - base) / range`; `sign` is -1 for inverted
+/// polarity.
 fn gamma(image: Tensor<3>, params: &GammaParams) -> Tensor<3> {
     let before = Moments::of(image.clone());
     let range = before.max.clone() - before.min.clone();
@@ -324,7 +325,7 @@ pub(crate) mod tests {
 
     pub(crate) const CROP_SIZE: [usize; 3] = [12, 10, 14];
 
-    /// Boxes whose neighbouring voxels and labels are unrelated.
+    /// Batch of boxes with unrelated voxels and labels.
     pub(crate) fn batch(crops: std::ops::Range<u32>) -> Batch {
         let (mut boxes, mut end) = (vec![], 0);
         for crop in crops {

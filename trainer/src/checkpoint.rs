@@ -1,4 +1,4 @@
-//! The state from which a run continues as if it had never stopped.
+//! Checkpoints: the state from which a run continues as if it had never stopped.
 //!
 //! `RUN_DIR/checkpoints/step-00001234/` holds `model.bpk`, `optimizer.bpk`, `state.json`, and `ema.bpk` if weights are
 //! averaged. A checkpoint is written under a temporary name, synced and renamed, so a folder with its final name is

@@ -1,4 +1,4 @@
-//! Command-line arguments of `hiend-train`, as typed. [`crate::commands`] interprets them.
+//! Command-line arguments of `hiend-train`; [`crate::commands`] carries them out.
 
 mod evaluate;
 mod model;
@@ -28,7 +28,7 @@ use crate::report::mlflow::ServerUrl;
 #[derive(Debug, Parser)]
 #[command(name = "hiend-train", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
-    /// The command; pre-training without one.
+    /// Command to run; pre-training if absent.
     #[command(subcommand)]
     pub command: Option<Command>,
     /// Arguments of pre-training.
@@ -53,13 +53,13 @@ pub enum Command {
     Config(ConfigArgs),
     /// Draw the curves of a run from its journal
     Curves(CurvesArgs),
-    /// Send a run to an MLflow server from its journal: steps that the server has are not sent again
+    /// Send a run to an MLflow server from its journal; steps already on the server are not sent again
     Track(TrackArgs),
     /// Draw original, masked input and reconstruction of scans in three planes
     Reconstruct(ReconstructArgs),
     /// Draw the attention of a patch: self-attention of the encoder, cross-attention of the decoder
     Attend(AttendArgs),
-    /// Report which tensors of a .pth or .safetensors file the model takes, and write them as .safetensors
+    /// Report which tensors of a .pth or .safetensors file fit the model, and write them as .safetensors
     ///
     /// Importing is optional: every --model takes such files directly
     Import(ImportArgs),
@@ -74,7 +74,7 @@ pub enum Command {
     Man(ManArgs),
 }
 
-/// Flags of the check.
+/// Flags of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Device to multiply on: auto, cpu, cuda:N or vulkan:N
@@ -93,8 +93,8 @@ pub struct VerifyArgs {
 /// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
-    /// Name of the configuration, such as vit-l-p12; with its kind where both kinds have the name, as pretrain/tiny and
-    /// finetune/tiny [default: list the names]
+    /// Name of the configuration, such as vit-l-p12; with its kind if both kinds have the name, such as pretrain/tiny
+    /// and finetune/tiny [default: list the names]
     #[arg(value_name = "PRESET")]
     pub preset: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! The commands of `hiend-train`. The only modules of this crate that print.
+//! Commands of `hiend-train`, the only modules of this crate that print.
 
 mod attend;
 mod class_names;
@@ -35,7 +35,7 @@ use hiend_loader::program::{
 
 use crate::cli::{Cli, Command};
 
-/// Runs the command that was typed.
+/// Runs the command given on the command line.
 ///
 /// # Errors
 /// Any failure, as a message for the user.
@@ -66,13 +66,13 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Prints a line on standard output; see [`program::print`]. Line feeds within it, which are those of a file's or a case's
-/// name, are escaped. Text of several lines is for [`print_text`].
+/// Prints a line on standard output; see [`program::print`]. Line feeds within it, which come from names of files or
+/// cases, are escaped. Use [`print_text`] for several lines.
 fn print(line: impl Display) -> Result<bool, StdoutError> {
     program::print(escape_name(&line.to_string()))
 }
 
-/// Shows a line on standard error. Line feeds within it are escaped as by [`print`].
+/// Prints a line on standard error. Line feeds within it are escaped as by [`print`].
 fn note(line: impl Display) {
     program::note(escape_name(&line.to_string()));
 }

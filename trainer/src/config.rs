@@ -1,4 +1,4 @@
-//! The configuration of a run: one TOML file holds everything that changes a result; everything else is a flag.
+//! Configuration of a run: one TOML file holds everything that changes a result; all other settings are flags.
 //!
 //! Text is parsed, checked against the known keys (an unknown key is refused and the nearest known one suggested), and
 //! validated. The resolved configuration is saved with the run and compared when the run is resumed.
@@ -26,7 +26,7 @@ use crate::ops::attention::Computation;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
 
-/// Section of the augmentation's settings.
+/// Prefix of the keys of the augmentation's settings.
 const AUGMENT: &str = "stream.augment.";
 /// Key of the augmentation chain, whose other settings depend on it.
 const CHAIN: &str = "stream.augment.chain";
@@ -35,10 +35,10 @@ const CHAIN: &str = "stream.augment.chain";
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Seed of first weights, crops, augmentation and masks. At most 2⁶³ - 1, the maximum of TOML's integers.
+    /// Seed of initial weights, crops, augmentation and masks. At most 2⁶³ - 1, the maximum of TOML's integers.
     pub seed: u64,
     /// Number of crops on the device at a time. A larger batch is split into parts whose gradients add up to the
-    /// batch's, except for rounding: this takes more time and less memory. Absent for the whole batch at once; `"auto"`
+    /// batch's, except for rounding; this takes more time and less memory. Absent for the whole batch at once; `"auto"`
     /// for a number that fits into the free memory, chosen when the run begins and saved with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<MicroBatch>,
@@ -49,38 +49,38 @@ pub struct TrainConfig {
     /// Number type of matrix products: `f32`, or `bf16`, which is faster on GPUs. Everything else is f32.
     #[serde(default)]
     pub precision: Precision,
-    /// Computation of attention on GPUs: `products`, or `cudnn`, which keeps no attention matrix and needs 16-bit
-    /// precision. It is the same on a CPU.
+    /// Computation of attention on GPUs: `products`, or `cudnn`, which stores no attention matrix and needs 16-bit
+    /// precision. No effect on a CPU.
     #[serde(default)]
     pub attention: Computation,
     /// Processor that computes nnU-Net's augmentations: `cpu`, or `device` if decoding keeps the cores busy. Crops are
-    /// the same except for rounding. The recipe's augmentations are always part of the copy that cuts a crop.
+    /// the same except for rounding. The recipe's augmentations are always applied while a crop is cut.
     #[serde(default)]
     pub augment_on: AugmentOn,
-    /// Processor that decodes chunks and cuts crops from them: `cpu`, or `device`, to which chunks are then sent as they
-    /// are stored. Serves shards of the codec `fast` read by this process; the chain `nnunet` with `augment_on = "device"`
-    /// only. Labels are decoded by the CPU in any case. Crops are the same.
+    /// Processor that decodes chunks and cuts crops from them: `cpu`, or `device`, which then receives chunks as they
+    /// are stored. Requires shards of the codec `fast` that this process reads; the chain `nnunet` also requires
+    /// `augment_on = "device"`. Labels are always decoded by the CPU. Crops are the same.
     #[serde(default)]
     pub decode_on: DecodeOn,
-    /// Kernels of UNETR's convolutions on NVIDIA's GPUs: `cudnn`, where it is found, or `burn` for Burn's own, which are
-    /// tuned for minutes first. Of no effect elsewhere.
+    /// Kernels of UNETR's convolutions on NVIDIA GPUs: `cudnn`, if it is found, or `burn` for Burn's own, which are
+    /// first tuned for minutes. No effect on other devices.
     #[serde(default)]
     pub convolutions: Convolutions,
 }
 
-/// Kernels of convolutions on NVIDIA's GPUs.
+/// Kernels of convolutions on NVIDIA GPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Convolutions {
-    /// cuDNN where it is found.
+    /// cuDNN, if it is found.
     #[default]
     Cudnn,
-    /// Burn's.
+    /// Burn's own kernels.
     Burn,
 }
 
 impl Convolutions {
-    /// Takes effect on all models of the process.
+    /// Applies the setting to all models of the process.
     pub fn settle(self) {
         crate::ops::conv::leave_to_burn(self == Self::Burn);
     }
@@ -109,7 +109,7 @@ pub enum AugmentOn {
 }
 
 impl TrainConfig {
-    /// Settings in which every key is present, optional ones too.
+    /// Returns settings in which every key is present, optional ones included.
     pub(crate) fn with_every_key() -> Self {
         Self {
             seed: 0,
@@ -129,7 +129,8 @@ impl TrainConfig {
         self.micro_batch.and_then(MicroBatch::crops)
     }
 
-    /// Form of the voxels that the loader delivers for these settings and this augmentation, on a CPU or not.
+    /// Form in which the loader delivers voxels for these settings and this augmentation; `is_cpu` is true if the
+    /// device is a CPU.
     #[must_use]
     pub fn voxel_form(&self, augment: &Chain, is_cpu: bool) -> VoxelForm {
         if self.decode_on == DecodeOn::Device {
@@ -143,7 +144,7 @@ impl TrainConfig {
         }
     }
 
-    /// Returns the first setting out of range, with the reason.
+    /// Returns the first setting that is out of range, with the reason.
     #[must_use]
     pub fn fault(&self) -> Option<(&'static str, String)> {
         if i64::try_from(self.seed).is_err() {
@@ -162,7 +163,7 @@ impl TrainConfig {
     }
 }
 
-/// Preprocessing in which every key is present; the default normalisation is left out in TOML.
+/// Returns a preprocessing in which every key is present, except the default normalisation, which TOML leaves out.
 fn preprocess_with_every_key() -> PreprocessConfig {
     let normalize = Normalize::Zscore;
     PreprocessConfig { window: normalize.default_window(), normalize, ..PreprocessConfig::default() }
@@ -191,13 +192,13 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     /// Selections of cases, in the order of [`Self::splits`].
     fn splits_mut(&mut self) -> Vec<&mut Split>;
 
-    /// Preprocessing of the scans, once it was filled in from the cache.
+    /// Preprocessing of the scans, once it has been filled in from the cache.
     fn preprocess(&self) -> Option<&PreprocessConfig>;
 
     /// Returns the first invalid value in the sections that only this kind of run has.
     fn model_fault(&self) -> Option<Fault>;
 
-    /// A configuration in which every key is present, optional ones too: the list of known keys.
+    /// Returns a configuration in which every key is present, optional ones included: the list of known keys.
     fn with_every_key() -> Self;
 
     /// Parses and validates `text`; `origin` names it in errors.
@@ -218,8 +219,8 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         Ok(config)
     }
 
-    /// Returns the configuration with the values of `settings` (`KEY=VALUE` pairs, keys with their sections). Another
-    /// `stream.augment.chain` begins with that chain's defaults.
+    /// Returns the configuration with the values of `settings` (`KEY=VALUE` pairs; keys include their sections). A
+    /// changed `stream.augment.chain` starts from that chain's defaults.
     ///
     /// # Errors
     /// The first unknown key or invalid value.
@@ -289,7 +290,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         }
     }
 
-    /// Checks all values of a configuration to train by; `origin` names it in errors.
+    /// Checks all values of a configuration for training; `origin` names it in errors.
     ///
     /// # Errors
     /// The first value out of range, or a number of crops at a time that was left to the program and not chosen.
@@ -306,7 +307,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         Ok(())
     }
 
-    /// Returns the fault of augmenting on the device when there is nothing to do there.
+    /// Returns the fault of requesting augmentation on the device for a chain that has nothing to do there.
     fn augment_fault(&self) -> Option<(&'static str, String)> {
         let useless = self.train().augment_on == AugmentOn::Device && self.stream().augment.is_linear();
         let reason =
@@ -314,7 +315,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         useless.then(|| ("augment_on", reason.to_owned()))
     }
 
-    /// Returns the fault of decoding on the device what the CPU would augment.
+    /// Returns the fault of decoding on the device what the CPU would then have to augment.
     fn decode_fault(&self) -> Option<(&'static str, String)> {
         if self.train().decode_on == DecodeOn::Cpu {
             return None;
@@ -335,8 +336,9 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         blake3::hash(self.to_toml().as_bytes()).to_hex()[..16].to_owned()
     }
 
-    /// Lists the keys whose values differ from those of `other`: key, value here, value there. Of a value that has another
-    /// form there, such as a split, the whole is listed. A file is the same with and without its folder.
+    /// Lists the keys whose values differ from those of `other`: key, value here, value there. If a value has another
+    /// form in `other`, such as a split, the whole value is listed. Paths of the same file with and without its folder
+    /// count as equal.
     fn differences(&self, other: &Self) -> Vec<(String, String, String)> {
         let mut other = other.clone();
         for (theirs, ours) in other.splits_mut().into_iter().zip(self.splits()) {
@@ -353,8 +355,8 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         differing.into_iter().map(|key| (key.to_owned(), show(&ours, key), show(&theirs, key))).collect()
     }
 
-    /// Lists the differences from `before`, with which a run began. Earlier versions did not record the preprocessing of
-    /// scans in HU, so its absence there does not count as a difference.
+    /// Lists the differences from `before`, with which a run began. Earlier versions did not record the preprocessing
+    /// of scans in HU, so a missing record does not count as a difference.
     fn changes_since(&self, before: &Self) -> Vec<(String, String, String)> {
         let is_hu = |preprocess: &PreprocessConfig| preprocess.normalize.is_hu();
         let is_unrecorded = before.preprocess().is_none() && self.preprocess().is_some_and(is_hu);
@@ -370,34 +372,34 @@ pub enum ConfigError {
     /// Invalid TOML, a value of the wrong type, or a missing key.
     #[error("{origin}: {message}")]
     Parse {
-        /// The file or flag.
+        /// File or flag with the error.
         origin: String,
-        /// The parser's message, on one line.
+        /// Message of the parser, on one line.
         message: String,
     },
     /// An unknown key.
     #[error("{origin}: unknown key `{key}`{}", suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
     UnknownKey {
-        /// The file or flag.
+        /// File or flag with the key.
         origin: String,
-        /// The key with its sections.
+        /// Key, including its sections.
         key: String,
-        /// The nearest known key.
+        /// Nearest known key.
         suggestion: Option<String>,
     },
     /// A value out of range.
     #[error("{origin}: {key}: {reason}")]
     Invalid {
-        /// The file or flag.
+        /// File or flag with the value.
         origin: String,
-        /// The key with its section.
+        /// Key, including its section.
         key: String,
         /// Value found and values expected, for the message.
         reason: String,
     },
 }
 
-/// Returns the values by key, keys with their sections.
+/// Values by key; keys include their sections.
 fn flat(toml: &str) -> BTreeMap<String, String> {
     fn walk(prefix: &str, table: &Table, flat: &mut BTreeMap<String, String>) {
         for (key, value) in table {
@@ -415,15 +417,15 @@ fn flat(toml: &str) -> BTreeMap<String, String> {
     flat
 }
 
-/// The value of a key with its sections; `None` if it is absent.
+/// Value of a key that includes its sections; `None` if it is absent.
 fn value_at<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     let mut parts = key.split('.');
     let first = table.get(parts.next()?)?;
     parts.try_fold(first, |value, part| value.as_table()?.get(part))
 }
 
-/// `key`, or the key of the value that it is a part of, if only one of two configurations has that part. Sections as a whole
-/// are not values.
+/// Returns `key`, or the key of the value that contains it if only one of two configurations has that part. Whole
+/// sections do not count as values.
 fn common_key<'a>(key: &'a str, ours: &Table, theirs: &Table) -> &'a str {
     let is_common = value_at(ours, key).is_some() && value_at(theirs, key).is_some();
     match key.rsplit_once('.') {
@@ -432,8 +434,8 @@ fn common_key<'a>(key: &'a str, ours: &Table, theirs: &Table) -> &'a str {
     }
 }
 
-/// Gives `theirs` the path of `ours` if both name one file, one of them without its folder, as earlier versions recorded
-/// it. (The digest of the cases tells whether the file says the same.)
+/// Sets the path in `theirs` to that of `ours` if both name one file, one of them without its folder, as earlier
+/// versions recorded it. (The digest of the cases reveals whether the content is equal.)
 fn align(theirs: &mut Split, ours: &Split) {
     let ends_with = |path: &Path, end: &Path| {
         path.is_absolute() && end.is_relative() && path.ends_with(end.strip_prefix(".").unwrap_or(end))
@@ -455,8 +457,8 @@ fn value_of(text: &str) -> Value {
     value.unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// Finds the known key that an unknown one probably stands for: a similar one in its section, or one of the same name in
-/// another section.
+/// Finds the known key that an unknown key probably stands for: a similar one in its section, or one with the same name
+/// in another section.
 fn suggestion(prefix: &str, key: &str, known: &Table, all: &Table) -> Option<String> {
     let similarity = |candidate: &&String| strsim::jaro_winkler(key, candidate);
     let nearest = known.keys().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));

@@ -1,4 +1,4 @@
-//! The stream as a [`DataLoader`] of Burn, for training loops other than ours.
+//! The stream as a Burn [`DataLoader`], for training loops other than this crate's.
 //!
 //! Burn asks a loader for an iterator once per epoch. The first iterator yields the batches of the loader's range, the
 //! second as many batches after them, and so on: every epoch has new crops. [`CropLoader::repeating`] yields the same
@@ -56,26 +56,26 @@ pub struct CropLoader {
     repeats: bool,
     /// Number of iterators made so far.
     rounds: AtomicU64,
-    /// Steps from one iterator to the next: the length of the range that this one was sliced from.
+    /// Steps from one iterator to the next: the length of the range from which this loader was sliced.
     round_len: u64,
 }
 
 impl CropLoader {
-    /// A loader of one epoch of the stream per iterator.
+    /// Creates a loader with one epoch of the stream per iterator.
     #[must_use]
     pub fn new(loader: Arc<Loader>, device: &Device) -> Self {
         let steps = 0..loader.steps_per_epoch();
         Self::of_steps(loader, steps, device)
     }
 
-    /// A loader of `steps`, followed with each further iterator by as many.
+    /// Creates a loader of `steps`; each further iterator continues with as many steps.
     #[must_use]
     pub fn of_steps(loader: Arc<Loader>, steps: Range<u64>, device: &Device) -> Self {
         let round_len = steps.end.saturating_sub(steps.start);
         Self { loader, steps, device: device.clone(), repeats: false, rounds: AtomicU64::new(0), round_len }
     }
 
-    /// This loader, yielding the same steps with each iterator.
+    /// Makes the loader yield the same steps with each iterator.
     #[must_use]
     pub fn repeating(self) -> Self {
         Self { repeats: true, ..self }
@@ -112,7 +112,8 @@ impl DataLoader<CropBatch> for CropLoader {
         Arc::new(self.with(self.steps.clone(), device))
     }
 
-    /// The batches that begin within items `start..end`. Slices that tile the items tile the batches; no batch is cut.
+    /// Loader of the batches that begin within the items `start..end`. Adjacent slices of items give adjacent batches;
+    /// no batch is divided.
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<CropBatch>> {
         let step = |item: usize| {
             let step = self.steps.start + item.div_ceil(self.loader.crops_per_batch()) as u64;
@@ -170,7 +171,7 @@ mod tests {
     use hiend_loader::pipeline::{LoaderOptions, StreamConfig};
     use hiend_loader::preprocess::PreprocessConfig;
 
-    /// A loader of six cases: batches of two cases, two crops of each.
+    /// Loader of six cases, with batches of two crops from each of two cases.
     fn loader(dir: &std::path::Path) -> Arc<Loader> {
         let mut writer = ShardWriter::create(dir, 1, 0).unwrap();
         for case in 0..6u16 {

@@ -1,7 +1,7 @@
-//! Devices that tensors live on. Apart from [`crate::ops`], the only file that names a backend.
+//! Devices on which tensors are stored. Apart from [`crate::ops`], this is the only file that names a backend.
 //!
-//! DIFFERENCE from Burn's habit: `Device::default()` is never used. In a build with the feature `cuda` it is a CUDA
-//! device even on a machine without one, and panics there.
+//! DIFFERENCE from Burn's convention: `Device::default()` is never used. In a build with the feature `cuda` it is a
+//! CUDA device even on a machine without one, and panics there.
 
 pub(crate) mod failure;
 
@@ -16,21 +16,21 @@ use burn::tensor::Tensor;
 
 use crate::host_memory;
 
-/// Device as named on the command line.
+/// Device as selected on the command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The first CUDA device, if this build has CUDA and one answers; the CPU otherwise.
     #[default]
     Auto,
-    /// The CPU of this machine.
+    /// The CPU.
     Cpu,
-    /// The CUDA device of this index.
+    /// The CUDA device with this index.
     Cuda(usize),
-    /// The Vulkan device of this index. For tests: Mesa's software device runs the GPU code on any machine.
+    /// The Vulkan device with this index. For tests: Mesa's software device runs the GPU code on any machine.
     Vulkan(usize),
 }
 
-/// A name that is not a device's.
+/// Error of a name that is not a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected auto, cpu, cuda:N or vulkan:N")]
 pub struct ParseDeviceError;
@@ -74,7 +74,7 @@ pub enum DeviceError {
     NotBuilt {
         /// Kind of device.
         name: &'static str,
-        /// Feature that adds it.
+        /// Cargo feature that adds the support.
         feature: &'static str,
     },
     /// The machine has no such device.
@@ -87,7 +87,7 @@ pub enum DeviceError {
         /// Number of devices of this kind.
         found: usize,
     },
-    /// The mathematical functions of kernels are missing, or are where the code generator does not look.
+    /// The file with the mathematical functions of kernels is missing, or not where the code generator looks for it.
     #[error(
         "CUDA's libdevice.10.bc was not found in {}: {}",
         looked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
@@ -111,7 +111,7 @@ pub enum DeviceError {
         )
     )]
     NoNccl {
-        /// The library under a name that the bindings do not load, if it was found.
+        /// Library file under a name that the bindings do not load, if one was found.
         found: Option<PathBuf>,
     },
     /// Devices that cannot train one model together.
@@ -122,7 +122,7 @@ pub enum DeviceError {
     Environment(String),
 }
 
-/// A device that was found.
+/// An opened device.
 #[derive(Clone, Debug)]
 pub struct Compute {
     raw: Device,
@@ -157,19 +157,19 @@ impl Compute {
         }
     }
 
-    /// The CPU of this machine.
+    /// Opens the CPU.
     #[must_use]
     pub fn cpu() -> Self {
         Self { raw: Device::flex(), kind: Kind::Cpu }
     }
 
-    /// The device without gradient tracking, for constants.
+    /// Device without gradient tracking, for constants.
     #[must_use]
     pub fn raw(&self) -> &Device {
         &self.raw
     }
 
-    /// The device with gradient tracking, for parameters that are trained.
+    /// Device with gradient tracking, for trained parameters.
     #[must_use]
     pub fn autodiff(&self) -> Device {
         self.raw.clone().autodiff()
@@ -181,8 +181,8 @@ impl Compute {
         self.kind == Kind::Cpu
     }
 
-    /// Bytes of memory that are free on the device, those of the machine for the CPU; without what a device's allocator keeps
-    /// for reuse. `None` where the free memory is unknown.
+    /// Free memory of the device (for the CPU, of the machine) in bytes, excluding memory that a device's allocator
+    /// keeps for reuse. `None` if it is unknown.
     #[must_use]
     pub fn free_memory(&self) -> Option<u64> {
         match self.kind {
@@ -266,7 +266,7 @@ fn cuda_free_memory(device: &Device) -> Option<u64> {
     crate::vendor::memory::free_bytes(&there)
 }
 
-/// Checks that `CubeCL`'s code generator, whose own message says less, will find libdevice.
+/// Checks that `CubeCL`'s code generator will find libdevice; its own error message is less helpful.
 #[cfg(all(feature = "cuda", not(feature = "cuda-nvrtc")))]
 fn find_libdevice() -> Result<(), DeviceError> {
     use crate::vendor::library::{Libdevice, Places};
@@ -279,7 +279,7 @@ fn find_libdevice() -> Result<(), DeviceError> {
     Err(DeviceError::NoLibdevice { looked: places.libdevice_folders(), elsewhere })
 }
 
-/// Checks that gradients on `compute` can be added to those of other ranks: CUDA devices need NCCL.
+/// Checks that gradients on `compute` can be added to those of other ranks; CUDA devices need NCCL.
 ///
 /// # Errors
 /// [`DeviceError::NoNccl`] if it is not found by the name that it is loaded by.
@@ -320,8 +320,8 @@ fn quietly<T>(probe: impl FnOnce() -> T + std::panic::UnwindSafe) -> Option<T> {
 
 /// Takes the message of the last panic of a device's own threads since the previous call.
 ///
-/// Such a panic does not end the run: tuning tries kernels that a device refuses, and continues. The message is kept in
-/// case a result turns out to be missing or not a number.
+/// Such a panic does not end the run: tuning tries kernels that a device rejects, and continues. The message is kept in
+/// case a result is later missing or not a number.
 #[must_use]
 pub fn take_panic() -> Option<String> {
     PANIC.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -329,7 +329,7 @@ pub fn take_panic() -> Option<String> {
 
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
-/// Remembers the panics of device threads from now on instead of printing them; see [`take_panic`].
+/// Stores the messages of panics on device threads from now on, instead of printing them; see [`take_panic`].
 pub fn remember_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -345,11 +345,11 @@ pub fn remember_panics() {
     }));
 }
 
-/// Makes `Device::default()`, which Burn calls where it reads optimizer state, mean the CPU.
+/// Makes `Device::default()`, which Burn calls when it reads optimizer state, return the CPU.
 ///
 /// Only the environment variable `BURN_DEVICE` decides that, and a running process cannot set it safely. A build with
-/// kernels that runs on the CPU therefore restarts its process once with the variable set. Has no effect in any other
-/// case. Binaries call it before anything else touches Burn.
+/// GPU kernels that runs on the CPU therefore restarts its process once with the variable set. Has no effect otherwise.
+/// Binaries call it before anything else uses Burn.
 ///
 /// # Errors
 /// If the process cannot be restarted.
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_libraries_are_named_with_what_to_do() {
+    fn missing_libraries_are_named_with_a_remedy() {
         let looked = vec![PathBuf::from("/opt/cuda/nvvm/libdevice")];
         let missing = DeviceError::NoLibdevice { looked: looked.clone(), elsewhere: None }.to_string();
         assert!(

@@ -1,8 +1,8 @@
-//! Tests of the code for devices, as a list of functions: a program can run them where there is no test harness.
+//! Device tests as a list of functions, so that a program can run them where there is no test harness.
 
 use burn::tensor::Device;
 
-/// The name of each test, and the test: a function that panics if the device fails it.
+/// Name and function of each test; the function panics if the device fails.
 pub fn device_tests() -> impl Iterator<Item = (&'static str, fn(&Device))> {
     let of_others = [
         crate::augment::tests::DEVICE_TESTS,

@@ -1,4 +1,4 @@
-//! Training by several processes: how they find each other, exchange facts, add gradients, and fail together.
+//! Training by several processes, which find each other, exchange facts, add gradients, and fail together.
 //!
 //! ```text
 //!   world        rank, number of ranks and address of rank 0, from the environment of torchrun, Slurm or Kubernetes
@@ -6,7 +6,7 @@
 //!   rendezvous   rank 0 listens at one address; a rank proves that it knows the token, and gets a connection
 //!   link         one connection: a thread that reads, a thread that writes and sends heartbeats
 //!   group        the ranks of a run: small values gathered from all, one failure that ends all
-//!   all_reduce   the seam for sums of gradients: over the group's own connections (`tcp_sum`), with NCCL (`nccl`) or MPI
+//!   all_reduce   interface for sums of gradients: over the group's own connections (`tcp_sum`), with NCCL (`nccl`) or MPI
 //!                (`mpi`)
 //!   sums         a thread that sums gradients during the backward pass
 //! ```

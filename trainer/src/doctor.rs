@@ -1,7 +1,7 @@
-//! State of the machine as far as computing goes: driver, devices, libraries, and one product checked against its definition.
+//! State of the machine for computing: driver, devices, libraries, and one product checked against its definition.
 //!
-//! Works in every build: a build without CUDA still names the GPUs and libraries that are there, since they say what a
-//! build with CUDA would be worth.
+//! Works in every build: a build without CUDA still names the GPUs and libraries that are there, because they show what
+//! a build with CUDA would gain.
 
 mod machine;
 
@@ -16,24 +16,24 @@ use crate::vendor::algorithms;
 
 pub use machine::Machine;
 
-/// Everything that was found.
+/// Results of all checks.
 #[derive(Debug)]
 pub struct Report {
     machine: Machine,
-    /// The device that was asked for, with the products computed there.
+    /// The requested device, with the products computed there.
     device: Result<Examined, DeviceError>,
 }
 
-/// A device that was opened, and how well it multiplies.
+/// An opened device, and the accuracy of its products.
 #[derive(Debug)]
 struct Examined {
     device: String,
-    /// Library or kernels that the products were computed by; empty on the CPU.
+    /// Library or kernels that computed the products; empty on the CPU.
     by: String,
     products: Vec<ProductCheck>,
 }
 
-/// Largest error of a product and of its gradients, relative to the norm of the definition in 64 bits.
+/// Largest error of a product and of its gradients, relative to the norm of the result in 64 bits.
 #[derive(Clone, Copy, Debug)]
 struct ProductCheck {
     factors: Factors,
@@ -48,7 +48,7 @@ impl ProductCheck {
 }
 
 impl Report {
-    /// Looks at this machine, and multiplies on the device of `choice`.
+    /// Examines this machine, and computes products on the device of `choice`.
     #[must_use]
     pub fn of(choice: DeviceChoice) -> Self {
         let examined = |compute: Compute| {
@@ -65,7 +65,7 @@ impl Report {
         Self { machine: Machine::of_process(), device: Compute::open(choice).map(examined) }
     }
 
-    /// Returns true if the device was opened and its products are those of the definition.
+    /// Returns true if the device was opened and its products match the definition.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.device.as_ref().is_ok_and(|device| device.products.iter().all(ProductCheck::is_close))
@@ -75,7 +75,7 @@ impl Report {
 /// Products of one check: the value, and the gradients of both factors.
 const PRODUCTS: usize = 3;
 
-/// Words for what computed the products, of which a library recorded some.
+/// Describes what computed the products; a library recorded `recorded` of them.
 fn computed_by(recorded: usize, asked: usize) -> String {
     match recorded {
         0 => " by built-in kernels".to_owned(),
@@ -84,12 +84,12 @@ fn computed_by(recorded: usize, asked: usize) -> String {
     }
 }
 
-/// Sizes of the product: rows, inner length, columns. None is a multiple of a tile, and rows are folded from two axes.
+/// Sizes of the product: rows (two axes), inner length, columns. None is a multiple of a tile.
 const SIZES: [usize; 4] = [3, 43, 132, 76];
 
-/// Takes one small product and its gradients in every form of factors that the device has.
+/// Computes one small product and its gradients for every type of factors that the device supports.
 fn check_products(device: &Device) -> Vec<ProductCheck> {
-    // Errors that rounding the factors explains: of TF32 2^-11 each, of bf16 2^-9; the CPU rounds sums alone.
+    // Errors that the rounding of factors explains: 2^-11 each for TF32, 2^-9 for bf16; the CPU rounds only sums.
     let forms = [(Factors::F32, 1e-3), (Factors::Tf32, 1e-3), (Factors::Bf16, 1e-2)];
     let has = |(factors, _): &(Factors, f64)| factors.dtype().is_none_or(|dtype| device.supports_dtype(dtype));
     let check = |(factors, tolerance)| ProductCheck { factors, error: product_error(device, factors), tolerance };
@@ -101,7 +101,7 @@ fn wave(len: usize, frequency: f32) -> Vec<f32> {
     (0..len).map(|i| ((i as f32 * frequency).sin() * 43_758.547).fract()).collect()
 }
 
-/// Error of `y = x · w + b` and of its gradients on `device`; infinite if a value is missing or not a number.
+/// Error of `y = x · w + b` and its gradients on `device`; infinite if a value is missing or not a number.
 fn product_error(device: &Device, factors: Factors) -> f64 {
     let [n, l, k, columns] = SIZES;
     let rows = n * l;
@@ -144,7 +144,7 @@ fn product_error(device: &Device, factors: Factors) -> f64 {
     ours.iter().zip(&reference).map(error).fold(0.0, f64::max)
 }
 
-/// Kinds of devices that this build has.
+/// Kinds of devices that this build supports.
 fn built_in() -> String {
     let kinds = [
         (true, "cpu"),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_names_every_library_and_what_was_multiplied() {
+    fn the_report_names_every_library_and_every_product() {
         let report = Report::of(DeviceChoice::Cpu);
         assert!(report.is_healthy());
         let text = report.to_string();

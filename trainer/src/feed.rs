@@ -1,13 +1,13 @@
-//! Batches brought to the device on a thread of their own, one or two ahead of the step that uses them.
+//! Upload of batches to the device on a separate thread, one or two ahead of the step that uses them.
 //!
-//! One batch waits in the channel while the next is prepared, so the device holds three at most: the one being computed
-//! on, the waiting one and the one in preparation. The targets of the crops are made here too ([`Targets`]): masks, which
-//! are sampled from the identity of each crop and depend neither on its batch nor on earlier ones; or label maps.
+//! One batch waits in the channel while the next is prepared, so the device holds three at most: the batch in use, the
+//! waiting one and the one in preparation. The targets of the crops are made here too ([`Targets`]): masks, which are
+//! sampled from the identity of each crop and depend neither on its batch nor on earlier crops; or label maps.
 //!
 //! A GPU gets voxels as the cache stores them, quantized to 16 bits, and converts them to floats when the batch is used
-//! ([`crate::ops::dequantize`]): half the bytes on the way, and half the memory while a batch waits. For the CPU the loader
-//! makes floats in the pass that cuts the crops. Where the device augments, it gets the boxes that crops are made from
-//! ([`crate::augment`]); where it decodes, the chunks of their cases as they are stored ([`crate::ops::decode`]).
+//! ([`crate::ops::dequantize`]): half the bytes to transfer, and half the memory while a batch waits. For the CPU the
+//! loader makes floats in the pass that cuts the crops. If the device augments, it gets the boxes from which crops are
+//! made ([`crate::augment`]); if it decodes, the chunks of their cases as they are stored ([`crate::ops::decode`]).
 
 mod device_batch;
 mod error;
@@ -26,7 +26,7 @@ pub use targets::{HostCrops, Labels, Masked, Masks, TargetError, Targets};
 /// Batches in the order of their steps.
 pub type BatchSource = Box<dyn Iterator<Item = Result<Batch, SourceError>> + Send>;
 
-/// Any iterator of batches as a [`BatchSource`].
+/// Wraps an iterator of batches as a [`BatchSource`].
 pub fn source_of<E: Into<SourceError>>(
     batches: impl Iterator<Item = Result<Batch, E>> + Send + 'static,
 ) -> BatchSource {
@@ -40,11 +40,11 @@ pub struct FeedConfig {
     pub start_step: u64,
     /// Crop size along x, y, z, in voxels.
     pub crop_size: [usize; 3],
-    /// Crops of a part; `None` for the whole batch.
+    /// Number of crops per part; `None` for the whole batch.
     pub micro_batch: Option<usize>,
 }
 
-/// The feeding thread and the channel from it. Dropping it ends both, once the source returns its next batch.
+/// Feeding thread and the channel from it. Dropping it ends both, once the source returns its next batch.
 #[derive(Debug)]
 pub struct Feed<T> {
     batches: Option<Receiver<Result<Option<DeviceBatch<T>>, FeedError>>>,
@@ -53,7 +53,7 @@ pub struct Feed<T> {
 }
 
 impl<T: Send + 'static> Feed<T> {
-    /// Starts to prepare batches of `source` on `device`, a device without autodiff: batches are constants.
+    /// Starts to prepare batches of `source` on `device`, which is without autodiff because batches are constants.
     ///
     /// # Errors
     /// If the system cannot start a thread.
@@ -87,8 +87,8 @@ impl<T: Send + 'static> Feed<T> {
         self.batches.as_ref().is_none_or(|batches| !batches.is_empty() || batches.is_disconnected())
     }
 
-    /// Waits for the next batch. `None` if all its cases are corrupt and were skipped: the step has no batch, and the next
-    /// call returns that of the following step.
+    /// Waits for the next batch. `None` if all its cases are corrupt and were skipped: the step then has no batch, and
+    /// the next call returns the batch of the following step.
     ///
     /// # Errors
     /// [`FeedError`], after which every call fails.

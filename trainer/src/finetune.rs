@@ -1,4 +1,4 @@
-//! Fine-tuning: the task of segmenting scans.
+//! Fine-tuning: trains a network to segment scans.
 
 mod classes;
 mod init;
@@ -50,16 +50,16 @@ pub enum FinetuneError {
     /// Classes that are unknown, contradict each other or do not match the labels of the cases.
     #[error(transparent)]
     Classes(#[from] ClassesError),
-    /// Validation on whole cases, of which loader servers send only crops.
+    /// Validation with loader servers, which send only crops while validation needs whole cases.
     #[error(
         "validation needs whole cases, and the servers of --loader send crops: name the same shards with --shards as well, \
          or pass --no-validation"
     )]
     NoCases,
-    /// Servers whose cache does not say how its cases were made.
+    /// Servers whose cache does not state its preprocessing.
     #[error("the servers' manifest.json: invalid preprocess")]
     ServedPreprocess(#[source] serde_json::Error),
-    /// A cache made with other preprocessing than the configuration states.
+    /// A cache whose preprocessing differs from the configuration.
     #[error("the cache was made with {cache}; the configuration's preprocess says {config}")]
     Preprocess {
         /// Preprocessing of the cache, as JSON.
@@ -69,8 +69,8 @@ pub enum FinetuneError {
     },
 }
 
-/// Hint at the flags that divide the cases otherwise, for an error whose cause is their division; nothing for others, such as
-/// that of a list of cases.
+/// Hint at the flags that divide the cases differently, for an error that the division causes; empty for other errors,
+/// such as that of a list of cases.
 fn split_hint(error: &pipeline::Error) -> &'static str {
     match error {
         pipeline::Error::Unsuitable {
@@ -95,12 +95,12 @@ pub struct Finetuning {
     validation: Option<ValidationSet>,
     /// Digest of the validation cases.
     validation_digest: Option<String>,
-    /// Warnings for the user, to be shown before the run begins.
+    /// Warnings to show to the user before the run begins.
     pub warnings: Vec<String>,
 }
 
 impl Finetuning {
-    /// Fills in the settings that `config` leaves to the cache, and checks that both fit together.
+    /// Fills in the settings that `config` leaves to the cache, and checks that the two match.
     ///
     /// # Errors
     /// [`FinetuneError`].
@@ -144,9 +144,9 @@ impl Finetuning {
         Ok(Self { config, init, validation, validation_digest, warnings })
     }
 
-    /// Fills in the settings that `config` leaves to the data, whose cases only loader servers have; `manifest` describes
-    /// the datasets of the stream, and none of its label maps has the labels `unseen`. There can be no validation, and the labels
-    /// of each batch are checked when it arrives.
+    /// Fills in the settings that `config` leaves to the data, when only loader servers have the cases. `manifest`
+    /// describes the datasets of the stream; the labels `unseen` occur in none of its label maps. Validation is not
+    /// possible, and the labels of each batch are checked when it arrives.
     ///
     /// # Errors
     /// [`FinetuneError`].
@@ -183,7 +183,7 @@ impl Finetuning {
     }
 }
 
-/// Warnings about weights that were trained on other scans than the cache holds, or for other classes.
+/// Warnings about weights trained on other kinds of scans than the cache holds, or for other classes.
 fn remarks_on_weights(init: &Init, config: &FinetuneConfig, cache: &PreprocessConfig) -> Vec<String> {
     let Init::Given { origin, facts, .. } = init else { return Vec::new() };
     let mut remarks = init.remarks_on_scans(cache, config.stream.window);
@@ -198,7 +198,7 @@ fn remarks_on_weights(init: &Init, config: &FinetuneConfig, cache: &PreprocessCo
     remarks
 }
 
-/// Fills in the preprocessing of `config`, or compares it with that of the cache.
+/// Fills in the preprocessing of `config`, or compares it with the cache's.
 fn settle_preprocess(config: &mut FinetuneConfig, cache: &PreprocessConfig) -> Result<(), FinetuneError> {
     match &config.preprocess {
         Some(expected) if expected != cache => {
@@ -212,7 +212,7 @@ fn settle_preprocess(config: &mut FinetuneConfig, cache: &PreprocessConfig) -> R
     }
 }
 
-/// The part of a step's loss that a micro-batch with these `labels` contributes.
+/// Contribution of a micro-batch with these `labels` to a step's loss.
 fn weighted(terms: DiceCe, labels: &ClassMap, share: Share) -> Tensor<1> {
     if labels.num_annotated().is_some() {
         share.of_crops(terms.dice) + share.of_annotated(terms.cross_entropy)
@@ -311,8 +311,8 @@ mod tests {
     use crate::config::finetune::FinetunePreset;
     use crate::label_space::LabelSpace;
 
-    /// Loss of a step of four crops, of 4³ voxels and three classes, in micro-batches of `sizes` crops, and the gradient of
-    /// the logits.
+    /// Loss of a step of four crops with 4³ voxels and three classes, in micro-batches of `sizes` crops, and the
+    /// gradient of the logits.
     fn step(labels: &[u8], space: LabelSpace, sizes: &[usize]) -> (f32, Vec<f32>) {
         let device = Device::flex();
         let values: Vec<f32> = (0..4 * 3 * 64).map(|at| (at as f32 * 0.37).sin() * 3.0).collect();

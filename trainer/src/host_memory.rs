@@ -1,20 +1,20 @@
-//! Memory that this process may use: that of the machine, or less where a control group limits it, as containers and
-//! batch systems do.
+//! Memory that this process may use: that of the machine, or less if a control group limits it, as in containers and
+//! batch systems.
 
 use std::path::{Path, PathBuf};
 
 const PROC: &str = "/proc";
 const GROUPS: &str = "/sys/fs/cgroup";
 
-/// Bytes of memory that this process may use, swap space of the machine included; `None` where the system does not
-/// report it.
+/// Bytes of memory that this process may use, including the machine's swap space; `None` if the system does not report
+/// it.
 #[must_use]
 pub fn limit() -> Option<u64> {
     limit_of(Path::new(PROC), Path::new(GROUPS))
 }
 
-/// Bytes of memory that are free for this process, swap space not included; `None` where the system does not report it.
-/// Contents of files that the system would drop count as free.
+/// Bytes of memory that are free for this process, excluding swap space; `None` if the system does not report it.
+/// Cached file contents that the system can drop count as free.
 #[must_use]
 pub fn available() -> Option<u64> {
     available_of(Path::new(PROC), Path::new(GROUPS))
@@ -36,7 +36,7 @@ fn available_of(proc: &Path, groups: &Path) -> Option<u64> {
     available.into_iter().chain(rooms).min()
 }
 
-/// Bytes of a line in the text of `/proc/meminfo`.
+/// Value in bytes of a line in the text of `/proc/meminfo`.
 fn bytes_of(meminfo: &str, name: &str) -> Option<u64> {
     let rest = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     Some(rest.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
@@ -48,8 +48,8 @@ fn own_groups(proc: &Path, groups: &Path) -> Vec<(PathBuf, Files)> {
     own.lines().flat_map(|line| groups_of(line, groups)).collect()
 }
 
-/// Folders of the group of a line of `/proc/self/cgroup` (`0::/path`, or `4:memory:/path` of version 1) and of the groups
-/// above it, which limit it as well. A container may see only the last of these.
+/// Folders of the control group in a line of `/proc/self/cgroup` (`0::/path`, or `4:memory:/path` in version 1), and of
+/// the groups above it, which limit the process as well. A container may see only the last of these.
 fn groups_of(line: &str, groups: &Path) -> Vec<(PathBuf, Files)> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { return vec![] };
@@ -69,7 +69,7 @@ fn groups_of(line: &str, groups: &Path) -> Vec<(PathBuf, Files)> {
 struct Files {
     limit: &'static str,
     usage: &'static str,
-    /// Line of `memory.stat` with the contents of files that were not used lately.
+    /// Line of `memory.stat` with the size of cached file contents that were not used recently.
     inactive_file: &'static str,
 }
 
@@ -78,12 +78,12 @@ const VERSION_1: Files =
 const VERSION_2: Files = Files { limit: "memory.max", usage: "memory.current", inactive_file: "inactive_file " };
 
 impl Files {
-    /// Limit of `group` in bytes. A group without one says `max`.
+    /// Limit of `group` in bytes; `None` for a group without a limit, whose file says `max`.
     fn limit(self, group: &Path) -> Option<u64> {
         std::fs::read_to_string(group.join(self.limit)).ok()?.trim().parse().ok()
     }
 
-    /// Bytes that are left below the limit of `group`.
+    /// Bytes left below the limit of `group`.
     fn room(self, group: &Path) -> Option<u64> {
         let limit = self.limit(group)?;
         let usage: u64 = std::fs::read_to_string(group.join(self.usage)).ok()?.trim().parse().ok()?;
@@ -98,7 +98,7 @@ impl Files {
 mod tests {
     use super::*;
 
-    /// A folder with the files of a process in the groups `cgroup`.
+    /// Folder with the files of a process that belongs to the groups in `cgroup`.
     fn system(cgroup: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {

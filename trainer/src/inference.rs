@@ -22,19 +22,19 @@ use export::ExportError;
 /// Errors from running a model over a volume.
 #[derive(Debug, Error)]
 pub enum InferenceError {
-    /// Windows that do not fit the volume or the model.
+    /// Windows that do not match the volume or the model.
     #[error(transparent)]
     SlidingWindow(#[from] SlidingWindowError),
-    /// A prediction that does not fit the scan.
+    /// A prediction that does not match the scan.
     #[error(transparent)]
     Export(#[from] ExportError),
     /// A failure of the device.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// Logits that are not numbers, from which no label follows. Background in their place would be a silent error.
+    /// Logits that are not finite, so that no label can be derived. Replacing them by background would hide the error.
     #[error("{count} of {all} logits are NaN or infinite: the weights are damaged or have diverged")]
     NotFinite {
-        /// Number of such logits.
+        /// Number of logits that are not finite.
         count: usize,
         /// Number of all logits of the windows.
         all: usize,
@@ -45,33 +45,33 @@ pub enum InferenceError {
 #[derive(Debug, Error)]
 #[error("the device failed: {message}")]
 pub struct DeviceError {
-    /// Reason in the backend's words, and the message of a panic of the device's own threads, if one was remembered.
+    /// Reason given by the backend, with the message of a panic on the device's own threads, if there was one.
     pub message: String,
 }
 
 impl DeviceError {
-    /// The failure that a backend's error describes, with the panic that
-    /// [`remember_panics`](crate::device::remember_panics) has kept.
+    /// Converts a backend's error, adding the panic message kept by
+    /// [`remember_panics`](crate::device::remember_panics).
     fn of(error: impl Debug) -> Self {
         let panic = take_panic().map(|panic| format!(" ({panic})")).unwrap_or_default();
         Self { message: format!("{}{panic}", failure::reason_of(error)) }
     }
 
-    /// Returns true if the device's memory was exhausted, so that something smaller may succeed.
+    /// Returns true if the device ran out of memory, so that a smaller computation may succeed.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
         failure::is_out_of_memory(&self.message)
     }
 }
 
-/// Reads a tensor back, the last axis fastest.
+/// Reads a tensor back to the host, last axis fastest.
 pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, DeviceError> {
     let data = tensor.try_into_data().map_err(DeviceError::of)?;
     data.try_to_vec().map_err(DeviceError::of)
 }
 
-/// Logits `[n, classes, X, Y, Z]` of `num_windows` windows `[n, C, X, Y, Z]` of size `crop_size`, both on the host: the
-/// predictor of a [`crate::sliding_window::SlidingWindow`].
+/// Predicts the logits `[n, classes, X, Y, Z]` of `num_windows` windows `[n, C, X, Y, Z]` of size `crop_size`, all on
+/// the host. It is the predictor of a [`crate::sliding_window::SlidingWindow`].
 ///
 /// # Errors
 /// If the device fails, or a logit is NaN or infinite.
@@ -90,8 +90,8 @@ pub fn predict_windows(
     finite(host(model.forward(Tensor::from_data(data, device)))?)
 }
 
-/// Logarithms of the mean probabilities of several models, `[n, classes, X, Y, Z]`, which take the place of logits; the
-/// logits themselves if there is one model. Windows as for [`predict_windows`].
+/// Predicts the logarithms of the mean probabilities of several models, `[n, classes, X, Y, Z]`, which are used like
+/// logits; with one model, its logits. Windows are as for [`predict_windows`].
 ///
 /// # Errors
 /// If the device fails, or a logit of any model is NaN or infinite.
@@ -119,9 +119,9 @@ fn logits_of_all(models: &[Unetr], windows: Tensor<5>) -> Tensor<5> {
     }
 }
 
-/// Predicts `volume` by the windows of `sliding`, whose ROI is the models' crop, as [`predict_windows_of_all`] does, and
-/// hands each finished slab to `sink`. `before` is called with the number of windows in front of each batch. On a GPU,
-/// windows are averaged there; batches are then queued ahead of the slabs by up to one ROI.
+/// Predicts `volume` by the windows of `sliding`, whose ROI is the models' crop, as [`predict_windows_of_all`] does,
+/// and hands each finished slab to `sink`. `before` is called before each batch with the number of windows that precede
+/// it. With a GPU, windows are averaged on the device, and batches are queued ahead of the slabs by up to one ROI.
 ///
 /// # Errors
 /// Errors of `before` and `sink`; if the device fails, or a logit is NaN or infinite.
@@ -154,15 +154,16 @@ where
     };
     let hand = |Region { start, dims }, averages: Tensor<4>| {
         let values = host(averages).map_err(InferenceError::from)?;
-        // An average is finite only if all that it is made of is.
+        // An average is finite only if all its terms are.
         all_finite(&values)?;
         sink(Slab { start, dims, values: &values })
     };
     sliding.run_on_device(volume, device, predict, |averages| averages, hand)
 }
 
-/// Class of the largest averaged logit at each voxel of `volume`, `[X, Y, Z]`, the lowest of equals; otherwise as
-/// [`predict_volume`]. On a GPU, classes are chosen there, and one byte per voxel crosses to the host.
+/// Selects the class with the largest averaged logit at each voxel of `volume`, `[X, Y, Z]`; among equals, the lowest
+/// class. Otherwise like [`predict_volume`]. With a GPU, classes are selected on the device, and one byte per voxel is
+/// transferred to the host.
 ///
 /// # Errors
 /// Errors of `before`; if the models have more than 256 classes, the device fails, or a logit is NaN or infinite.
@@ -201,7 +202,7 @@ where
     Ok(labels.finish())
 }
 
-/// Reads classes back if all values were finite.
+/// Reads the selected classes back, after checking that all values were finite.
 fn chosen(LargestClasses { classes, not_finite, num_values }: LargestClasses) -> Result<Vec<u8>, InferenceError> {
     let not_finite = not_finite.try_into_data().map_err(DeviceError::of)?;
     let count = not_finite.iter::<i64>().sum::<i64>();
@@ -213,9 +214,9 @@ fn chosen(LargestClasses { classes, not_finite, num_values }: LargestClasses) ->
     Ok(classes.try_to_vec().map_err(DeviceError::of)?)
 }
 
-/// Logarithm of the mean over models of the probabilities that follow from their logits `[n, classes, X, Y, Z]`.
+/// Logarithm of the mean, over models, of the probabilities given by their logits `[n, classes, X, Y, Z]`.
 ///
-/// Computed from logarithms, so that classes of vanishing probability keep their order.
+/// Computed from logarithms, so that classes with vanishing probability keep their order.
 fn log_mean_probability(logits: Vec<Tensor<5>>) -> Tensor<5> {
     let num_models = logits.len() as f64;
     // Zero; NaN where a logit of any model is not finite, which the mean could hide.
@@ -226,7 +227,7 @@ fn log_mean_probability(logits: Vec<Tensor<5>>) -> Tensor<5> {
     top + sum.expect("at least one model").log() - num_models.ln() + check.expect("at least one model")
 }
 
-/// The logits if all are finite numbers.
+/// Returns the logits if all are finite; an error otherwise.
 fn finite(logits: Vec<f32>) -> Result<Vec<f32>, InferenceError> {
     all_finite(&logits)?;
     Ok(logits)

@@ -1,8 +1,8 @@
 //! Initial weights of a run, for both kinds of runs: read from a run, a checkpoint or a file, or downloaded.
 //!
-//! [`crate::pretrain`] and [`crate::finetune`] put them into their models, each with checks of its own. Common to both are
-//! the refusal of values that no network can compute with, and the positions: the tables of a pre-training model are a fixed
-//! function of the crop's grid of patches, so those of another grid are replaced, never taken.
+//! [`crate::pretrain`] and [`crate::finetune`] put them into their models, each with checks of its own. Both reject
+//! values that a network cannot compute with, and treat positions alike: the tables of a pre-training model are a fixed
+//! function of the crop's grid of patches, so tables of another grid are replaced, never taken over.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -41,15 +41,16 @@ pub enum InitError {
         /// Reason why the file cannot be read.
         source: WeightsError,
     },
-    /// Weights of another model.
+    /// Weights of a model that does not match the configuration.
     #[error("{} does not fit the model of the configuration", origin.display())]
     Unfit {
         /// File or checkpoint of the weights.
         origin: PathBuf,
-        /// The first mismatch.
+        /// First mismatch.
         source: WeightsError,
     },
-    /// Weights of an encoder with another number of blocks or attention heads, which no shape shows.
+    /// Weights of an encoder with another number of blocks or attention heads, which the shapes of the tensors do not
+    /// reveal.
     #[error(
         "{}: its encoder has {key} = {found}, but model.{key} = {expected}; set model.{key} to {found}",
         origin.display()
@@ -59,12 +60,13 @@ pub enum InitError {
         origin: PathBuf,
         /// Key of the configuration.
         key: &'static str,
-        /// Number in the weights' own model.
+        /// Number in the model of the weights.
         found: usize,
         /// Number in the configuration.
         expected: usize,
     },
-    /// Weights of a UNETR whose positions were trained on another grid of patches, which no shape shows.
+    /// Weights of a UNETR whose positions were trained on another grid of patches, which the shapes of the tensors do
+    /// not reveal.
     #[error(
         "{}: its positions were trained with stream.crop_size = {found:?}, but stream.crop_size = {expected:?} has its patches \
          elsewhere; set stream.crop_size to {found:?}",
@@ -73,12 +75,12 @@ pub enum InitError {
     OtherCrop {
         /// File or checkpoint of the weights.
         origin: PathBuf,
-        /// Size of the crops that the weights were trained on, in voxels.
+        /// Crop size for which the weights were trained, in voxels.
         found: [usize; 3],
-        /// Size of the crops in the configuration, in voxels.
+        /// Crop size in the configuration, in voxels.
         expected: [usize; 3],
     },
-    /// Weights that no network can compute with.
+    /// Weights that are not finite, or too large to compute with.
     #[error(
         "{}: {key} holds {value:e}: the model had diverged when it was saved; take an earlier checkpoint",
         origin.display()
@@ -88,7 +90,7 @@ pub enum InitError {
         origin: PathBuf,
         /// Name of the tensor.
         key: String,
-        /// The first such value.
+        /// First unusable value.
         value: f32,
     },
 }
@@ -105,14 +107,14 @@ pub enum Init {
         origin: PathBuf,
         /// All tensors, under `PyTorch`'s names.
         state: StateDict,
-        /// Facts of the run that they come from.
+        /// Facts of the run that produced the weights.
         facts: Box<RunFacts>,
     },
-    /// A weight file on the web, downloaded when a run begins with it: after everything else was checked.
+    /// A weight file on the web, which is downloaded when a run starts from it, after all other checks.
     Remote {
         /// URL of the file.
         url: String,
-        /// Place of the copy, and settings of the request.
+        /// Folder of the copy, and settings of the request.
         downloads: Downloads,
     },
 }
@@ -135,7 +137,7 @@ impl Init {
         Ok(Self::Given { origin, state, facts: Box::new(facts) })
     }
 
-    /// Weights of a file on the web. Requests nothing yet.
+    /// Refers to a weight file on the web. Requests nothing yet.
     ///
     /// # Errors
     /// If the URL names no weight file.
@@ -153,15 +155,15 @@ impl Init {
         }
     }
 
-    /// Warnings about weights that were trained on other scans than the cache holds; `window` replaces the cache's own.
+    /// Warnings about weights trained on other kinds of scans than the cache holds; `window` replaces the cache's own.
     pub(crate) fn remarks_on_scans(&self, cache: &PreprocessConfig, window: Option<[f64; 2]>) -> Vec<String> {
         let Self::Given { origin, facts, .. } = self else { return Vec::new() };
         let differences = facts.trained_on.iter().flat_map(|trained_on| trained_on.differences(cache, window));
         differences.map(|text| format!("the weights of {} were trained on {text}", origin.display())).collect()
     }
 
-    /// Returns `model` with these weights, which `take` puts into it, and a report of them; `None` for random ones. Weights on
-    /// the web are downloaded first.
+    /// Returns `model` with these weights, which `take` copies into it, and a report of them; `None` for random
+    /// weights. Weights on the web are downloaded first.
     ///
     /// # Errors
     /// If the weights cannot be downloaded, or `take` fails.
@@ -186,23 +188,23 @@ impl Init {
     }
 }
 
-/// Weights that were read, with what is known of them.
+/// Weights that were read, with the known facts about them.
 pub(crate) struct FoundWeights<'a> {
     /// File or checkpoint of the weights.
     pub origin: &'a Path,
     /// All tensors, under `PyTorch`'s names.
     pub state: &'a StateDict,
-    /// Facts of the run that they come from.
+    /// Facts of the run that produced the weights.
     pub facts: &'a RunFacts,
 }
 
 impl FoundWeights<'_> {
-    /// The error of weights that do not fit the model.
+    /// Error of weights that do not match the model.
     pub(crate) fn unfit(&self, source: WeightsError) -> InitError {
         InitError::Unfit { origin: self.origin.to_owned(), source }
     }
 
-    /// Refuses values that no network can compute with, in the tensors that were taken from `state`.
+    /// Rejects unusable values in the tensors taken from `state`.
     ///
     /// # Errors
     /// The first such value.
@@ -215,7 +217,7 @@ impl FoundWeights<'_> {
     }
 }
 
-/// Fixed positions of crops with another grid of patches, which those of the new model replaced.
+/// Grids of fixed positions for another crop, which were replaced by those of the new model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OtherGrid {
     theirs: Patches,
@@ -228,12 +230,12 @@ impl fmt::Display for OtherGrid {
     }
 }
 
-/// Patches of a crop, as far as a table of positions shows them.
+/// Number of patches in a crop, as far as a table of positions reveals it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Patches {
     /// Number along each axis.
     Grid([usize; 3]),
-    /// Number in total, where the table is not a sine-cosine table.
+    /// Total number, if the table is not a sine-cosine table.
     Number(usize),
 }
 
@@ -246,17 +248,18 @@ impl fmt::Display for Patches {
     }
 }
 
-/// Patches that a table `[1, L, E]` is for, with L and E; `None` for another shape.
+/// Patches that a table `[1, L, E]` belongs to, with L and E; `None` for another shape.
 fn patches_of(table: &HostTensor) -> Option<(Patches, usize, usize)> {
     let &[1, num_patches, dim] = table.shape.as_slice() else { return None };
     let grid = grid_of_table(&table.values, dim);
     Some((grid.map_or(Patches::Number(num_patches), Patches::Grid), num_patches, dim))
 }
 
-/// Replaces the table of positions `key` in `state` by `ours`, the new model's own, if it is for another grid of patches: of
-/// another length, or the sine-cosine table of another grid of that many patches. Returns both grids then.
+/// Replaces the table of positions `key` in `state` by `ours`, the table of the new model, if it belongs to another
+/// grid of patches: it has another length, or is the sine-cosine table of another grid with equally many patches. In
+/// that case returns both grids.
 ///
-/// A table that is neither is taken as it is: it is a part of its weights, such as a trained one.
+/// Any other table, such as a trained one, is taken over unchanged, as a part of its weights.
 pub(crate) fn replace_other_positions(state: &mut StateDict, key: &str, ours: &HostTensor) -> Option<OtherGrid> {
     let table = state.tensors.get_mut(key)?;
     let ((theirs, their_len, their_dim), (own, len, dim)) = (patches_of(table)?, patches_of(ours)?);
@@ -276,12 +279,12 @@ struct Fetched {
     state: StateDict,
     /// URL and digest.
     source: String,
-    /// URL, copy, size and digest, for the console.
+    /// Line for the console with URL, copy, size and digest.
     line: String,
 }
 
 impl Fetched {
-    /// Downloads and reads the file, unless its copy is there already.
+    /// Downloads the file, unless a copy exists, and reads it.
     ///
     /// # Errors
     /// If it cannot be downloaded or read.
@@ -295,7 +298,7 @@ impl Fetched {
         Ok(Self { path, state, source: format!("{url}, SHA-256 {sha256}"), line })
     }
 
-    /// Adds the origin of the weights to the lines about them.
+    /// Adds the origin of the weights to the report.
     fn tell(&self, Beginning { summary, report }: Beginning) -> Beginning {
         Beginning { summary: format!("{}; {summary}", self.line), report: format!("{}\n{report}", self.source) }
     }
@@ -312,7 +315,7 @@ mod tests {
         HostTensor { shape: vec![1, grid.iter().product(), DIM], values: sincos_table(grid, DIM) }
     }
 
-    /// Replaces `theirs` by the table of `grid`; returns the line about it and the table that is there afterwards.
+    /// Replaces `theirs` by the table of `grid`, if necessary; returns the line about it and the resulting table.
     fn replaced(theirs: HostTensor, grid: [usize; 3]) -> (Option<String>, HostTensor) {
         let mut state = StateDict { tensors: [("positions".to_owned(), theirs)].into(), ..StateDict::default() };
         let other = replace_other_positions(&mut state, "positions", &table(grid));
@@ -343,7 +346,7 @@ mod tests {
         let mut trained = table([2, 2, 2]);
         trained.values[20] = 7.0;
         assert_eq!(replaced(trained.clone(), [4, 2, 1]), (None, trained));
-        // Of another width: the import refuses it by its shape.
+        // A table of another width is left as it is; the import refuses its shape.
         let wide = HostTensor { shape: vec![1, 8, 18], values: sincos_table([2, 2, 2], 18) };
         assert_eq!(replaced(wide.clone(), [4, 2, 1]), (None, wide));
     }

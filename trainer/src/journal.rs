@@ -1,9 +1,9 @@
 //! `RUN_DIR/journal.jsonl`: one JSON object per line, one line per optimizer step.
 //!
-//! A run that was killed and resumed repeats the steps since its last checkpoint. Of two lines for one step the later
-//! one counts; with the same data both record the same loss. A kill can leave an incomplete last line: readers skip it,
-//! and a resumed run removes it. A power cut can leave garbage after the last sync, which a resumed run removes with a
-//! warning.
+//! A run that was killed and resumed repeats the steps since its last checkpoint. If there are two lines for a step,
+//! the later one is valid; with the same data both record the same loss. A kill can leave an incomplete last line:
+//! readers skip it, and a resumed run removes it. A power cut can leave garbage after the last sync, which a resumed
+//! run removes with a warning.
 //!
 //! The file is synced before every checkpoint ([`Journal::sync`]), so no checkpoint is ahead of its journal.
 
@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use follow::{Chunk, Follower};
 
-/// Maximum length of a line, bytes. A step takes about 300; a longer line means that the file is not a journal.
+/// Maximum length of a line, in bytes. A step takes about 300; a longer line means that the file is not a journal.
 const MAX_LINE: u64 = 1 << 20;
 
 /// Record of an optimizer step.
@@ -28,7 +28,7 @@ const MAX_LINE: u64 = 1 << 20;
 pub struct StepRecord {
     /// Number of the step, from 1.
     pub step: u64,
-    /// Position in epochs.
+    /// Position in the training, in epochs.
     pub epoch: f64,
     /// Mean loss of the batch, before the optimizer step.
     pub loss: f64,
@@ -39,21 +39,22 @@ pub struct StepRecord {
     pub grad_norm: Option<f64>,
     /// Number of crops in the batch.
     pub crops: usize,
-    /// Crops per second, of this step.
+    /// Throughput of this step, in crops per second.
     pub crops_per_sec: f64,
-    /// Time from the end of the last step to the end of this one, waiting and computing, ms.
+    /// Time from the end of the previous step to the end of this one, both waiting and computing, in ms.
     pub step_ms: f64,
-    /// Time for which the device was idle because no batch was ready, ms.
+    /// Time for which the device was idle because no batch was ready, in ms.
     pub wait_ms: f64,
-    /// Time of the transfer from the loader's buffer to the device, ms. On another thread: not part of `step_ms`.
+    /// Time of the transfer from the loader's buffer to the device, in ms. Spent on another thread, so not part of
+    /// `step_ms`.
     pub upload_ms: f64,
-    /// Time of forward pass, backward pass, optimizer step and reading the loss, ms.
+    /// Time of forward pass, backward pass, optimizer step and reading the loss, in ms.
     pub compute_ms: f64,
-    /// Time of reading and decoding in the loader, summed over its threads, ms.
+    /// Time of reading and decoding in the loader, summed over its threads, in ms.
     pub decode_ms: f64,
-    /// Time of cutting and augmenting in the loader, summed over its threads, ms.
+    /// Time of cutting and augmenting in the loader, summed over its threads, in ms.
     pub augment_ms: f64,
-    /// Each rank's part of the step, in rank order; empty for a run in one process. The other times are those of rank 0.
+    /// Each rank's part of the step, in rank order; empty for a run in one process. The other times belong to rank 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ranks: Vec<RankRecord>,
 }
@@ -63,15 +64,16 @@ pub struct StepRecord {
 pub struct RankRecord {
     /// Number of the rank.
     pub rank: usize,
-    /// Time for which the rank waited for its batch, ms.
+    /// Time for which the rank waited for its batch, in ms.
     pub wait_ms: f64,
-    /// Time between the first rank's arrival at the step's exchange and this one's, ms. The others waited for the last.
+    /// Time from the first rank's arrival at the step's exchange to this rank's, in ms. The others waited for the last
+    /// rank.
     pub behind_ms: f64,
     /// Slowest stage of the rank.
     pub stage: Stage,
 }
 
-/// Stages of a rank's step.
+/// Stage of a rank's step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
@@ -101,17 +103,18 @@ impl Stage {
 /// Record of a validation during fine-tuning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ValidationRecord {
-    /// Optimizer steps done before.
+    /// Number of optimizer steps done before the validation.
     pub step: u64,
-    /// Position in epochs.
+    /// Position in the training, in epochs.
     pub epoch: f64,
-    /// Mean Dice over cases and classes, background included; decides the best checkpoint, as in the recipe. Null for NaN.
+    /// Mean Dice over cases and classes, background included; determines the best checkpoint, as in the recipe. Null
+    /// stands for NaN.
     #[serde(deserialize_with = "nan_if_null")]
     pub mean_dice: f64,
-    /// Mean Dice without background; NaN if no case has another class, and the validation is then never the best.
+    /// Mean Dice without background; NaN if no case has another class, in which case the validation is never the best.
     #[serde(deserialize_with = "nan_if_null")]
     pub mean_fg_dice: f64,
-    /// Mean Dice over cases for each class, background first; absent for a class that no case has.
+    /// Mean Dice over cases for each class, background first; absent for a class that occurs in no case.
     pub dice_per_class: Vec<Option<f64>>,
     /// Number of cases predicted.
     pub num_cases: usize,
@@ -121,7 +124,7 @@ pub struct ValidationRecord {
     pub secs: f64,
 }
 
-/// Reads null as NaN, which JSON lacks.
+/// Reads null as NaN, because JSON has no NaN.
 fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
@@ -132,7 +135,7 @@ fn nan_if_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Err
 pub enum Entry {
     /// The run began or was resumed.
     Started {
-        /// Optimizer steps done before.
+        /// Number of optimizer steps done before.
         step: u64,
         /// Names of the devices.
         device: String,
@@ -143,7 +146,7 @@ pub enum Entry {
     Validation(ValidationRecord),
     /// The run stopped.
     Stopped {
-        /// Optimizer steps done.
+        /// Number of optimizer steps done.
         step: u64,
         /// True if a stop was requested.
         interrupted: bool,
@@ -155,13 +158,13 @@ pub enum Entry {
 pub struct Journal {
     file: File,
     path: PathBuf,
-    /// Length of the complete lines, bytes.
+    /// Length of the complete lines, in bytes.
     len: u64,
 }
 
 impl Journal {
-    /// Opens `path` and makes its name durable. The lines of a `resumed` run stay, except for an incomplete last one and
-    /// for garbage in the last MiB.
+    /// Opens `path` and makes its name durable. The lines of a `resumed` run are kept, except for an incomplete last
+    /// line and garbage in the last MiB.
     ///
     /// # Errors
     /// If the file cannot be opened or read.
@@ -211,11 +214,11 @@ impl Journal {
     }
 }
 
-/// The end of a journal without what a kill or a power cut left there.
+/// Last part of a journal, without the remains of a kill or a power cut.
 struct Tail {
-    /// Bytes of the lines that stay.
+    /// Bytes of the lines that are kept.
     kept: Vec<u8>,
-    /// Number of bytes before the first line that is removed.
+    /// Number of bytes before the first removed line.
     sound: usize,
     /// Number of complete lines that are removed.
     num_garbage: usize,
@@ -386,7 +389,7 @@ mod tests {
         assert_eq!(std::fs::metadata(file.path()).unwrap().len() as usize, long.len() - zeros.len() - 1);
     }
 
-    /// Lets four bytes of each write through, and fails from the second write on.
+    /// Writer that lets four bytes of each write through and fails from the second write on.
     #[derive(Default)]
     struct DiskFull {
         writes: std::sync::atomic::AtomicUsize,

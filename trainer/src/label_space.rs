@@ -1,11 +1,11 @@
-//! Values that a label map may hold: the classes of a task and, where a dataset has one, its ignore label.
+//! Values that a label map may hold: the classes of a task and, if a dataset has one, its ignore label.
 //!
-//! The ignore label is nnU-Net's: it marks voxels that were not annotated. They take part neither in the loss nor in
-//! any figure, and no model predicts them.
+//! The ignore label is that of nnU-Net: it marks voxels without annotation. They enter neither the loss nor any metric,
+//! and no model predicts them.
 
 use thiserror::Error;
 
-/// Classes 0 (background) to `num_classes - 1`, and at most one ignore label above them.
+/// Label space of the classes 0 (background) to `num_classes - 1`, with at most one ignore label above them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LabelSpace {
     num_classes: usize,
@@ -16,16 +16,16 @@ pub struct LabelSpace {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("label {label} is out of range; {space}")]
 pub struct LabelOutOfRange {
-    /// The label found.
+    /// Label that was found.
     pub label: i64,
-    /// Position of its voxel in the map, the last axis fastest.
+    /// Index of its voxel in the map, last axis fastest.
     pub voxel: usize,
-    /// The labels allowed.
+    /// Allowed labels.
     pub space: LabelSpace,
 }
 
 impl LabelSpace {
-    /// `num_classes` classes, background included, without an ignore label.
+    /// Creates a label space of `num_classes` classes, background included, without an ignore label.
     #[must_use]
     pub const fn new(num_classes: usize) -> Self {
         Self { num_classes, ignore: None }
@@ -51,7 +51,7 @@ impl LabelSpace {
         self.num_classes
     }
 
-    /// The ignore label, if there is one.
+    /// Returns the ignore label, if there is one.
     #[must_use]
     pub const fn ignore(&self) -> Option<u8> {
         self.ignore
@@ -63,7 +63,7 @@ impl LabelSpace {
         usize::from(label) < self.num_classes || self.ignore == Some(label)
     }
 
-    /// Number of `labels` that are not the ignore label; `None` without one.
+    /// Number of `labels` other than the ignore label; `None` if the space has no ignore label.
     #[must_use]
     pub fn num_annotated(&self, labels: &[u8]) -> Option<u64> {
         let ignore = self.ignore?;

@@ -1,4 +1,4 @@
-//! Losses and the targets they take, one a file.
+//! Losses and their targets, one per file.
 
 pub mod class_map;
 pub mod dice_ce;

@@ -1,4 +1,4 @@
-//! `hiend-train`: see `hiend-train --help`.
+//! The program `hiend-train`; `hiend-train --help` describes it.
 
 use std::process::ExitCode;
 

@@ -22,15 +22,15 @@ pub enum MetricError {
     /// Label and prediction of different sizes.
     #[error("the label has {label:?} voxels, the prediction {pred:?}")]
     SizeMismatch {
-        /// Voxels of the label along x, y, z.
+        /// Size of the label in voxels along x, y, z.
         label: [usize; 3],
-        /// Voxels of the prediction along x, y, z.
+        /// Size of the prediction in voxels along x, y, z.
         pred: [usize; 3],
     },
     /// A slice whose length does not match its size.
     #[error("a volume of {dims:?} voxels does not have {num_voxels} values")]
     VoxelCount {
-        /// Voxels along x, y, z.
+        /// Size in voxels along x, y, z.
         dims: [usize; 3],
         /// Length of the slice.
         num_voxels: usize,
@@ -38,21 +38,21 @@ pub enum MetricError {
     /// A label that is neither a class nor, in the true map, the ignore label.
     #[error("in the {map}: {found}")]
     LabelOutOfRange {
-        /// `label` or `prediction`.
+        /// Name of the map: `label` or `prediction`.
         map: &'static str,
-        /// The label found.
+        /// Label that was found.
         found: LabelOutOfRange,
     },
     /// A spacing that is not a positive finite number.
     #[error("spacing {spacing_mm:?} mm is not positive and finite")]
     Spacing {
-        /// Voxel side lengths, mm.
+        /// Voxel side lengths, in mm.
         spacing_mm: [f64; 3],
     },
     /// A tolerance that is negative or not finite.
     #[error("tolerance {tolerance_mm} mm is not a finite number of zero or more")]
     Tolerance {
-        /// The tolerance given, mm.
+        /// Tolerance as given, in mm.
         tolerance_mm: f64,
     },
 }
@@ -87,13 +87,13 @@ impl<'a> LabelMap<'a> {
         self.voxels
     }
 
-    /// Voxels along x, y, z.
+    /// Size in voxels along x, y, z.
     #[must_use]
     pub fn dims(&self) -> [usize; 3] {
         self.dims
     }
 
-    /// Voxel side lengths, mm.
+    /// Voxel side lengths, in mm.
     #[must_use]
     pub fn spacing_mm(&self) -> [f64; 3] {
         self.spacing_mm

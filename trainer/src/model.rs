@@ -1,8 +1,8 @@
 //! Hi-End-MAE: a masked autoencoder whose decoder reads several encoder layers (arXiv 2502.08347, section 3).
 //!
-//! One concept per file. Every part has an `XConfig` with its sizes, an `init` that takes initial weights from a
+//! Every part has an `XConfig` with its sizes, an `init` that takes initial weights from a
 //! [`WeightInit`](init::WeightInit), and a `forward`. Field names follow the released state dict, so that exporting
-//! is renaming only.
+//! only renames tensors.
 
 pub mod attention;
 pub mod block;

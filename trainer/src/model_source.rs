@@ -1,7 +1,7 @@
 //! Sources of a model: `--model` accepts the folder of a run or of a checkpoint, a `.pth` or a `.safetensors` file.
 //!
-//! A checkpoint contains its model's sizes. A weight file does not: they are given, or are those of the preset that its
-//! tensors fit.
+//! A checkpoint contains its model's sizes. A weight file does not: its sizes are given, or those of the preset that
+//! its tensors fit.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ pub enum ModelSourceError {
     /// A path that does not exist.
     #[error("{}: no such file or folder", path.display())]
     Absent {
-        /// The path given.
+        /// Path as given.
         path: PathBuf,
     },
     /// A path that cannot be accessed.
@@ -38,61 +38,62 @@ pub enum ModelSourceError {
     /// A folder that is neither a run nor a checkpoint.
     #[error("{}: neither a run (checkpoints/) nor a checkpoint (state.json)", path.display())]
     NoModel {
-        /// The path given.
+        /// Path as given.
         path: PathBuf,
     },
     /// A run without a checkpoint.
     #[error("{}: this run has no checkpoint yet", path.display())]
     NoCheckpoint {
-        /// The path given.
+        /// Path as given.
         path: PathBuf,
     },
     /// A weight file where a run is needed.
     #[error("{}: expected the folder of a fine-tuning run or of one of its checkpoints", path.display())]
     NoRun {
-        /// The path given.
+        /// Path as given.
         path: PathBuf,
     },
     /// Sizes given for a checkpoint, which has its own.
     #[error("{}: a checkpoint contains its model's sizes; leave out --preset and --config", path.display())]
     SizesGiven {
-        /// The path given.
+        /// Path as given.
         path: PathBuf,
     },
     /// A weight file of unknown sizes.
-    #[error("{}: its tensors fit no preset; give the model's sizes by --config FILE.toml", path.display())]
+    #[error("{}: its tensors fit no preset; give the model's sizes with --config FILE.toml", path.display())]
     UnknownSizes {
-        /// The path given.
+        /// Path as given.
         path: PathBuf,
     },
-    /// A weight file whose encoder has another number of blocks than the given sizes: those beyond would be left out.
+    /// A weight file whose encoder has a number of blocks other than the given sizes; excess blocks would be dropped.
     #[error("{}: its encoder has {found} blocks, but the given sizes say depth = {expected}", path.display())]
     OtherDepth {
-        /// The path given.
+        /// Path as given.
         path: PathBuf,
-        /// Blocks in the file.
+        /// Number of blocks in the file.
         found: usize,
-        /// Blocks of the given sizes.
+        /// Number of blocks in the given sizes.
         expected: usize,
     },
-    /// A weight file whose fixed positions are those of another grid with as many patches, which no shape shows.
+    /// A weight file whose fixed positions belong to another grid with equally many patches, which the shapes of the
+    /// tensors do not reveal.
     #[error(
         "{}: its positions are for {} patches along x, y, z, but stream.crop_size of the given sizes makes {}; give the \
          crop_size of its pre-training",
         path.display(), sides(*found), sides(*expected)
     )]
     OtherGrid {
-        /// The path given.
+        /// Path as given.
         path: PathBuf,
-        /// Patches of the file's positions along each axis.
+        /// Number of patches along each axis for the positions in the file.
         found: [usize; 3],
-        /// Patches of the given sizes along each axis.
+        /// Number of patches along each axis for the given sizes.
         expected: [usize; 3],
     },
     /// A UNETR where a pre-training model is needed.
     #[error("{}: holds a UNETR (vit.blocks…); expected a pre-training model (encoder.blocks…)", path.display())]
     IsUnetr {
-        /// The path given.
+        /// Path as given.
         path: PathBuf,
     },
     /// A checkpoint that cannot be read.
@@ -111,7 +112,7 @@ pub enum ModelSourceError {
     },
 }
 
-/// Sides of a grid as text.
+/// Formats the sides of a grid.
 fn sides([x, y, z]: [usize; 3]) -> String {
     format!("{x} × {y} × {z}")
 }
@@ -126,8 +127,8 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// Determines what a path is. Of a run, the best checkpoint is taken, or the newest if none was validated or the best
-    /// is gone, which is logged.
+    /// Determines the kind of model at a path. For a run, selects the best checkpoint; if no checkpoint was validated
+    /// or the best no longer exists, selects the newest and logs that.
     ///
     /// # Errors
     /// If it is neither a file nor the folder of a run or a checkpoint, or cannot be accessed.
@@ -159,7 +160,7 @@ impl ModelSource {
         Ok(Self::Checkpoint(best))
     }
 
-    /// Determines the checkpoint that a path names, as [`Self::find`] does.
+    /// Determines the checkpoint at a path, in the same way as [`Self::find`].
     ///
     /// # Errors
     /// See [`Self::find`]; also if the path is a weight file.
@@ -179,7 +180,7 @@ impl ModelSource {
     }
 }
 
-/// Logs a warning about a path, once however often the path is looked up.
+/// Logs a warning about a path only once, however often the path is looked up.
 fn tell_once(path: &Path, message: &str) {
     static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let is_new = TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
@@ -193,26 +194,26 @@ fn tell_once(path: &Path, message: &str) {
 pub struct CheckpointWeights {
     /// All tensors under `PyTorch`'s names, averaged ones if the checkpoint has them.
     pub state: StateDict,
-    /// Facts that the tensors do not show.
+    /// Facts that the tensors do not reveal.
     pub facts: RunFacts,
 }
 
-/// Facts of the run that weights come from, as far as they are known. A weight file contains none of them.
+/// Facts of the run that produced the weights, as far as they are known. A weight file contains none of them.
 #[derive(Clone, Debug, Default)]
 pub struct RunFacts {
-    /// Sizes of the model, of a pre-training run.
+    /// Sizes of the model of a pre-training run.
     pub sizes: Option<HiEndMaeConfig>,
-    /// Attention heads of the encoder.
+    /// Number of attention heads of the encoder.
     pub num_heads: Option<usize>,
-    /// Size of the crops that the model was trained on, in voxels.
+    /// Crop size for which the model was trained, in voxels.
     pub crop_size: Option<[usize; 3]>,
-    /// Scans that the model was trained on.
+    /// Kind of scans on which the model was trained.
     pub trained_on: Option<TrainedOn>,
     /// Class names of a fine-tuning run, background first; empty for other weights.
     pub classes: Vec<String>,
 }
 
-/// Weights of a checkpoint of either kind.
+/// Reads the weights of a checkpoint of either kind.
 ///
 /// # Errors
 /// If the checkpoint cannot be read.
@@ -254,13 +255,13 @@ pub struct Pretrained {
     pub path: PathBuf,
     /// Preset that was found to fit the file's tensors, if no sizes were given.
     pub found_preset: Option<PretrainPreset>,
-    /// Tensors taken and skipped from a file; `None` for a checkpoint, which fits as a whole.
+    /// Tensors taken and skipped from a file; `None` for a checkpoint, whose tensors all match.
     pub report: Option<ImportReport>,
 }
 
 impl Pretrained {
-    /// Loads the pre-training model at `path`; `sizes` are for weight files, which do not contain them. The device needs
-    /// autodiff only if the model is to be trained.
+    /// Loads the pre-training model at `path`; `sizes` are for weight files, which do not contain them. The device
+    /// needs autodiff only if the model is to be trained.
     ///
     /// # Errors
     /// If there is no pre-training model, it cannot be read, or its sizes are unknown or do not fit.
@@ -308,7 +309,7 @@ impl Pretrained {
     }
 }
 
-/// A model with initial weights, to be replaced.
+/// Creates a model with initial weights that are to be replaced.
 fn first_weights(config: &PretrainConfig, device: &Device) -> HiEndMae {
     config.model.init(config.stream.crop_size, &mut WeightInit::new(0, device))
 }

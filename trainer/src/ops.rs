@@ -1,13 +1,13 @@
-//! Differentiable operations, each of them one kernel on a GPU where Burn would compose many.
+//! Differentiable operations, each of which is one kernel on a GPU, where Burn would compose many.
 //!
 //! Each computes in at least 32 bits whatever the type of its inputs, and returns its result in the requested type: a
-//! network with 16-bit matrix products keeps its norms and softmaxes in f32. Each has a reference composed of Burn's own
-//! operations, a kernel (`kernels`) that reads its input once on a GPU, or twice where sums over rows follow, and for f32
-//! on the CPU a function of [`hiend_cpu`] on the tensors' memory (`cpu`); other types take the reference there. Tests
-//! compare the values and gradients of all with the composition.
+//! network with 16-bit matrix products keeps its norms and softmaxes in f32. Each has a reference composed of Burn's
+//! own operations, a kernel (`kernels`) that reads its input once on a GPU, or twice where sums over rows follow, and
+//! for f32 on the CPU a function of [`hiend_cpu`] on the tensors' memory (`cpu`); other types use the reference there.
+//! Tests compare the values and gradients of all with the composition.
 //!
-//! Apart from `device`, these are the only files that name a backend: an operation of our own has to name the backends it
-//! is implemented for.
+//! Apart from `device`, these are the only files that name a backend, because a custom operation must name the backends
+//! for which it is implemented.
 
 pub mod adamw;
 pub mod attention;
@@ -42,7 +42,7 @@ pub mod trunk;
 
 use primitive::{along_rows, cast, dtype_of, widened};
 
-/// The operations' tests that run on a device, those of NVIDIA's libraries first: a run may be cut short.
+/// Device tests of the operations; those of NVIDIA's libraries come first, because a run may be cut short.
 #[cfg(any(test, feature = "device-tests"))]
 pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
     let of_operations = [

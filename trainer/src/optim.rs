@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::ops::adamw::adamw;
 use crate::ops::step_params::StepParams;
 
-/// Parameters that weight decay is applied to.
+/// Parameters to which weight decay applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decay {
@@ -18,7 +18,7 @@ pub enum Decay {
     /// group and then passes all parameters to its optimizer.
     #[default]
     All,
-    /// Weights of linear maps; not biases, norms, tokens and positions.
+    /// Weights of linear maps, but not biases, norms, tokens and positions.
     Matrices,
 }
 
@@ -30,26 +30,26 @@ pub struct AdamWSettings {
     pub lr: f64,
     /// Decay rates of the two moments.
     pub betas: [f64; 2],
-    /// Term added to the root of the second moment.
+    /// Term added to the square root of the second moment.
     pub epsilon: f64,
-    /// Weight decay, in units of the learning rate.
+    /// Weight decay, as a multiple of the learning rate.
     pub weight_decay: f64,
-    /// Parameters that decay.
+    /// Parameters to which weight decay applies.
     #[serde(default)]
     pub decay: Decay,
-    /// Maximum of the global norm of the gradients; absent for no clipping, as in the recipe.
+    /// Maximum global norm of the gradients; absent for no clipping, as in the recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clip_norm: Option<f64>,
 }
 
 impl AdamWSettings {
-    /// The recipe's settings for pre-training.
+    /// Returns the recipe's settings for pre-training.
     #[must_use]
     pub fn pretrain() -> Self {
         Self { lr: 1e-4, betas: [0.9, 0.95], epsilon: 1e-8, weight_decay: 0.05, decay: Decay::All, clip_norm: None }
     }
 
-    /// A new optimizer for `model`, without state.
+    /// Creates an optimizer for `model`, without state.
     #[must_use]
     pub fn init<M: Module>(&self, model: &M) -> ModuleOptimizer {
         let adamw = AdamW {
@@ -68,7 +68,7 @@ impl AdamWSettings {
         }
     }
 
-    /// The first setting that is out of range, with the reason.
+    /// Returns the first setting that is out of range, with the reason.
     #[must_use]
     pub fn fault(&self) -> Option<(&'static str, String)> {
         let not_negative = |v: f64| v.is_finite() && v >= 0.0;
@@ -90,7 +90,7 @@ impl AdamWSettings {
     }
 }
 
-/// The optimizer of one parameter group: one operation per parameter, with the state of Burn's `AdamW`.
+/// Optimizer of one parameter group: one operation per parameter, with the state of Burn's `AdamW`.
 #[derive(Clone, Copy, Debug)]
 struct AdamW {
     betas: [f32; 2],
@@ -183,8 +183,8 @@ impl ModuleVisitor for Parameters {
     }
 }
 
-/// Scales all gradients of `model` so that their global norm is at most `max_norm`. Returns the norm before, `[1]`, or
-/// `None` if there are no gradients.
+/// Scales all gradients of `model` so that their global norm is at most `max_norm`. Returns the norm before clipping,
+/// `[1]`, or `None` if there are no gradients.
 ///
 /// DIFFERENCE: Burn clips each tensor by its own norm, which changes the direction of the step. Nothing is read back from
 /// the device.

@@ -29,10 +29,10 @@ pub use init::BeginError;
 /// Error from comparing a configuration with the cache.
 #[derive(Debug, thiserror::Error)]
 pub enum PretrainError {
-    /// A cache that does not say how its cases were made.
+    /// A cache that does not state its preprocessing.
     #[error("manifest.json: invalid preprocess")]
     Manifest(#[source] serde_json::Error),
-    /// A cache made with other preprocessing than the configuration states.
+    /// A cache whose preprocessing differs from the configuration.
     #[error(
         "the cache was made with {cache}; the configuration's preprocess says {config}; choose another cache, or remove \
          [preprocess]"
@@ -45,7 +45,7 @@ pub enum PretrainError {
     },
 }
 
-/// Fills in the preprocessing of `config` from the manifest of the cache, or compares both.
+/// Fills in the preprocessing of `config` from the manifest of the cache, or compares the two.
 ///
 /// # Errors
 /// [`PretrainError`].
@@ -93,12 +93,12 @@ pub fn pretrain(
 pub struct Pretraining<'a> {
     /// The resolved configuration.
     pub config: &'a PretrainConfig,
-    /// First weights of a new run; `None` for random ones.
+    /// Initial weights of a new run; `None` for random weights.
     pub init: Option<&'a Init>,
 }
 
 impl<'a> Pretraining<'a> {
-    /// Pre-training from random weights.
+    /// Creates a pre-training task with random initial weights.
     #[must_use]
     pub fn new(config: &'a PretrainConfig) -> Self {
         Self { config, init: None }
@@ -118,7 +118,7 @@ impl Task for Pretraining<'_> {
     fn kept_values(&self, gradient_checkpointing: bool) -> KeptValues {
         let (model, crop_size) = (&self.config.model, self.config.stream.crop_size);
         let per_crop = model.kept_values(crop_size, gradient_checkpointing);
-        // More than was measured, or as much: see the description of `memory_need`.
+        // At least as much as was measured; see the documentation of `memory_need`.
         let expected_percent = if gradient_checkpointing { 300 } else { 225 };
         KeptValues { params: model.num_params(crop_size), per_crop, expected_percent }
     }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
-    /// The number of batches that visit every case once: one pass over the cases if `visits_per_batch` divides their
-    /// number, else the last batch begins the next pass.
+    /// Number of batches that visit every case once: one pass over the cases if `visits_per_batch` divides their
+    /// number; otherwise the last batch begins the next pass.
     Epoch,
     /// Optimizer step.
     Step,
@@ -43,7 +43,7 @@ pub struct ScheduleConfig {
 }
 
 impl ScheduleConfig {
-    /// Configuration in which every key is present.
+    /// Returns a configuration in which every key is present.
     pub(crate) fn with_every_key() -> Self {
         Self { unit: Unit::Epoch, total: 1000, warmup: 10, rate_changes: Every::Step }
     }
@@ -76,7 +76,7 @@ impl ScheduleConfig {
         warmup_cosine(peak, position, self.warmup as f64, self.total as f64)
     }
 
-    /// First setting out of range with the reason, if there is one.
+    /// Returns the first setting that is out of range, with the reason; `None` if all are valid.
     #[must_use]
     pub fn fault(&self) -> Option<(&'static str, String)> {
         if self.total == 0 {
@@ -91,7 +91,7 @@ impl ScheduleConfig {
 }
 
 /// Learning rate of pre-training: linear from 0 to `peak` at `warmup`, then half a cosine down to 0 at `total`, and 0
-/// after it.
+/// afterwards.
 ///
 /// `position` may be a fraction: the recipe counts in epochs and changes the rate with every step.
 #[must_use]

@@ -1,7 +1,7 @@
 //! Signals that ask a run to stop, received by one thread in the order in which the system delivers them.
 //!
-//! They are blocked in all threads and read from a file descriptor, so that each one arrives with its sender. Until
-//! then they have their default effect, which ends the process.
+//! They are blocked in all threads and read from a file descriptor, so that each signal arrives with its sender. Before
+//! that they have their default effect, which ends the process.
 
 use std::io;
 
@@ -14,11 +14,11 @@ use nix::unistd::Pid;
 /// Signals that ask a run to stop. SIGHUP is not received by a process that was started with SIGHUP ignored, as by `nohup`.
 pub(crate) const STOPPING: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1];
 
-/// A signal that arrived.
+/// A received signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Arrived {
     pub signal: Signal,
-    /// Process that sent the signal; 0 for the kernel, which sends those of a terminal.
+    /// Process that sent the signal; 0 for the kernel, which sends the signals of a terminal.
     pub sender: Pid,
 }
 
@@ -29,8 +29,8 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Blocks the signals in this thread and in those that it starts later; child processes inherit the mask, too. To be
-    /// called before other threads exist.
+    /// Blocks the signals in this thread and in those that it starts later; child processes also inherit the mask. Must
+    /// be called before other threads exist.
     ///
     /// # Errors
     /// If the system gives no file descriptor.

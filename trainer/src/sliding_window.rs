@@ -30,7 +30,7 @@ use window::{copy_window, mirror};
 /// Errors from predicting a volume by windows.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum SlidingWindowError {
-    /// A ROI or volume with an empty axis, or a batch of no windows.
+    /// A ROI or volume with an empty axis, or a batch size of 0.
     #[error("{what} must not be empty")]
     Empty {
         /// Name of the empty quantity.
@@ -39,7 +39,7 @@ pub enum SlidingWindowError {
     /// An overlap outside [0, 1).
     #[error("overlap {overlap} is not in [0, 1)")]
     Overlap {
-        /// The overlap given.
+        /// Overlap as given.
         overlap: f64,
     },
     /// A slice whose length does not match the size of the volume.
@@ -52,12 +52,12 @@ pub enum SlidingWindowError {
         /// Length of the slice.
         num_values: usize,
     },
-    /// A predictor that returned another number of values than its windows have.
+    /// A prediction with another number of values than the windows have.
     #[error("the predictor returned {got} values, expected {expected}")]
     PredictionLength {
-        /// Values expected for the batch.
+        /// Number of values expected for the batch.
         expected: usize,
-        /// Values returned.
+        /// Number of values returned.
         got: usize,
     },
     /// More classes than a `u8` label map can hold.
@@ -110,7 +110,7 @@ pub struct Slab<'a> {
     pub values: &'a [f32],
 }
 
-/// Size, distance and weights of the windows.
+/// Size, overlap and weights of the windows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SlidingWindow {
     roi_size: [usize; 3],
@@ -121,7 +121,7 @@ pub struct SlidingWindow {
 }
 
 impl SlidingWindow {
-    /// Windows of `roi_size` voxels with `overlap` in [0, 1), predicted `sw_batch_size` at a time.
+    /// Creates windows of `roi_size` voxels with `overlap` in [0, 1), predicted `sw_batch_size` at a time.
     ///
     /// # Errors
     /// If the overlap is out of range or a size is zero.
@@ -187,13 +187,13 @@ impl SlidingWindow {
         (0..3).map(|a| self.starts(a, dims[a].max(self.roi_size[a])).len()).product()
     }
 
-    /// Axis along which slabs of a volume of `dims` voxels are delivered: the longest, the first of equals.
+    /// Axis along which slabs of a volume of `dims` voxels are delivered: the longest axis, the first among equals.
     #[must_use]
     pub fn slab_axis(&self, dims: [usize; 3]) -> usize {
         (0..3).rev().max_by_key(|&a| dims[a].max(self.roi_size[a])).unwrap_or(0)
     }
 
-    /// Predicts `volume` and hands each finished slab to `sink`, in order along the longest axis.
+    /// Predicts `volume` and passes each finished slab to `sink`, in order along the longest axis.
     ///
     /// `predict` receives windows `[n, C, rx, ry, rz]` and their number `n <= sw_batch_size`, and returns
     /// `[n, K, rx, ry, rz]` with the same K each time. While it runs, a second thread adds the previous prediction, which
@@ -268,7 +268,7 @@ impl SlidingWindow {
         windows
     }
 
-    /// Mean over the marked mirror images, each mirrored back. `batch` is mirrored in place meanwhile.
+    /// Mean prediction over the marked mirror images, each mirrored back. `batch` is mirrored in place meanwhile.
     fn predict_mirrored<E>(
         &self,
         batch: &mut [f32],
@@ -303,7 +303,7 @@ struct Adder {
     geometry: Geometry,
     /// Weights of a window's voxels.
     weights: Vec<f32>,
-    /// Sums; `None` before the first prediction, which shows the number of channels.
+    /// Sums; `None` before the first prediction, which determines the number of channels.
     sums: Option<Accumulator>,
 }
 
@@ -331,7 +331,7 @@ impl Adder {
         Ok(())
     }
 
-    /// Hands what is left to the sink.
+    /// Passes the remaining positions to the sink.
     fn finish<E>(self, sink: &mut impl FnMut(Slab<'_>) -> Result<(), E>) -> Result<(), E> {
         let end = self.geometry.padded[self.geometry.axis];
         self.sums.map_or(Ok(()), |mut sums| sums.finish_before(end, sink))
@@ -356,7 +356,7 @@ mod tests {
         Ok(windows.chunks_exact(len).flat_map(|w| w.iter().copied().chain(w.iter().map(|v| -v))).collect())
     }
 
-    /// Checks that a predictor which returns its input gives back the volume, whatever the windows.
+    /// Checks that a predictor that returns its input reproduces the volume, whatever the windows.
     fn check(sliding: SlidingWindow, dims: [usize; 3]) {
         let values = ramp(dims);
         let got = sliding.collect(InputVolume::new(&values, 1, dims).expect("volume"), twice).expect("prediction");

@@ -7,7 +7,7 @@ use rand::RngExt as _;
 use crate::feed::BatchSource;
 use crate::training::Stream;
 
-/// Number of cases that the crops are named after.
+/// Number of different cases named in the crops' records.
 const NUM_CASES: usize = 5;
 
 /// Stream of crops of smooth random waves; a pure function of seed and step, like the loader's stream.

@@ -1,21 +1,21 @@
-//! Scans that a model was trained on, as its run recorded them, and their differences from other scans.
+//! Scans on which a model was trained, as its run recorded them, and their differences from other scans.
 
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
 
 use crate::config::RunConfig;
 
-/// Preprocessing of the scans that a model was trained on.
+/// Preprocessing of the scans on which a model was trained.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainedOn {
     /// Preprocessing of the cache; earlier versions did not record it for HU.
     preprocess: Option<PreprocessConfig>,
-    /// Window that the stream put in the place of the cache's.
+    /// Window of the stream, if it replaced that of the cache.
     window: Option<[f64; 2]>,
 }
 
 impl TrainedOn {
-    /// Scans of a run of `config`.
+    /// Training scans of a run with `config`.
     #[must_use]
     pub fn of(config: &impl RunConfig) -> Self {
         Self { preprocess: config.preprocess().cloned(), window: config.stream().window }
@@ -27,14 +27,14 @@ impl TrainedOn {
         self.preprocess.as_ref().map_or(Normalize::Hu, |preprocess| preprocess.normalize)
     }
 
-    /// HU range that became [0, 1], or the range of z-scores that was kept, if it was recorded.
+    /// HU range mapped to [0, 1], or the range of z-scores that was kept, if it was recorded.
     #[must_use]
     pub fn window(&self) -> Option<[f64; 2]> {
         self.window.or(self.preprocess.as_ref().map(|preprocess| preprocess.window))
     }
 
-    /// Lists in words the recorded facts in which the scans of a cache differ, the worst one first. `window` replaces the
-    /// cache's own.
+    /// Describes the recorded facts in which the scans of a cache differ, the most important first. `window` replaces
+    /// the cache's own.
     #[must_use]
     pub fn differences(&self, cache: &PreprocessConfig, window: Option<[f64; 2]>) -> Vec<String> {
         let (theirs, ours) = (self.normalize(), cache.normalize);
@@ -75,7 +75,7 @@ mod tests {
     use crate::config::pretrain::PretrainPreset;
 
     #[test]
-    fn differences_of_scans_are_told_as_far_as_they_were_recorded() {
+    fn differences_of_scans_are_reported_as_far_as_they_were_recorded() {
         let hu = PreprocessConfig::default();
         let check = |recorded: Option<PreprocessConfig>, cache: &PreprocessConfig, window, expected: &[&str]| {
             let mut config = PretrainPreset::Tiny.config();

@@ -1,7 +1,8 @@
 //! The training loop shared by all kinds of runs: batches in; checkpoints, a journal and pictures out.
 //!
-//! A [`Task`] says what is trained; there are two, [`crate::pretrain`] and [`crate::finetune`]. The loop is a library
-//! function, so commands, examples and tests run the same one. It never prints: the caller receives [`Event`]s.
+//! A [`Task`] defines what is trained; there are two, [`crate::pretrain`] and [`crate::finetune`]. The loop is a
+//! library function, so commands, examples and tests all run the same loop. It never prints; the caller receives
+//! [`Event`]s.
 
 mod ema;
 mod error;
@@ -51,30 +52,30 @@ use crate::model::init::WeightInit;
 use ranks::{Facts, Ranks};
 use run::Run;
 
-/// The targets of a task in a batch on the device.
+/// Targets of a task in a batch on the device.
 pub type Target<T> = <<T as Task>::Targets as Targets>::Target;
 
 /// A kind of training: model, targets and loss.
 pub trait Task: Sync {
-    /// Kind of its checkpoints.
+    /// Kind of the task's checkpoints.
     const KIND: Kind;
-    /// Configuration: everything that decides the result except the data.
+    /// Configuration: everything that determines the result except the data.
     type Config: RunConfig;
-    /// Model that this task trains.
+    /// Model that the task trains.
     type Model: Gated + 'static;
     /// Maker of the training targets.
     type Targets: Targets;
 
-    /// The resolved configuration.
+    /// Resolved configuration.
     fn config(&self) -> &Self::Config;
 
-    /// Lower bound of the values that a step keeps in memory.
+    /// Lower bound on the number of values that a step keeps in memory.
     fn kept_values(&self, gradient_checkpointing: bool) -> KeptValues;
 
-    /// Makes a model with random weights.
+    /// Creates a model with random weights.
     fn init(&self, weights: &mut WeightInit) -> Self::Model;
 
-    /// Replaces random weights by those that a new run begins with. Not called for a resumed run.
+    /// Replaces random weights by the initial weights of a new run. Not called for a resumed run.
     ///
     /// # Errors
     /// If the weights cannot be read or belong to another model.
@@ -85,12 +86,12 @@ pub trait Task: Sync {
     /// Returns the maker of the training targets.
     fn targets(&self) -> Self::Targets;
 
-    /// Counts of what the means of the loss are taken over in a micro-batch.
+    /// Numbers of crops and voxels in a micro-batch over which the means of the loss are taken.
     fn counts(&self, part: &Part<Target<Self>>) -> Counts {
         Counts { crops: part.num_crops(), annotated: 0 }
     }
 
-    /// Computes the part of a step's loss that a micro-batch contributes, `[1]`: its means, each weighted by its `share`.
+    /// Computes the contribution of a micro-batch to a step's loss, `[1]`: its means, each weighted by its `share`.
     fn loss(&self, model: &Self::Model, part: &Part<Target<Self>>, share: Share) -> Tensor<1>;
 
     /// Draws the model's output on some crops of a batch into a PNG file.
@@ -110,20 +111,20 @@ pub trait Task: Sync {
         &[]
     }
 
-    /// Digest of the validation cases and their labels, if there are any. Figures of other cases cannot be compared.
+    /// Digest of the validation cases and their labels, if there are any. Results for other cases cannot be compared.
     fn validation_digest(&self) -> Option<&str> {
         None
     }
 
-    /// Optimizer steps between validations, if there are any.
+    /// Number of optimizer steps between validations, if there are any.
     fn validation_every(&self, steps_per_epoch: u64) -> Option<u64> {
         let _ = steps_per_epoch;
         None
     }
 
     /// Measures a model on this rank's share of the validation cases: those whose position leaves the remainder
-    /// `share.0` when divided by `share.1`. `progress` receives the cases done and their total. Returns nothing if a stop
-    /// was requested.
+    /// `share.0` when divided by `share.1`. `progress` receives the number of cases done and of all cases. `None` if a
+    /// stop was requested.
     ///
     /// # Errors
     /// If a case cannot be read or predicted.
@@ -140,7 +141,7 @@ pub trait Task: Sync {
     }
 }
 
-/// The first weights of a new run.
+/// Initial weights of a new run, as reported to the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beginning {
     /// One line for the console.

@@ -1,5 +1,5 @@
-//! NVIDIA's libraries: found at run time, and called for operations that they compute faster than kernels compiled
-//! here.
+//! Use of NVIDIA's libraries: they are found at run time, and called for operations that they compute faster than
+//! kernels compiled here.
 //!
 //! Models and operations never know a library: [`crate::ops::product`], for example, requests a product and receives it,
 //! or the reason why it has to compute the product itself.

@@ -1,8 +1,8 @@
 //! Import and export of weights under the names and in the layouts of the `PyTorch` reference.
 //!
 //! A [`StateDict`] holds tensors as a `PyTorch` file names and shapes them; [`mod@torch`] and [`mod@safetensors`] read
-//! and write the files. [`Naming`] maps every parameter of one of our models to its tensor and layout in such a file;
-//! [`import`] and [`export`] use the same map, so that a round trip gives the same bits.
+//! and write the files. [`Naming`] maps every parameter of a model to its tensor and layout in such a file; [`import`]
+//! and [`export`] use the same map, so that a round trip gives the same bits.
 
 pub mod download;
 pub mod export;
@@ -25,7 +25,7 @@ pub use import::{ImportReport, import_hi_end_mae, import_unetr};
 pub use naming::Naming;
 pub(crate) use naming::{DECODER_POSITIONS, ENCODER_POSITIONS};
 
-/// Errors from reading and writing weights and from putting them into a model.
+/// Errors from reading and writing weights, and from importing them into a model.
 #[derive(Debug, Error)]
 pub enum WeightsError {
     /// A file that cannot be read.
@@ -33,7 +33,7 @@ pub enum WeightsError {
     Io {
         /// Path of the file.
         path: PathBuf,
-        /// Error of the system.
+        /// Error reported by the system.
         source: std::io::Error,
     },
     /// A file that cannot be written.
@@ -44,7 +44,7 @@ pub enum WeightsError {
     Torch {
         /// Path of the file.
         path: PathBuf,
-        /// Error of the reader.
+        /// Error reported by the reader.
         source: Box<burn_store::pytorch::PytorchError>,
     },
     /// A file that is not a safetensors file.
@@ -52,10 +52,10 @@ pub enum WeightsError {
     Safetensors {
         /// Path of the file.
         path: PathBuf,
-        /// Error of the reader.
+        /// Error reported by the reader.
         source: ::safetensors::SafeTensorError,
     },
-    /// A file name with another ending than `.pth`, `.pt`, `.bin` or `.safetensors`.
+    /// A file name with an extension other than `.pth`, `.pt`, `.bin` or `.safetensors`.
     #[error("{}: neither a .pth, .pt or .bin nor a .safetensors file", path.display())]
     UnknownKind {
         /// Path of the file.
@@ -66,10 +66,10 @@ pub enum WeightsError {
     Duplicate {
         /// Path of the file.
         path: PathBuf,
-        /// Common name of the two.
+        /// Name of both tensors.
         key: String,
     },
-    /// Tensors of an unknown model.
+    /// Tensors that belong to no known model.
     #[error(
         "neither a pre-training checkpoint (encoder.blocks…) nor a UNETR (vit.blocks…): {}",
         first.as_ref().map_or_else(|| "the file holds no tensors".to_owned(), |key| format!("its first tensor is {key}"))
@@ -78,23 +78,23 @@ pub enum WeightsError {
         /// First tensor in alphabetical order, if there is any.
         first: Option<String>,
     },
-    /// A tensor of another shape than the model's.
+    /// A tensor whose shape differs from the model's.
     #[error("{key} has shape {found:?}, the model needs {expected:?}")]
     Shape {
         /// Name in the file.
         key: String,
         /// Shape in the file.
         found: Vec<usize>,
-        /// Shape of the model's parameter in such a file.
+        /// Shape that the model's parameter has in such a file.
         expected: Vec<usize>,
     },
-    /// A tensor that the model needs, of another type than floating point.
+    /// A tensor that the model needs but that is not floating point.
     #[error("{key} does not hold floating point numbers")]
     NotFloat {
         /// Name in the file.
         key: String,
     },
-    /// Tensors that the model needs and the file lacks.
+    /// Tensors that the model needs but the file lacks.
     #[error("missing tensors: {}, of which the first is {}", keys.len(), keys[0])]
     Missing {
         /// Names in the file; at least one.
@@ -120,15 +120,15 @@ pub struct HostTensor {
 }
 
 impl HostTensor {
-    /// The first value that no network can compute with, if there is one.
+    /// First value that a network cannot compute with, if there is one.
     #[must_use]
     pub fn unusable(&self) -> Option<f32> {
         self.values.iter().copied().find(|&value| !is_usable(value))
     }
 }
 
-/// Returns whether a network can compute with a weight: with a larger one than 1.8e19, whose square is infinite, every norm
-/// and every product of two like it overflows.
+/// Returns whether a network can compute with a weight. The square of a value above 1.8e19 is infinite, so every norm,
+/// and every product of two such values, would overflow.
 #[must_use]
 pub fn is_usable(weight: f32) -> bool {
     (weight * weight).is_finite()
@@ -146,7 +146,7 @@ pub enum ModelKind {
 /// Tensors of a file by name.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateDict {
-    /// Floating point tensors, as f32.
+    /// Floating point tensors, converted to f32.
     pub tensors: BTreeMap<String, HostTensor>,
     /// Names of tensors of other types, whose values are not kept.
     pub not_float: BTreeSet<String>,
@@ -180,8 +180,8 @@ impl StateDict {
         }
     }
 
-    /// Grid of patches of the crops that a pre-training model was trained on, as its fixed positions show it; `None` if there
-    /// are none, or they are not the sine-cosine table of a grid.
+    /// Grid of patches of the crops on which a pre-training model was trained, derived from its fixed positions; `None`
+    /// if there are none, or they are not the sine-cosine table of a grid.
     #[must_use]
     pub fn position_grid(&self) -> Option<[usize; 3]> {
         let HostTensor { shape, values } = self.tensors.get(ENCODER_POSITIONS)?;
@@ -199,7 +199,7 @@ impl StateDict {
         self.tensors.keys().filter_map(block).max().map(|last| last.saturating_add(1))
     }
 
-    /// Adds a tensor of a file, without the prefix `module.` that data-parallel training leaves on names.
+    /// Adds a tensor from a file, dropping the prefix `module.` that data-parallel training leaves in names.
     fn add(&mut self, path: &Path, name: &str, tensor: Option<HostTensor>) -> Result<(), WeightsError> {
         let key = name.strip_prefix("module.").unwrap_or(name).to_owned();
         let is_new = match tensor {

@@ -1,4 +1,4 @@
-//! Binary of [`benches::cpu_bench`].
+//! The program `cpu-bench`; see [`benches::cpu_bench`].
 
 use std::process::ExitCode;
 

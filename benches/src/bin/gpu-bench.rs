@@ -1,4 +1,4 @@
-//! Measures the models on a device; see [`benches::gpu_bench`].
+//! The program `gpu-bench`, which measures the models on a device; see [`benches::gpu_bench`].
 
 use std::process::ExitCode;
 
@@ -6,6 +6,6 @@ use benches::gpu_bench::{Cli, run};
 use hiend_loader::program;
 
 fn main() -> ExitCode {
-    // With a log: warnings name what a library did not compute.
+    // Logs to standard error: warnings there name computations that a library did not take over.
     program::main(std::io::stderr, |cli: &Cli| run(cli).map(|()| ExitCode::SUCCESS))
 }

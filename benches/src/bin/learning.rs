@@ -1,4 +1,4 @@
-//! Binary of [`benches::learning`].
+//! The program `learning`; see [`benches::learning`].
 
 use std::process::ExitCode;
 

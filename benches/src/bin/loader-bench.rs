@@ -1,4 +1,4 @@
-//! Binary of [`benches::loader_bench`].
+//! The program `loader-bench`; see [`benches::loader_bench`].
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Simulation of data-parallel steps on many GPUs: what the slowest rank, the sums and the data cost.
+//! Simulation of data-parallel steps on many GPUs: the cost of the slowest rank, of the sums and of the data.
 //!
 //! `cargo run --release -p benches --bin scaling`. Nothing is measured here: the inputs below are measured figures
 //! and assumptions, named as such, and `docs/distributed.md` states the result. The same seed gives the same table.
@@ -6,14 +6,15 @@
 #![allow(clippy::print_stdout, reason = "a program that prints a table")]
 #![allow(clippy::cast_precision_loss, reason = "counts that are printed")]
 
-/// Bytes of gradients: 368 million parameters of vit-l-p12 in f32.
+/// Number of bytes of gradients: 368 million parameters of vit-l-p12 in f32.
 const GRADIENT_BYTES: f64 = 368e6 * 4.0;
 /// Seconds of a step of 192 crops on one H100 (measured, docs/gpu.md).
 const STEP_SECS: f64 = 0.267;
-/// Share of a step that is the backward pass (two of three products), and share of that in which the decoder's blocks run (by
-/// the operations of its 513 tokens and the encoder's 129).
+/// Share of a step that is the backward pass (two of three products), and share of the backward pass in which the
+/// decoder's blocks run (estimated from the operations on its 513 tokens and the encoder's 129).
 const BACKWARD: (f64, f64) = (2.0 / 3.0, 0.19);
-/// Blocks whose gradients are summed during the backward pass, with their bytes: the decoder's, then the encoder's.
+/// Number of blocks whose gradients are summed during the backward pass, and bytes per block: first of the decoder,
+/// then of the encoder.
 const BLOCKS: [(usize, f64); 2] = [(2, 3.352e6 * 4.0), (12, 28.332e6 * 4.0)];
 /// Relative spread of a rank's step (assumed: clocks and thermal limits of GPUs of one kind).
 const SPREAD: f64 = 0.02;
@@ -23,17 +24,18 @@ const LATE: (f64, f64) = (0.002, 0.1);
 /// Seconds that rank 0 spends on the facts of one rank and step (measured with all ranks on two busy cores, an upper
 /// bound; see docs/distributed.md).
 const FACTS_SECS: f64 = 90e-6;
-/// GPUs of a machine, and bytes per second and GPU between them (`NVLink`, as NCCL's tests report for eight H100).
+/// Number of GPUs in a machine, and bytes per second and GPU between them (`NVLink`, as reported by NCCL's tests for
+/// eight H100).
 const MACHINE: (usize, f64) = (8, 360e9);
-/// Latency of one hop between machines, seconds.
+/// Latency of one hop between machines, in seconds.
 const HOP_SECS: f64 = 10e-6;
-/// Simulated steps.
+/// Number of simulated steps.
 const STEPS: usize = 2000;
 
 /// A network between machines.
 struct Network {
     name: &'static str,
-    /// Bytes per second and machine.
+    /// Rate in bytes per second and machine.
     speed: f64,
 }
 
@@ -71,8 +73,8 @@ fn main() {
     }
 }
 
-/// Seconds of the sums that are left when the backward pass is over. A block's gradients are final when its part of the pass
-/// is over; the blocks of a kind take equal parts. That sums slow down the products next to them is left out.
+/// Seconds of the sums that remain when the backward pass is over. A block's gradients are final when its part of the
+/// pass is over; blocks of one kind take equal parts. The slowdown of products by concurrent sums is ignored.
 fn left_secs(ranks: usize, network: f64) -> f64 {
     let [(of_decoder, small), (of_encoder, large)] = BLOCKS;
     let decoder = (1..=of_decoder).map(|_| (BACKWARD.1, small));
@@ -87,7 +89,7 @@ fn left_secs(ranks: usize, network: f64) -> f64 {
     end.max(STEP_SECS) + sum_secs(ranks, left, network) - STEP_SECS
 }
 
-/// Seconds of a ring sum: within a machine, then between machines, where each GPU sums its part.
+/// Seconds of a ring sum, first within a machine and then between machines, where each GPU sums its part.
 fn sum_secs(ranks: usize, bytes: f64, network: f64) -> f64 {
     let ring = |members: usize, bytes: f64, speed: f64, hop: f64| {
         let members = members as f64;
@@ -98,7 +100,7 @@ fn sum_secs(ranks: usize, bytes: f64, network: f64) -> f64 {
     if machines == 1 { within } else { within + ring(machines, bytes, network, HOP_SECS) }
 }
 
-/// Mean seconds of the slowest of `ranks` ranks.
+/// Mean duration in seconds of a step of the slowest of `ranks` ranks.
 fn slowest_secs(ranks: usize) -> f64 {
     let mut random = Random(7);
     let total: f64 = (0..STEPS)
@@ -125,7 +127,7 @@ impl Random {
         ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Sum of twelve uniform numbers, less its mean: variance 1.
+    /// Samples an approximately normal number of variance 1: the sum of twelve uniform numbers minus its mean.
     fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
     }

@@ -1,4 +1,5 @@
-//! Rate of the in-process loader with a consumer that drops every batch: the Rust side of `benches/python`.
+//! Measures the rate of the in-process loader with a consumer that drops every batch: the Rust side of
+//! `benches/python`.
 
 #![allow(clippy::print_stdout, reason = "a tool for developers")]
 #![allow(clippy::cast_precision_loss, reason = "counts of crops become rates")]
@@ -85,7 +86,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes of the images that a training run would bring to its device.
+/// Number of image bytes that a training run would transfer to its device.
 fn transferred(batch: &Batch) -> usize {
     match &batch.images {
         Images::Floats(values) => size_of_val::<[f32]>(values),

@@ -58,7 +58,7 @@ impl Contender for MemoryMap {
     }
 }
 
-/// Copies the bytes of a crop in one piece: the lower bound.
+/// Copies the bytes of a crop in one piece, which is the lower bound.
 pub struct Memcpy {
     volume: Vec<f32>,
     shape: [usize; 3],

@@ -1,4 +1,4 @@
-//! Store of this project: single crops, read as the peers read them, and the complete loader.
+//! Store of this project: single crops, read in the same way as from the peers, and the complete loader.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl Contender for CropByCrop {
     }
 }
 
-/// The loader as a training run uses it: augmentation, 8 crops per visit, batches in reused buffers.
+/// Complete loader as in a training run: augmentation, 8 crops per visit, batches in reused buffers.
 pub struct WholeWay {
     stream: BatchStream,
     num_buffers: usize,

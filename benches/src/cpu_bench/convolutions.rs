@@ -10,7 +10,7 @@ use super::peer::{Measured, Peer};
 use super::{Cli, least, lesser};
 use crate::clock::Elapsed;
 
-/// Channels of the input and the output, and voxels per side.
+/// Numbers of input and output channels, and voxels per side.
 const SHAPES: [[usize; 3]; 10] = [
     [1, 8, 96],
     [8, 8, 96],
@@ -89,7 +89,7 @@ fn ours([in_channels, out_channels, side]: [usize; 3], rounds: usize) -> [Elapse
     ]
 }
 
-/// Rate of 12 independent chains of fused multiply-adds of 8 lanes on each thread: no kernel can be faster.
+/// Rate of 12 independent chains of fused multiply-adds of 8 lanes on each thread, which no kernel can exceed.
 fn peak_gflops(threads: usize) -> f64 {
     const LEN: usize = 96;
     const ROUNDS: usize = 1_000_000;

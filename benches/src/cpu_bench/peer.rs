@@ -1,4 +1,4 @@
-//! `PyTorch` in a process of its own.
+//! Runs `PyTorch` in a separate process.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-/// Python to run, and how.
+/// Python interpreter of the peer, and the way to run it.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     pub(super) python: PathBuf,
@@ -19,7 +19,7 @@ pub(super) struct Peer {
 #[derive(Debug, Deserialize)]
 pub(super) struct Measured<T> {
     pub(super) secs: T,
-    /// Peak of resident memory, bytes.
+    /// Peak of resident memory, in bytes.
     pub(super) peak_bytes: u64,
     /// Version of `PyTorch`.
     pub(super) torch: String,

@@ -14,7 +14,7 @@ use super::Cli;
 use super::peer::Peer;
 use super::unetr::{Pair, compare};
 
-/// Crops of a batch.
+/// Number of crops in a batch.
 const CROPS: usize = 4;
 
 /// Steps of `tiny` with a batch that stays in memory, optimizer included.
@@ -37,7 +37,7 @@ pub(super) fn run(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
             failure = Some(error);
         }
     };
-    // The first step makes the moments.
+    // The first step creates the optimizer's moments.
     update();
     let what = format!("step of tiny, {CROPS} crops of 96³");
     let arguments = vec!["pretrain".to_owned(), "--batch".to_owned(), CROPS.to_string()];

@@ -73,14 +73,14 @@ pub(super) struct Pair<'a> {
     pub(super) name: &'a str,
 }
 
-/// A case of UNETR.
+/// Describes a case of UNETR.
 fn of_unetr<'a>(what: &'a str, case: &str, cli: &Cli) -> Pair<'a> {
     let arguments = std::iter::once(case).chain(cli.monai.then_some("--monai")).map(str::to_owned).collect();
     let name = if cli.monai { "MONAI's UNETR" } else { "the same network" };
     Pair { what, script: "torch_unetr.py", arguments, name }
 }
 
-/// Measures ours before and after the peer, and prints one line.
+/// Measures this project before and after the peer, and prints one line.
 pub(super) fn compare(
     pair: &Pair<'_>,
     cli: &Cli,

@@ -1,5 +1,5 @@
-//! Check that cuDNN computed the attentions of a case, in both directions: where it refuses one, products compute it, and
-//! the figures would be theirs.
+//! Checks that cuDNN computed the attentions of a case in both directions: if it refuses one, products compute it, and
+//! the measurement would be theirs.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::cli::Case;
 
-/// Attentions by their sizes and layouts, as the keys of the plans spell them.
+/// Attentions with plans, by size and layout as in the keys of the plans.
 #[derive(Debug, Default)]
 struct Planned {
     forward: BTreeSet<String>,
@@ -17,7 +17,7 @@ struct Planned {
 }
 
 impl Planned {
-    /// Sorts the keys of plans. Plans of convolutions are passed over.
+    /// Sorts the keys of plans, ignoring plans of convolutions.
     fn of<'a>(keys: impl Iterator<Item = &'a str>) -> Self {
         let mut planned = Self::default();
         for key in keys {
@@ -31,13 +31,13 @@ impl Planned {
         planned
     }
 
-    /// The plans of this process so far.
+    /// Plans made by this process so far.
     fn of_process() -> Self {
         let entries: Vec<Value> = serde_json::from_str(&record::table().to_json()).expect("a table is JSON");
         Self::of(entries.iter().filter_map(|entry| entry["problem"].as_str()))
     }
 
-    /// Returns true if there are plans of `attentions` attentions, and of each both.
+    /// Returns true if there are plans for `attentions` attentions, in both directions.
     fn is_whole(&self, attentions: usize) -> bool {
         self.forward.len() >= attentions && self.forward == self.backward
     }
@@ -90,7 +90,7 @@ fn refusals() -> Vec<String> {
     hiend_trainer::vendor::fallback::warned()
 }
 
-/// Builds without CUDA never ask the library.
+/// Reasons why the library refused; empty in builds without CUDA, which never use it.
 #[cfg(not(any(feature = "cuda", feature = "cuda-nvrtc")))]
 fn refusals() -> Vec<String> {
     vec!["this build has no CUDA".to_owned()]

@@ -20,19 +20,20 @@ pub struct Cli {
     /// Cases to measure, in this order
     #[arg(long, value_delimiter = ',', value_enum, default_value = "step,finetune,predict,numerics,shapes")]
     pub(super) cases: Vec<Case>,
-    /// Text in the names of the kernels' tests to run or, after !, of those to leave out [default: all tests]
+    /// Text that the names of the kernels' tests to run contain; after !, text that they do not contain [default: all
+    /// tests]
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub(super) tests: String,
     /// Model
     #[arg(long, default_value = "vit-l-p12")]
     pub(super) preset: PretrainPreset,
-    /// Crops of a batch
+    /// Crops in a batch
     #[arg(long, default_value_t = 192)]
     pub(super) batch: usize,
-    /// Crops of a forward and backward pass [default: the whole batch]
+    /// Crops in a forward and backward pass [default: the whole batch]
     #[arg(long)]
     pub(super) micro_batch: Option<usize>,
-    /// Crops of a batch in fine-tuning and in the case convolution-times
+    /// Crops in a batch in fine-tuning and in the case convolution-times
     #[arg(long, default_value_t = 4)]
     pub(super) finetune_batch: usize,
     /// Largest side of a volume in the case convolution-times, in voxels
@@ -47,19 +48,20 @@ pub struct Cli {
     /// Computation of attention on a GPU: products or cudnn
     #[arg(long, value_parser = computation, default_value = "products")]
     pub(super) attention: Computation,
-    /// Keep only the inputs of transformer blocks and compute the blocks again in the backward pass
+    /// Keep only the inputs of transformer blocks and recompute the blocks in the backward pass
     #[arg(long)]
     pub(super) gradient_checkpointing: bool,
-    /// Steps that count
+    /// Measured steps
     #[arg(long, default_value_t = 20)]
     pub(super) steps: usize,
-    /// Steps before those that count
+    /// Steps before the measurement
     #[arg(long, default_value_t = 5)]
     pub(super) warmup: usize,
-    /// Steps of the cases numerics and reference
+    /// Steps in the cases numerics and reference
     #[arg(long, default_value_t = 200)]
     pub(super) numerics_steps: u64,
-    /// File with the line of the case reference; without it, the case numerics computes that itself, which takes minutes
+    /// File with the line printed by the case reference; without it, the case numerics computes the reference itself,
+    /// which takes minutes
     #[arg(long)]
     pub(super) reference: Option<PathBuf>,
     /// Cache that the cases overlap, chunks and service stream from [default: a generated volume]

@@ -1,4 +1,4 @@
-//! The kernels' tests, run on a device by a program that needs no test harness there.
+//! Device tests of the kernels, run by this program on machines without a test harness.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::figures::rounded;
 
-/// Returns true if a test of this name is to run: one that has `filter` in its name or, if that begins with `!`, one that has
-/// not got the rest of it.
+/// Returns true if a test of this name is to run. The name must contain `filter`; if `filter` begins with `!`, the name
+/// must not contain the rest of it.
 fn is_wanted(name: &str, filter: &str) -> bool {
     filter.strip_prefix('!').map_or_else(|| name.contains(filter), |text| !name.contains(text))
 }

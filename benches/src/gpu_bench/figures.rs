@@ -1,12 +1,12 @@
-//! Arithmetic of the reported figures.
+//! Arithmetic for the reported numbers.
 
-/// The median of `values`; not a number if there are none.
+/// Median of `values`; NaN if there are none.
 pub(super) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// `value` to four decimal places, more than a timing is good for.
+/// Rounds `value` to four decimal places, more than a timing supports.
 pub(super) fn rounded(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }

@@ -33,7 +33,7 @@ impl Reference {
         })
     }
 
-    /// The reference in the file of `--reference`, or a new one.
+    /// Reads the reference from the file of `--reference`, or computes it.
     fn of(cli: &Cli) -> anyhow::Result<Self> {
         let Some(path) = &cli.reference else { return Self::compute(cli) };
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
@@ -51,7 +51,7 @@ impl Reference {
     }
 }
 
-/// The model of the comparison: depth and taps of the preset, small enough for two hundred steps on a CPU.
+/// Configuration of the compared model: depth and taps of the preset, but small enough for two hundred steps on a CPU.
 fn small(cli: &Cli, precision: Precision, attention: Computation) -> PretrainConfig {
     let mut config = cli.preset.config();
     config.model.patch_size = 8;
@@ -84,12 +84,12 @@ fn losses(
         .collect()
 }
 
-/// The losses of the CPU, in one line for `--reference`.
+/// Computes the losses on the CPU, as one line for `--reference`.
 pub(super) fn reference(cli: &Cli) -> anyhow::Result<Value> {
     Ok(serde_json::to_value(Reference::compute(cli)?)?)
 }
 
-/// The largest and the mean relative difference of the device's losses.
+/// Computes the largest and the mean relative difference of the device's losses.
 pub(super) fn numerics(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     let reference = Reference::of(cli)?.losses;
     let ours = losses(cli, compute, (cli.precision, cli.attention), cli.numerics_steps)?;

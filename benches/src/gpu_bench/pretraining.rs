@@ -19,7 +19,7 @@ use super::cli::Cli;
 use super::figures::{median, rounded};
 use crate::flops;
 
-/// The preset's configuration with the batch and precision of the command line.
+/// Configuration of the preset with the batch and precision from the command line.
 pub(super) fn config(cli: &Cli) -> PretrainConfig {
     let mut config = cli.preset.config();
     config.train.precision = cli.precision;
@@ -30,7 +30,7 @@ pub(super) fn config(cli: &Cli) -> PretrainConfig {
     config
 }
 
-/// A feed of `stream` from its first step.
+/// Starts a feed of `stream` from its first step.
 pub(super) fn feed(config: &PretrainConfig, stream: &Stream, compute: &Compute) -> anyhow::Result<Feed<Masked>> {
     let source = (stream.open)(0, (0, 1)).map_err(|error| anyhow::anyhow!(error))?;
     feed_of(config, source, compute)
@@ -43,12 +43,12 @@ fn feed_of(config: &PretrainConfig, source: BatchSource, compute: &Compute) -> a
     Ok(Feed::start(source, task.targets(), compute.raw().clone(), feed)?)
 }
 
-/// The next batch of `feed`.
+/// Takes the next batch from `feed`.
 pub(super) fn batch_of(feed: &mut Feed<Masked>) -> anyhow::Result<DeviceBatch<Masked>> {
     feed.next_batch()?.context("a batch without crops")
 }
 
-/// One step and its loss; reading that waits for the device.
+/// Takes one step and returns its loss, which waits for the device.
 pub(super) fn update(
     replica: &mut Replica<HiEndMae>,
     config: &PretrainConfig,
@@ -61,11 +61,11 @@ pub(super) fn update(
     loss.first().copied().filter(|loss| loss.is_finite()).context("the loss is not finite")
 }
 
-/// Different crops of the resident batch, which repeats them: each is three sines per voxel, computed by one thread while the
-/// device waits.
+/// Number of different crops in the resident batch, which repeats them: each is three sines per voxel, computed by one
+/// thread while the device waits.
 const DIFFERENT_CROPS: usize = 8;
 
-/// `batch` with its crops repeated until there are `num_crops`. Each crop gets a number of its own, and a mask with it.
+/// Repeats the crops of `batch` until there are `num_crops`. Each copy gets its own number, and thus its own mask.
 fn repeated(batch: Batch, num_crops: usize) -> Batch {
     let Images::Floats(few) = &batch.images else { unreachable!("synthetic crops are floats") };
     let [_, channels, x, y, z] = batch.shape;
@@ -81,7 +81,7 @@ fn repeated(batch: Batch, num_crops: usize) -> Batch {
     }
 }
 
-/// A new replica, and a batch that stays on the device.
+/// Creates a replica, and a batch that stays on the device.
 fn resident(
     cli: &Cli,
     config: &PretrainConfig,
@@ -96,7 +96,7 @@ fn resident(
     Ok((replica, batch))
 }
 
-/// Steps on one batch that stays on the device.
+/// Measures steps on one batch that stays on the device.
 pub(super) fn step(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     let config = config(cli);
     let (mut replica, batch) = resident(cli, &config, compute)?;
@@ -167,7 +167,7 @@ pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value))
     Ok(())
 }
 
-/// The line of a case whose steps took `secs` each.
+/// Result line of a case whose steps took `secs` each.
 pub(super) fn timing(cli: &Cli, config: &PretrainConfig, secs: &mut [f64]) -> Value {
     let median = median(secs);
     let crops = cli.batch as f64 / median;

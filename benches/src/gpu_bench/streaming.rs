@@ -1,4 +1,4 @@
-//! The cost of the data: steps on batches that arrive meanwhile and on one of them, in turn.
+//! Measures the cost of the data: alternates steps on arriving batches with steps on one resident batch.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use super::cli::Cli;
 use super::figures::rounded;
 use super::pretraining::{batch_of, config, feed, timing};
 
-/// Batches from the loader in this process, decoded by its threads or by the device.
+/// Measures batches from the loader in this process, decoded by its threads or by the device.
 pub(super) fn overlap(cli: &Cli, compute: &Compute, decode_on: DecodeOn) -> anyhow::Result<Value> {
     let mut config = config(cli);
     config.train.decode_on = decode_on;
@@ -36,7 +36,8 @@ pub(super) fn overlap(cli: &Cli, compute: &Compute, decode_on: DecodeOn) -> anyh
     cost(cli, compute, &config, &stream)
 }
 
-/// Batches from a loader server, through shared memory. The server is in this process, which changes nothing of that.
+/// Measures batches from a loader server through shared memory. The server runs in this process, which makes no
+/// difference to the transfer.
 pub(super) fn service(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     let config = config(cli);
     let folder = tempfile::tempdir()?;
@@ -70,7 +71,7 @@ fn open_cache(cli: &Cli, folder: &Path) -> anyhow::Result<Arc<Cache>> {
     Ok(Arc::new(cache))
 }
 
-/// The line of a case: a step on streamed batches, and the same on a resident one.
+/// Result line of a case: a step on streamed batches, and the same on a resident batch.
 fn cost(cli: &Cli, compute: &Compute, config: &PretrainConfig, stream: &Stream) -> anyhow::Result<Value> {
     let opened = Instant::now();
     batch_of(&mut feed(config, stream, compute)?)?;

@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 use super::cli::Cli;
 use super::figures::{median, rounded};
 
-/// Maximum number of windows predicted at a time, that of `hiend-train predict`.
+/// Maximum number of windows predicted at a time, as in `hiend-train predict`.
 const MOST_WINDOWS: usize = 16;
 
-/// Shows the time of steps of UNETR on one batch that stays on the device, then, as a line of its own, the errors of a
-/// small one.
+/// Shows the time of UNETR's steps on one batch that stays on the device, then, on a separate line, the errors of a
+/// small UNETR.
 pub(super) fn finetune(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)) -> anyhow::Result<()> {
     use burn::module::Module as _;
     use burn::optim::GradientsParams;
@@ -89,8 +89,9 @@ pub(super) fn finetune(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)
     Ok(())
 }
 
-/// Relative errors against the CPU in f32, ‖ours − reference‖ / ‖reference‖, of a small UNETR of the structure of `unetr`:
-/// of its logits, and of the gradient of its first convolution, which all others pass on.
+/// Relative errors ‖ours − reference‖ / ‖reference‖ of a small UNETR with the structure of `unetr`; the reference is
+/// the CPU in f32. Returns the error of the logits, and of the gradient of the first convolution, which depends on all
+/// later layers.
 fn errors_of_small(unetr: &UnetrConfig, precision: Precision, compute: &Compute) -> anyhow::Result<[f64; 2]> {
     use burn::tensor::{Tensor, TensorData};
 

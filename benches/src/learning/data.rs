@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use super::phantom::{SPACING_MM, write_dataset};
 use super::settings::{LABELLED, NUM_LABELLED, NUM_UNLABELLED, UNLABELLED};
 
-/// Version of the phantoms, which grows whenever equal settings give other ones.
+/// Version of the phantoms, which increases whenever equal settings give other phantoms.
 const VERSION: u32 = 1;
-/// File that is written last, with the settings of the phantoms and the sizes of their files.
+/// File with the settings of the phantoms and the sizes of their files; written last.
 const RECORD: &str = "phantoms.json";
 
-/// The two caches of the experiment.
+/// Both caches of the experiment.
 pub(super) struct Caches {
     /// Cases without labels, for pre-training.
     pub unlabelled: Arc<Cache>,
@@ -28,7 +28,7 @@ pub(super) struct Caches {
 }
 
 impl Caches {
-    /// Writes the phantoms to `out` and converts them, except what is there already.
+    /// Writes the phantoms to `out` and converts them, except those that already exist.
     ///
     /// # Errors
     /// If a file cannot be written or a case cannot be converted.
@@ -41,7 +41,7 @@ impl Caches {
     }
 }
 
-/// Writes a dataset of phantoms, unless `data` holds it already.
+/// Writes a dataset of phantoms, unless `data` already holds it.
 ///
 /// # Errors
 /// If a file cannot be read or written, or the folder holds phantoms of other settings, which runs may have been made with.
@@ -49,7 +49,7 @@ fn phantoms(data: &Path, prefix: &str, num_cases: usize, seed: u64, labels: bool
     let settings =
         json!({"version": VERSION, "prefix": prefix, "num_cases": num_cases, "seed": seed, "labels": labels});
     let record = data.join(RECORD);
-    // A file that is not whole was not written by a run that came to its end.
+    // The record is written last: if it cannot be parsed, the run that wrote it did not finish.
     let known: Option<Value> = if lookup::exists(&record)? {
         serde_json::from_slice(&std::fs::read(&record).with_context(|| record.display().to_string())?).ok()
     } else {
@@ -115,14 +115,14 @@ mod tests {
         let image = data.join("imagesTr/p_001_0000.nii.gz");
         phantoms(&data, "p", 2, 1, true).unwrap();
         let whole = std::fs::read(&image).unwrap();
-        // Of the same size, to see that nothing is written.
+        // Other content of the same size: it survives only if the second call writes nothing.
         let other = vec![0; whole.len()];
         std::fs::write(&image, &other).unwrap();
         phantoms(&data, "p", 2, 1, true).unwrap();
         assert_eq!(std::fs::read(&image).unwrap(), other);
         let error = phantoms(&data, "p", 2, 7, true).unwrap_err().to_string();
         assert!(error.contains("\"seed\":1") && error.contains("choose another --out"), "{error}");
-        // Cut short, gone, and without the file that is written last.
+        // An image cut short, a missing image, and a missing record, which is written last.
         std::fs::write(&image, &whole[..100]).unwrap();
         phantoms(&data, "p", 2, 1, true).unwrap();
         assert_eq!(std::fs::read(&image).unwrap(), whole);

@@ -1,4 +1,4 @@
-//! CT phantoms with eight structures that only their places, shapes and neighbours tell apart.
+//! CT phantoms with eight structures that can only be told apart by their positions, shapes and neighbours.
 //!
 //! The Hounsfield units of every structure are sampled per case from one range, which is also that of the muscles and
 //! bowel loops around them, so intensity alone does not determine a class. The two kidneys have the same texture, and so
@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 use rayon::prelude::*;
 
-/// Side of a voxel, mm.
+/// Side of a voxel, in mm.
 pub(super) const SPACING_MM: f64 = 4.0;
 
 /// Class names by label, background first.
@@ -24,7 +24,7 @@ pub(super) const CLASSES: [&str; 9] =
 
 /// Range of the mean of every structure, HU.
 const TISSUE_HU: [f64; 2] = [40.0, 120.0];
-/// Half the width of the triangular noise, HU: a standard deviation of 12 HU.
+/// Half the width of the triangular noise, in HU: a standard deviation of 12 HU.
 const NOISE_HU: f64 = 30.0;
 /// Air around the body on each side, mm.
 const MARGIN_MM: f64 = 6.0;
@@ -111,9 +111,9 @@ impl Shape {
 /// Texture within a structure.
 #[derive(Clone, Copy)]
 enum Texture {
-    /// Waves of this length, mm, and 8 HU.
+    /// Waves of this length in mm, with an amplitude of 8 HU.
     Waves(f64),
-    /// Inner part below half the depth that differs by this number of HU.
+    /// A core, below half the depth, that differs by this number of HU.
     Core(f64),
 }
 
@@ -129,7 +129,7 @@ struct Phantom {
     /// Half the body's width (x), depth (y) and height (z), mm.
     body: [f64; 3],
     shape: [usize; 3],
-    /// Deformation: amplitude in mm, frequency along each axis in 1/mm, and phase, of each wave per axis.
+    /// Deformation: for each axis, waves with amplitude in mm, frequency along each axis in 1/mm, and phase.
     waves: [[(f64, [f64; 3], f64); 3]; 3],
     /// Structures in order; later ones cover earlier ones.
     structures: Vec<Structure>,
@@ -216,11 +216,11 @@ impl Phantom {
     }
 }
 
-/// Structures of a case whose body has these half sizes; `between` samples a number from a range.
+/// Structures of a case whose body has the half sizes `a`, `b`, `c`; `between` samples a number from a range.
 fn structures([a, b, c]: [f64; 3], between: &mut impl FnMut(f64, f64) -> f64) -> Vec<Structure> {
     let mut list = Vec::new();
     let mut add = |label, shape, hu, texture| list.push(Structure { label, shape, hu, texture });
-    // Relative to the body; in RAS+, x grows towards the patient's right, y to the front, z to the head.
+    // Positions are relative to the body; in RAS+, x grows towards the patient's right, y to the front, z to the head.
     let ellipsoid = |between: &mut dyn FnMut(f64, f64) -> f64, centre: [f64; 3], radius: [f64; 3]| {
         let size = between(0.85, 1.15);
         Shape::Ellipsoid {

@@ -1,4 +1,4 @@
-//! Linear probe: the class of a patch from frozen features, by ridge regression.
+//! Linear probe: predicts the class of a patch from frozen features by ridge regression.
 //!
 //! A patch belongs to the structure that fills most of it, if that is at least an eighth, and to the background otherwise.
 //! Every class has the same weight, in the regression and in the score (balanced accuracy: the mean over classes of the
@@ -30,13 +30,13 @@ use super::settings::{FIRST_TEST, NUM_LABELLED, SHOTS, labelled_case};
 
 /// Crops per case.
 const CROPS_PER_CASE: usize = 16;
-/// Numbers of labelled cases that train the probe: as few as fine-tuning has, and more.
+/// Numbers of labelled cases that train the probe: as few as in fine-tuning, and more.
 pub(super) const NUM_CASES: [usize; 2] = [SHOTS, 8];
 /// Labelled cases that select the penalty.
 const SELECTION: Range<usize> = 8..FIRST_TEST;
 /// Penalties tried, relative to the mean variance of a feature.
 const PENALTIES: [f64; 5] = [1e-4, 1e-3, 1e-2, 1e-1, 1.0];
-/// Share of a patch that a structure must fill: one in this number.
+/// Reciprocal of the smallest share of a patch that a structure must fill.
 const LEAST_SHARE: usize = 8;
 
 /// Score of one kind of features.
@@ -138,7 +138,7 @@ impl Patches {
         Ok(Self { images, classes })
     }
 
-    /// Features of each patch as a row: what UNETR's decoder receives of the encoder, or the patch's own voxels.
+    /// Features of each patch as a row: the encoder outputs that UNETR's decoder receives, or the patch's own voxels.
     fn features(&self, encoder: Option<&Encoder>, patch_size: usize) -> anyhow::Result<DMatrix<f64>> {
         let patches = patchify(self.images.clone(), patch_size);
         let [n, num_patches, _] = patches.dims();
@@ -173,7 +173,7 @@ fn classes_of(labels: &[u8], [sx, sy, sz]: [usize; 3], patch_size: usize) -> Vec
     counts.iter().map(class_of).collect()
 }
 
-/// Ridge regression of class indicators on standardised features, every class with the same weight.
+/// Ridge regression of class indicators on standardised features, with equal weight for every class.
 struct Problem {
     mean: Vec<f64>,
     scale: Vec<f64>,
@@ -218,7 +218,7 @@ impl Problem {
         Self { mean, scale, covariance: weighted.tr_mul(&x), covariance_with_classes: weighted.tr_mul(&indicators) }
     }
 
-    /// Coefficients under a penalty; nothing if the covariance has values that are not finite.
+    /// Computes the coefficients under a penalty; `None` if the covariance has values that are not finite.
     fn solve(&self, penalty: f64) -> Option<Solution> {
         let size = self.covariance.nrows();
         let penalised = &self.covariance + DMatrix::identity(size, size) * penalty;
@@ -228,7 +228,7 @@ impl Problem {
 }
 
 impl Solution {
-    /// Mean over the classes that occur of the share of their patches that are found.
+    /// Mean, over the classes that occur, of the share of their patches that are classified correctly.
     fn balanced_accuracy(&self, features: &DMatrix<f64>, classes: &[usize]) -> f64 {
         let scores = standardised(features, &self.mean, &self.scale) * &self.coefficients;
         let mut found = [[0_usize; 2]; CLASSES.len()];
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_patch_has_the_class_of_the_structure_that_fills_most_of_it() {
-        // Two patches of 2³ along z: one voxel of class 3, and nothing but class 5.
+        // Two patches of 2³ along z: the first has one voxel of class 3, the second consists of class 5.
         let mut labels = vec![0; 2 * 2 * 4];
         labels[1] = 3;
         for (voxel, label) in labels.iter_mut().enumerate() {

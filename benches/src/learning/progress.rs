@@ -7,7 +7,7 @@ const INTERVAL: Duration = Duration::from_secs(20);
 
 /// Progress of the experiment in units of work; a unit is a step of pre-training.
 pub(super) struct Progress {
-    /// Units of all runs that are not done yet when the program begins.
+    /// Total units of the runs that are unfinished when the program starts.
     total: f64,
     done: f64,
     started: Instant,
@@ -15,7 +15,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Progress of `total` units.
+    /// Creates the progress of `total` units.
     pub(super) fn new(total: f64) -> Self {
         Self { total, done: 0.0, started: Instant::now(), last_line: None }
     }

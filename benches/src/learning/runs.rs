@@ -1,4 +1,4 @@
-//! Training runs of the experiment: begun, continued, or kept if they are finished.
+//! Training runs of the experiment: started, continued, or kept if already finished.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,14 +23,15 @@ use super::data::Caches;
 use super::progress::Progress;
 use super::settings;
 
-/// Steps between checkpoints, from which a killed run continues.
+/// Number of steps between checkpoints, from which a killed run continues.
 const CHECKPOINT_EVERY: u64 = 100;
-/// Time of a step of fine-tuning, validations included, in steps of pre-training (measured on a CPU); for the time left.
+/// Cost of a fine-tuning step, validations included, in pre-training steps (measured on a CPU); used to estimate the
+/// remaining time.
 const FINETUNING_UNITS: f64 = 3.0;
 /// Number of steps at either end of pre-training over which losses are averaged.
 const LOSS_STEPS: usize = 100;
 
-/// First weights of a fine-tuning run.
+/// Initial weights of a fine-tuning run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arm {
     /// The pre-trained encoder, and a random decoder.
@@ -62,7 +63,7 @@ impl Arm {
 
 /// Result of a fine-tuning run.
 pub(super) struct FinetuneResult {
-    /// First weights.
+    /// Initial weights of the run.
     pub arm: Arm,
     /// Seed of decoder, crops and augmentation; also selects the training cases.
     pub seed: u64,
@@ -79,7 +80,7 @@ pub(super) struct Losses {
     pub last: f64,
 }
 
-/// Work that is left, in steps of pre-training, with `steps` in each fine-tuning run.
+/// Remaining work in pre-training steps, with `steps` in each fine-tuning run.
 ///
 /// # Errors
 /// If the folder of a run cannot be read.
@@ -120,7 +121,7 @@ pub(super) fn pretrain(
     Ok(run_dir)
 }
 
-/// Fine-tunes from the first weights of an arm.
+/// Fine-tunes from the initial weights of an arm.
 ///
 /// # Errors
 /// If training fails, or the run was made with other settings.
@@ -170,7 +171,7 @@ pub(super) fn losses(pretrained: &Path) -> anyhow::Result<Losses> {
     Ok(Losses { first: mean(&losses[..ends]), last: mean(&losses[losses.len() - ends..]) })
 }
 
-/// Trains `task` in `run_dir` to its end, from the newest checkpoint if there is one. `units` is the work of a step.
+/// Trains `task` in `run_dir` to its end, from the newest checkpoint if there is one. `units` is the work per step.
 fn complete<T: Task>(
     task: &T,
     cache: &Arc<Cache>,

@@ -8,7 +8,7 @@ use hiend_trainer::config::{ConfigError, RunConfig as _};
 pub(super) const SEEDS: u64 = 5;
 /// Optimizer steps of a fine-tuning run.
 pub(super) const STEPS: u64 = 400;
-/// Least number of steps, several times the warm-up.
+/// Minimum number of steps, several times the warm-up.
 pub(super) const LEAST_STEPS: u64 = 80;
 /// Number of validations of a fine-tuning run.
 const VALIDATIONS: u64 = 8;
@@ -25,8 +25,8 @@ pub(super) const UNLABELLED: &str = "Dataset001_Unlabelled";
 /// Dataset of the labelled cases.
 pub(super) const LABELLED: &str = "Dataset002_Labelled";
 
-/// Crops, encoder and augmentation, which both kinds of runs share. The chain neither flips nor turns, because left and
-/// right decide about four of the classes.
+/// Settings of crops, encoder and augmentation that both kinds of runs share. The chain neither flips nor turns,
+/// because left and right determine four of the classes.
 const SHARED: [(&str, &str); 9] = [
     ("stream.crop_size", "[32, 32, 32]"),
     ("stream.augment.flip", "{ probability = 0.0 }"),
@@ -52,7 +52,7 @@ const PRETRAINING: [(&str, &str); 9] = [
     ("schedule.warmup", "100"),
 ];
 
-/// Changes for fine-tuning. The learning rate is the better one of 1e-3 and 3e-3 for the arm from scratch: foreground Dice
+/// Changes for fine-tuning. The learning rate is the better of 1e-3 and 3e-3 for the arm from scratch: foreground Dice
 /// 0.174 and 0.147 after 150 steps with seed 0.
 const FINETUNING: [(&str, &str); 5] = [
     ("model.feature_size", "4"),
@@ -70,7 +70,7 @@ pub(super) fn pretraining() -> Result<PretrainConfig, ConfigError> {
     PretrainPreset::Tiny.config().with_settings(&owned(SHARED.iter().chain(&PRETRAINING)))
 }
 
-/// Configuration of a fine-tuning run of `steps` optimizer steps, which trains on two cases of its own.
+/// Configuration of a fine-tuning run of `steps` optimizer steps, with its own two training cases.
 ///
 /// # Errors
 /// If a setting is invalid.

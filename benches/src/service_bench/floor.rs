@@ -1,4 +1,4 @@
-//! Floors of the service: the bytes of crops on their way without anything else.
+//! Floors of the service: transfer of the bytes of crops without any other work.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -7,10 +7,10 @@ use std::os::unix::net::UnixStream;
 use crate::clock::{Stopwatch, settle};
 use crate::contender::{CROP_LEN, Rates};
 
-/// Crops of a round: like a few batches, more than any cache holds.
+/// Number of crops in a round: as many as a few batches, more than any cache holds.
 const CROPS: u32 = 128;
 
-/// Bytes of a write.
+/// Number of bytes per write.
 const PIECE: usize = 1 << 20;
 
 /// Megabytes of the quantized voxels of a crop.
@@ -18,7 +18,7 @@ pub(super) fn crop_mb() -> f64 {
     f64::from(u32::try_from(CROP_LEN * size_of::<u16>()).unwrap_or(u32::MAX)) / 1e6
 }
 
-/// One way of the bytes.
+/// One way of transferring the bytes.
 pub(super) struct Floor {
     pub(super) key: &'static str,
     pub(super) label: &'static str,
@@ -32,7 +32,7 @@ enum Bytes {
     Tcp(TcpStream, TcpStream),
 }
 
-/// All floors, and the memory that bytes come from and go to.
+/// All floors, with the source and destination memory.
 pub(super) struct Floors {
     ways: [Floor; 3],
     from: Vec<u8>,
@@ -86,7 +86,7 @@ impl Floors {
     }
 }
 
-/// Sends bytes on a thread of its own, and reads them to where they belong.
+/// Sends bytes on a separate thread, and reads them into `to`.
 fn pass(mut sender: impl Write + Send, mut receiver: impl Read, from: &[u8], to: &mut [u8]) -> std::io::Result<()> {
     std::thread::scope(|scope| {
         let sending = scope.spawn(move || from.chunks(PIECE).try_for_each(|piece| sender.write_all(piece)));

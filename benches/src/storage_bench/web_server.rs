@@ -119,7 +119,7 @@ fn answer(socket: &mut TcpStream, head: &str, dir: &Path, link: &Link) -> io::Re
     Ok(())
 }
 
-/// First byte and end of the range that a request asks for.
+/// First byte and end of the requested range.
 fn range_of(head: &str) -> Option<(u64, u64)> {
     let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with("range:"))?;
     let (start, last) = line.split_once("bytes=")?.1.trim().split_once('-')?;

@@ -1,6 +1,6 @@
 //! Errors of codec parameters and of decoding.
 
-/// Codec parameters that no codec has; they may come from a file.
+/// Invalid codec parameters, possibly read from a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
@@ -12,17 +12,17 @@ pub enum CodecError {
         /// Maximum for the array.
         max: u8,
     },
-    /// Low bits that cannot be split off.
+    /// Invalid number of low bits to pack separately.
     #[error("{raw_bits} raw bits of {bits}; expected 0, or 4 of at least 5")]
     RawBits {
         /// Significant bits of a value.
         bits: u8,
-        /// Low bits packed apart.
+        /// Number of low bits packed separately from the planes.
         raw_bits: u8,
     },
 }
 
-/// Bytes that are not a chunk of the given codec and shape.
+/// Bytes that are not a valid chunk of the given codec and shape.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -54,7 +54,7 @@ pub enum DecodeError {
         /// Bytes of a chunk of this shape.
         expected: usize,
     },
-    /// A box header promises more bits than a value has, or more data than there is.
+    /// A box header states a width above the value's bits, or a payload longer than the data.
     #[error("a box width is invalid or the data ends early")]
     Boxes,
     /// Data follows the last box.

@@ -45,7 +45,7 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Upper bound of the bytes of a chunk with `num_voxels` voxels, for any shape.
+    /// Upper bound on the encoded length in bytes of a chunk with `num_voxels` voxels, for any shape.
     pub(super) fn max_bytes(self, num_voxels: usize) -> usize {
         num_voxels * (self.header_len() + 2 * BOX_LEN)
     }
@@ -219,7 +219,7 @@ const LANES: [[u16; BOX_LEN]; 3] = {
 /// predicts the next one wrong. Figures in `benches/README.md`, "Decoding". The loops run over all lanes, with constants
 /// for the differences, because the compiler turns that into plain vector code and everything else into shuffles.
 ///
-/// Not inlined: among other code, the compiler takes the vectors apart.
+/// The function is never inlined, because the compiler takes the vectors apart when they are among other code.
 #[inline(never)]
 fn unpack_any(window: &[u8; WINDOW], width: usize, minimum: u16, values: &mut [u16; BOX_LEN]) {
     let has = |part: usize| usize::from(width & part != 0);
@@ -297,7 +297,7 @@ const UNPACK: [fn(&[u8], &mut BoxRows); 17] = [
     unpack::<16>,
 ];
 
-/// Adds the distances of a box to its minimum, which the rows hold.
+/// Unpacks the distances of a box from its minimum and adds them to `rows`, which hold the minimum.
 ///
 /// Loop bounds and shifts are constant, so each width compiles to straight vector code.
 fn unpack<const WIDTH: usize>(packed: &[u8], rows: &mut BoxRows) {

@@ -14,7 +14,7 @@ use super::voxel::Voxel;
 pub struct Planes {
     /// Significant bits of a value, 1 to 16.
     pub bits: u8,
-    /// Number of low bits packed apart from the planes: 0 or 4.
+    /// Number of low bits packed separately from the planes: 0 or 4.
     pub raw_bits: u8,
 }
 

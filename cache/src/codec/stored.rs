@@ -1,12 +1,12 @@
 //! A zstd frame with its content in one raw block (RFC 8878, sections 3.1.1 and 3.1.1.2.2).
 //!
-//! The reader compares the header with the one that the writer writes and returns the content in place. To every other
-//! zstd decoder it is a frame like any other.
+//! The reader compares the header with the one that the writer writes and returns the content in place. Any other zstd
+//! decoder reads it as an ordinary frame.
 
 /// Length of the header: frame magic, descriptor (single segment, 4-byte content size), content size, block header.
 pub const HEADER_LEN: usize = 4 + 1 + 4 + 3;
 
-/// Maximum length of the content in bytes: that of a raw block.
+/// Maximum content length in bytes: the size limit of a raw zstd block, 128 KiB.
 pub const MAX_LEN: usize = 1 << 17;
 
 const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();

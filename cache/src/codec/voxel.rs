@@ -6,7 +6,7 @@ pub trait Voxel: Copy + Default + Eq + Ord + Send + Sync + 'static + Into<u32> +
     const BITS: u8;
     /// The value, zero-extended to 16 bits.
     fn to_u16(self) -> u16;
-    /// The low bits of `value`; the others are cut off.
+    /// The low bits of `value`; higher bits are discarded.
     fn from_u16(value: u16) -> Self;
     /// Applies [`Self::from_u16`] to eight values.
     fn copy_row(row: &[u16; 8], to: &mut [Self; 8]);

@@ -18,9 +18,9 @@ pub(super) const BLOCKS: &str = "blocks";
 pub(super) const TMP: &str = "tmp";
 /// Folder of the locks of processes at work.
 pub(super) const USERS: &str = "users";
-/// File with the number of bytes, which is locked while that changes.
+/// File that holds the number of bytes of all blocks; locked while the number changes.
 const USAGE: &str = "usage";
-/// Part of the room that an eviction leaves filled, in tenths.
+/// Fraction of the capacity that an eviction leaves in use, in tenths.
 const KEPT_TENTHS: u64 = 9;
 
 /// The space of a disk cache.
@@ -53,7 +53,7 @@ pub(super) struct User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        // What cannot be removed is found without a lock by other processes.
+        // If the file stays, other processes find it without a lock.
         let _ = std::fs::remove_file(self.lock.path());
     }
 }
@@ -94,18 +94,18 @@ impl Space {
         self.bytes.saturating_sub(self.mapped_bytes.saturating_mul(users))
     }
 
-    /// Notes that this process needs `bytes` bytes of blocks at a time.
+    /// Notes that this process needs `bytes` bytes of blocks at the same time.
     pub(super) fn require(&self, bytes: u64) {
         self.required.fetch_max(bytes, Ordering::Relaxed);
     }
 
-    /// Returns `true` once it was reported that processes that came later leave too little room.
+    /// Returns `true` once a warning was logged that processes that joined later leave too little room.
     #[cfg(test)]
     pub(super) fn has_told(&self) -> bool {
         self.is_told.load(Ordering::Relaxed)
     }
 
-    /// Reports once that `users` processes leave less room than this one needs.
+    /// Logs a warning, once, if `users` processes leave less room than this process needs.
     fn compare(&self, room: u64, users: u64) {
         let required = self.required.load(Ordering::Relaxed);
         if room < required && !self.is_told.swap(true, Ordering::Relaxed) {
@@ -117,8 +117,8 @@ impl Space {
         }
     }
 
-    /// Counts `len` bytes of a block to be written, and first evicts others if there is no room. Calls `on_evicted` for
-    /// each of those.
+    /// Reserves `len` bytes for a block to be written, evicting other blocks first if there is no room; calls
+    /// `on_evicted` for each evicted block.
     pub(super) fn reserve(&self, len: u64, on_evicted: impl Fn(BlockKey)) -> Result<(), FileError> {
         let _lock = FileLock::exclusive(&self.dir.join(USAGE))?;
         let mut used = read_usage(&self.dir);
@@ -132,7 +132,7 @@ impl Space {
         write_usage(&self.dir, used.unwrap_or_default().saturating_add(len))
     }
 
-    /// Evicts the blocks used least recently until the others take at most `kept` bytes; returns the bytes that are left.
+    /// Evicts the least recently used blocks until at most `kept` bytes remain; returns the bytes that remain.
     fn evict_to(&self, kept: u64, on_evicted: impl Fn(BlockKey)) -> Result<u64, FileError> {
         let mut blocks = block_files(&self.dir)?;
         let mut used: u64 = blocks.iter().map(|block| block.len).sum();
@@ -155,7 +155,7 @@ impl Space {
     }
 }
 
-/// Number of bytes as counted last; `None` if it was never written or not whole.
+/// Reads the last recorded number of bytes; `None` if it was never written or is incomplete.
 fn read_usage(dir: &Path) -> Option<u64> {
     let content = std::fs::read(dir.join(USAGE)).ok()?;
     Some(u64::from_le_bytes(content.try_into().ok()?))
@@ -175,7 +175,7 @@ pub(super) fn num_users(dir: &Path) -> Result<u64, FileError> {
         let path = entry.map_err(FileError::at(&users, "list"))?.path();
         let Ok(file) = std::fs::File::open(&path) else { continue };
         match file.try_lock() {
-            // Nobody holds it.
+            // No process holds the lock.
             Ok(()) => {
                 let _ = std::fs::remove_file(&path);
             }

@@ -113,7 +113,7 @@ fn eviction_removes_blocks_only() {
 }
 
 #[test]
-fn size_that_is_too_small_is_refused_with_the_one_that_would_do() {
+fn size_that_is_too_small_is_refused_with_the_smallest_sufficient_one() {
     let dir = tempfile::tempdir().unwrap();
     let options = DiskCacheOptions { dir: Some(dir.path().to_owned()), bytes: Some(1000) };
     let Err(DiskCacheError::TooSmall { needed, .. }) = DiskCache::open(&options, Access::Mmap) else {

@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// An operation that changes files, or makes a change durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation<'a> {
-    /// Creation of a file, whose name may still be chosen in the folder `dir`.
+    /// Creation of a file in the folder `dir`, possibly under a name that is not chosen yet.
     Create {
         /// Folder of the file.
         dir: &'a Path,
@@ -55,7 +55,7 @@ pub enum Operation<'a> {
 }
 
 impl Operation<'_> {
-    /// Path by which observers are chosen: the new one for a rename.
+    /// Path that decides which observers are notified; for a rename, the new path.
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
@@ -81,7 +81,7 @@ pub trait Observer: Send + Sync {
     /// Called after an operation that succeeded.
     fn after(&self, operation: &Operation<'_>);
 
-    /// Number of bytes, of `len`, that a write takes at once: fewer make it a short write.
+    /// Number of bytes of `len` that the next write accepts; fewer than `len` simulate a short write.
     fn write_len(&self, path: &Path, len: usize) -> usize {
         let _ = path;
         len
@@ -133,7 +133,7 @@ fn observer_of(path: &Path) -> Option<Arc<dyn Observer>> {
     registered.iter().find(|one| path.starts_with(&one.root)).map(|one| Arc::clone(&one.observer))
 }
 
-/// Does an operation between its announcements.
+/// Performs an operation, announced before and after.
 pub(super) fn announced<T, E>(operation: &Operation<'_>, act: impl FnOnce() -> Result<T, E>) -> Result<T, E>
 where
     E: From<io::Error>,
@@ -145,7 +145,7 @@ where
     Ok(value)
 }
 
-/// Writes a part of `bytes`, all of it unless an observer shortens the write.
+/// Writes `bytes`, or only the first part of them if an observer shortens the write.
 pub(super) fn announced_write(
     path: &Path,
     bytes: &[u8],
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::durable;
 
-    /// Writes down every operation, and refuses those from number `fail_from` on.
+    /// Logs every operation and fails those from number `fail_from` on.
     struct Log {
         lines: Mutex<Vec<String>>,
         fail_from: usize,

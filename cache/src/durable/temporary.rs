@@ -9,13 +9,13 @@ use tempfile::NamedTempFile;
 use super::TEMPORARY_SUFFIX;
 use super::operation::{Operation, announced, announced_write};
 
-/// A locked file under a temporary name. Dropping it removes it, unless it has been given a name to keep.
+/// A locked file under a temporary name. Dropping it removes the file, unless the file was renamed to a permanent name.
 #[derive(Debug)]
 pub(crate) struct TemporaryFile {
     file: NamedTempFile,
 }
 
-/// A file that could not be given its name.
+/// A temporary file that could not be renamed, with the reason.
 #[derive(Debug)]
 pub(crate) struct Unnamed {
     /// The system's reason.
@@ -29,7 +29,7 @@ impl TemporaryFile {
     pub(crate) fn create(dir: &Path, prefix: &str) -> io::Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(prefix).suffix(TEMPORARY_SUFFIX);
-        // The default would be readable by its owner alone.
+        // By default, only the owner could read the file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         loop {
@@ -102,7 +102,7 @@ impl Seek for TemporaryFile {
     }
 }
 
-/// Drops the temporary path that `tempfile` adds to the system's error; callers name the target.
+/// Strips the temporary path that `tempfile` adds to the system's error; callers name the target.
 fn without_path(err: io::Error) -> io::Error {
     let cause = err.get_ref().and_then(|inner| inner.source()?.downcast_ref::<io::Error>()?.raw_os_error());
     cause.map_or(err, io::Error::from_raw_os_error)

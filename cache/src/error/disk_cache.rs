@@ -1,4 +1,4 @@
-//! Disk caches that cannot be used.
+//! Errors of disk caches that cannot be used.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use super::FileError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiskCacheError {
-    /// A folder that holds something else.
+    /// A folder that is not empty and not a disk cache.
     #[error(
         "{}: holds files and is not a disk cache (no file {marker} in it); expected a new or an empty folder",
         dir.display()
@@ -59,7 +59,7 @@ pub enum DiskCacheError {
     File(#[from] FileError),
 }
 
-/// Part of an error about a size.
+/// Returns the clause of an error text that names the number of processes; empty for one.
 fn of_users(users: u64) -> String {
     if users == 1 { String::new() } else { format!(" for the {users} processes that use it") }
 }

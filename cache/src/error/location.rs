@@ -1,4 +1,4 @@
-//! URLs that no cache can have.
+//! Errors of URLs that cannot name a cache.
 
 /// A URL that cannot be the location of a cache.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -10,7 +10,7 @@ pub enum LocationError {
         /// URL as given, with its unsupported scheme.
         url: String,
     },
-    /// A scheme with fewer than two slashes behind it.
+    /// A scheme followed by fewer than two slashes.
     #[error("{text}: looks like a URL with a slash missing; expected {url}, or ./{text} for a folder of this name")]
     Slashes {
         /// Location as given, with a slash missing.
@@ -29,7 +29,7 @@ pub enum LocationError {
         "{url}: has a user name, `?` or `#`; expected bucket and prefix only (credentials are read from the environment)"
     )]
     Extra {
-        /// The URL, without what follows the scheme if it holds a user name.
+        /// The URL; cut off after its scheme if it contains a user name.
         url: String,
     },
     /// A URL that is not valid Unicode.

@@ -15,15 +15,15 @@ pub(crate) struct BlockKey {
     pub(crate) number: u32,
 }
 
-/// A place that keeps blocks for a while. Any block may be gone at any time; one that is there is whole.
+/// A store that keeps blocks for a while. Any block may disappear at any time; a block that is present is complete.
 pub(crate) trait BlockStore: fmt::Debug + Send + Sync {
-    /// Length in bytes of every block but an object's last.
+    /// Length in bytes of every block except an object's last one.
     fn block_len(&self) -> u64;
 
-    /// Returns `true` if the block is there now.
+    /// Returns `true` if the block is present now.
     fn contains(&self, key: BlockKey, len: usize) -> bool;
 
-    /// The block of `len` bytes, if it is there.
+    /// The block of `len` bytes; `None` if it is not present.
     ///
     /// # Errors
     /// If it is there but cannot be read.

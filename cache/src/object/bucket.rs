@@ -27,7 +27,7 @@ pub(crate) struct Bucket {
     location: Location,
 }
 
-/// An object as listings describe it.
+/// Description of an object in a listing.
 #[derive(Clone, Debug)]
 pub(crate) struct Object {
     /// Name below the prefix.
@@ -40,7 +40,7 @@ pub(crate) struct Object {
     pub(crate) version: Version,
 }
 
-/// Mark of a weak entity tag.
+/// Prefix of a weak entity tag.
 const WEAK: &str = "W/";
 
 /// Version of an object's content.
@@ -58,8 +58,8 @@ impl Version {
         self.e_tag.clone().filter(|tag| !tag.starts_with(WEAK))
     }
 
-    /// Version for a request that replaces. A weak tag is that of a gateway, which compressed the answer; without its mark
-    /// it is the tag that the store itself compares.
+    /// Version for a request that replaces an object. A weak tag comes from a gateway that compressed the response;
+    /// without its prefix it is the tag that the store itself compares.
     fn for_update(&self) -> UpdateVersion {
         let strong = |tag: &String| tag.strip_prefix(WEAK).unwrap_or(tag).to_owned();
         UpdateVersion { e_tag: self.e_tag.as_ref().map(strong), version: self.number.clone() }
@@ -154,8 +154,8 @@ impl Bucket {
         }
     }
 
-    /// Reads a range of an object, provided that it still has this version. A server with weak entity tags only does not
-    /// compare versions; the checksums of the shard then tell bytes of another one.
+    /// Reads a range of an object, provided that the object still has this version. A server with only weak entity tags
+    /// does not compare versions; the checksums of the shard then detect bytes of another version.
     pub(super) fn range(
         &self,
         name: &str,
@@ -194,8 +194,8 @@ impl Bucket {
 
     /// Creates an object; returns `false` if the name is taken.
     ///
-    /// `bytes` must differ from what any other writer gives this object: an answer that was lost makes the request be
-    /// repeated, and the content then tells the object's author.
+    /// `bytes` must differ from what any other writer gives this object: a request whose response was lost is repeated,
+    /// and the content then tells which writer created the object.
     ///
     /// # Errors
     /// If the request fails.
@@ -207,7 +207,7 @@ impl Bucket {
         Ok(self.read(name)?.is_some_and(|(content, _)| content == bytes))
     }
 
-    /// Replaces an object that has a certain version; returns `false` if it has another one by now.
+    /// Replaces an object if it still has the given version; returns `false` if it has changed.
     ///
     /// # Errors
     /// If the request fails.
@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_that_was_removed_since_it_was_opened_is_told() {
+    fn removal_of_an_open_object_is_reported() {
         let bucket = Bucket::of_memory();
         bucket.write("a.shard", b"bytes").unwrap();
         let read = || wait(bucket.range("a.shard", &Version::default(), 1..3)).unwrap();

@@ -21,21 +21,21 @@ use crate::location::Location;
 
 /// First pause before a request is repeated; each further one is twice as long, with jitter.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-/// Longest pause.
+/// Longest pause between retries.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
-/// Time in which a connection must be made.
+/// Timeout for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a whole request, unless the environment names another one. The parts of an upload in flight are 32 MiB, which a
-/// link of 2 Mbit/s sends in it; the default of `object_store` is 30 seconds, which needs 9 Mbit/s. It is less than the
-/// default time for repetitions, so that a part on a connection that went silent is sent again.
+/// Timeout of a whole request, unless the environment sets another. The parts of an upload in flight total 32 MiB,
+/// which a link of 2 Mbit/s sends within it; the default of `object_store` is 30 seconds, which needs 9 Mbit/s. It is
+/// shorter than the default retry time, so that a part on a connection that went silent is sent again.
 const REQUEST_TIMEOUT: &str = "150s";
 
-/// Buckets and hosts already connected, by URL without its path and by time for repetitions.
+/// Buckets and hosts that are already connected, by URL without its path and by retry time.
 type Connected = HashMap<(String, Duration), Arc<dyn ObjectStore>>;
 
 static CONNECTED: Mutex<Option<Connected>> = Mutex::new(None);
 
-/// Connects to the bucket of a URL; returns the prefix in it, too. Makes no request.
+/// Connects to the bucket of a URL; also returns the prefix within the bucket. Makes no request.
 pub(super) fn connect(location: &Location, retry: Duration) -> Result<(Arc<dyn ObjectStore>, ObjectPath), FileError> {
     let failed = |reason: String| FileError::at(location.as_path(), "connect to")(io::Error::other(reason));
     let url = Url::parse(location.url().unwrap_or_default()).map_err(|err| failed(err.to_string()))?;
@@ -57,7 +57,7 @@ pub(super) fn connect(location: &Location, retry: Duration) -> Result<(Arc<dyn O
     Ok((store, prefix))
 }
 
-/// [`REQUEST_TIMEOUT`], or `None` if the environment names another time by `variable`.
+/// Returns [`REQUEST_TIMEOUT`], or `None` if the environment variable `variable` sets another timeout.
 fn request_timeout(variable: &str, is_set: impl Fn(&str) -> bool) -> Option<&'static str> {
     (!is_set(variable)).then_some(REQUEST_TIMEOUT)
 }
@@ -125,7 +125,7 @@ fn missing_variable(scheme: &str, is_set: impl Fn(&str) -> bool) -> Option<&'sta
     }
 }
 
-/// Turns an error of a request into one of the operating system's kinds, in one line.
+/// Converts a request error to an I/O error of a matching kind, with a text of one line.
 pub(super) fn io_error(err: &object_store::Error) -> io::Error {
     use object_store::Error;
     if cause::<Abandoned>(err).is_some() {
@@ -142,12 +142,12 @@ pub(super) fn io_error(err: &object_store::Error) -> io::Error {
     io::Error::new(kind, one_line(err))
 }
 
-/// The cause of a type in the chain of an error's causes.
+/// First cause of type `E` in an error's chain of causes.
 fn cause<'a, E: StdError + 'static>(err: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     std::iter::successors(Some(err), |&err| err.source()).find_map(|err| err.downcast_ref())
 }
 
-/// Text of an error without the line breaks of a server's answer, and with its first cause.
+/// Text of an error and its first cause, without the line breaks of a server's response.
 fn one_line(err: &object_store::Error) -> String {
     if let Some(err) = cause::<NoCredentials>(err) {
         return err.to_string();

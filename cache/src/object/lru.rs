@@ -1,4 +1,4 @@
-//! Blocks held by the process, of which those used least recently are dropped first.
+//! Blocks held by the process; the least recently used are dropped first.
 
 use std::collections::HashMap;
 use std::io;
@@ -21,7 +21,7 @@ pub(crate) enum Block {
 }
 
 impl Block {
-    /// The bytes. A result computed from them counts only if [`Self::check`] succeeds afterwards.
+    /// The bytes. A result computed from them is valid only if [`Self::check`] succeeds afterwards.
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::Mapped(map) => map.bytes(),
@@ -29,7 +29,7 @@ impl Block {
         }
     }
 
-    /// Reports pages of a mapped file that could not be read.
+    /// Fails if pages of a mapped file could not be read.
     pub(crate) fn check(&self) -> io::Result<()> {
         match self {
             Self::Mapped(map) => map.check(),
@@ -50,7 +50,7 @@ pub(crate) struct Lru {
 struct Part {
     entries: HashMap<BlockKey, Entry>,
     bytes: u64,
-    /// Number of uses so far, which orders them.
+    /// Number of uses so far, a clock that orders the uses.
     uses: u64,
 }
 
@@ -82,7 +82,7 @@ impl Lru {
         Some((Arc::clone(&entry.block), is_due))
     }
 
-    /// Holds a block, and drops others if there are too many.
+    /// Inserts a block and drops the least recently used ones if the limit is exceeded.
     pub(crate) fn insert(&self, key: BlockKey, block: Arc<Block>) {
         let len = block.bytes().len() as u64;
         let mut part = self.part(key);
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     fn key(number: u32) -> BlockKey {
-        // One part only.
+        // Multiples of `PARTS`, so that all keys fall into one part.
         BlockKey { object: 5, number: number * u32::try_from(PARTS).unwrap() }
     }
 

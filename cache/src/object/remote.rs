@@ -26,11 +26,11 @@ const REQUEST_LEN: u64 = 8 << 20;
 const UNIT_LEN: u64 = 256 << 10;
 /// Units in flight over all objects of the process: 64 MiB.
 const IN_FLIGHT_UNITS: usize = 256;
-/// Fewest units that a request counts for, so that at most 64 run at a time.
+/// Minimum number of units charged for a request, so that at most 64 run at a time.
 const LEAST_UNITS: u32 = 4;
 /// Length of the end of a shard that is fetched when it is opened: the directory of some 100 cases.
 const TAIL_LEN: u64 = 96 << 10;
-/// Attempts to find a block in its store before it is fetched past the store.
+/// Number of times a block is looked for in its store before it is fetched without using the store.
 const ATTEMPTS: usize = 3;
 
 /// Largest number of bytes in flight.
@@ -51,7 +51,7 @@ pub(crate) struct RemoteFile {
     arrived: Condvar,
 }
 
-/// The ends of an object, fetched to open it.
+/// First and last bytes of an object, fetched to open it.
 pub(crate) struct Frame<'a> {
     file: &'a RemoteFile,
     pieces: [(u64, Bytes); 2],
@@ -99,7 +99,7 @@ impl RemoteFile {
         self.object.len
     }
 
-    /// Fetches the beginning, of `head_len` bytes, and the end of the object.
+    /// Fetches the first `head_len` bytes and the end of the object.
     pub(crate) fn frame(&self, head_len: u64) -> Result<Frame<'_>, FileError> {
         if self.len() == 0 {
             // A range of no bytes cannot be requested.
@@ -151,7 +151,7 @@ impl RemoteFile {
         Ok(visit(scratch))
     }
 
-    /// Returns `true` if all bytes of a range are kept now.
+    /// Returns `true` if all bytes of a range are in the block store now.
     pub(crate) fn has(&self, range: &Range<u64>) -> bool {
         self.numbers(range).all(|number| self.blocks.contains(self.key(number), self.block_len(number)))
     }
@@ -161,7 +161,7 @@ impl RemoteFile {
         self.numbers(range).for_each(|number| self.blocks.discard(self.key(number)));
     }
 
-    /// Fetches what is missing of the ranges, and waits until it is kept.
+    /// Fetches the missing blocks of the ranges, and waits until the store holds them.
     pub(crate) fn ensure(&self, ranges: &[Range<u64>]) -> Result<(), FileError> {
         check_process().map_err(FileError::at(&self.url, "fetch"))?;
         let mut wanted: BTreeSet<u32> = ranges.iter().flat_map(|range| self.numbers(range)).collect();
@@ -182,7 +182,8 @@ impl RemoteFile {
         }
     }
 
-    /// Claims the blocks that no other thread is fetching. Waits for the others only if there are no such blocks.
+    /// Claims the wanted blocks that no other thread is fetching; if there are none, waits for the threads that fetch
+    /// them.
     fn claim(&self, wanted: &BTreeSet<u32>) -> Claimed<'_> {
         let mut in_flight = self.lock();
         let numbers: Vec<u32> = wanted.iter().copied().filter(|number| !in_flight.contains(number)).collect();
@@ -247,7 +248,7 @@ impl RemoteFile {
         if range.is_empty() { 0..0 } else { number(range.start / len)..number(range.end.div_ceil(len)) }
     }
 
-    /// Bytes of a run of blocks.
+    /// Byte range of a run of blocks.
     fn bytes_of(&self, run: &Range<u32>) -> Range<u64> {
         let len = self.blocks.block_len();
         u64::from(run.start) * len..(u64::from(run.end) * len).min(self.len())
@@ -268,7 +269,7 @@ impl RemoteFile {
 }
 
 impl Frame<'_> {
-    /// Bytes of the object; fetched now if they are not at its ends.
+    /// Reads bytes of the object: from the fetched ends if they lie there, otherwise with a request.
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Bytes, FileError> {
         for (start, bytes) in &self.pieces {
             let from = offset.checked_sub(*start).and_then(|from| usize::try_from(from).ok());

@@ -11,10 +11,10 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::transport::{Abandoned, is_hopeless};
 
-/// Threads of the runtime: they move bytes and encrypt, all other work is done by the threads that wait.
+/// Number of threads of the runtime: they move bytes and encrypt; the waiting threads do all other work.
 const THREADS: usize = 2;
 
-/// Time between checks of whether to continue waiting.
+/// Interval between checks whether to keep waiting.
 const LOOK: Duration = Duration::from_millis(100);
 
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
@@ -22,8 +22,8 @@ static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 /// Process that uses object storage; 0 before the first use.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 
-/// Object storage was used before this process was forked. Its threads are those of the parent, and locks that they held
-/// are never released here.
+/// Error of using object storage in a process forked after its first use: the threads exist only in the parent, and
+/// locks that they held are never released here.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "object storage was used before this process was forked; use it in the new process alone, or start processes without \
@@ -63,7 +63,7 @@ pub(super) fn handle() -> io::Result<Handle> {
     Ok(runtime.insert(started).handle().clone())
 }
 
-/// Runs `future` on the runtime and waits for its value; gives up where requests are abandoned.
+/// Runs `future` on the runtime and waits for its value; gives up once requests are abandoned.
 ///
 /// The calling thread sleeps; it does not enter the runtime, so that it may belong to another one.
 pub(super) fn wait<T, F>(future: F) -> io::Result<T>
@@ -80,7 +80,8 @@ where
     next(&receiver, is_hopeless).and_then(|value| value.ok_or_else(panicked))
 }
 
-/// Waits for the next value that requests send; `None` once all of them have ended. Gives up where `is_hopeless` says so.
+/// Waits for the next value that requests send; `None` once all of them have ended. Gives up when `is_hopeless` returns
+/// `true`.
 pub(super) fn next<T>(receiver: &Receiver<T>, is_hopeless: impl Fn() -> bool) -> io::Result<Option<T>> {
     loop {
         match receiver.recv_timeout(LOOK) {
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forked_processes_are_told_from_the_one_that_uses_object_storage() {
+    fn forked_processes_are_distinguished_from_the_one_that_uses_object_storage() {
         check_process().unwrap();
         check_process().unwrap();
         let process = std::process::id();

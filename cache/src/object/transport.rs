@@ -1,5 +1,5 @@
-//! HTTP requests to object storage, watched: `object_store` repeats failed requests in silence, so that a mistyped endpoint
-//! would look like a program that hangs.
+//! Watches HTTP requests to object storage: `object_store` retries failed requests silently, so that a mistyped
+//! endpoint would look like a hanging program.
 //!
 //! [`Connector`] wraps the HTTP client of a store. It logs once, after [`PATIENCE`] or [`SLOW`], that a server does not
 //! answer and why. It prevents retries of errors that no retry can fix (TLS, missing credentials), and it ends all
@@ -19,25 +19,25 @@ use object_store::client::{
 };
 use object_store::{ClientConfigKey, ClientOptions};
 
-/// Time of failing requests after which a program says what it waits for.
+/// Duration of failing requests after which a message says what the program waits for.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Time after which a request without an answer counts as failing. A busy server may take seconds.
 const SLOW: Duration = Duration::from_secs(5);
 /// Largest body, in bytes, whose upload time is negligible: a late answer then means a slow server.
 const SMALL_BODY: usize = 256 << 10;
-/// Time without a byte of an answer after which a request with a small body is given up and repeated. A large body may take
+/// Time without receiving a byte after which a request with a small body is given up and retried. A large body may take
 /// longer to send.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// Hosts that give the credentials of a cloud's machine to programs on it.
+/// Hosts of the metadata services that give programs the credentials of their cloud machine.
 const METADATA_HOSTS: [&str; 4] = ["169.254.169.254", "169.254.170.2", "metadata.google.internal", "metadata"];
 
-/// `true` once requests are to be abandoned.
+/// `true` once requests shall be abandoned.
 static ABANDONED: AtomicBool = AtomicBool::new(false);
 /// Number of stores that have not answered for [`PATIENCE`].
 static FAILING: AtomicUsize = AtomicUsize::new(0);
 
-/// Ends the waiting for stores that do not answer, from now on and in the whole process: their requests fail at once
-/// instead of being repeated. Requests that are answered continue. For programs that were asked to stop.
+/// Makes requests to stores that do not answer fail at once instead of being retried, from now on and in the whole
+/// process. Requests that are answered continue. For programs that were asked to stop.
 pub fn abandon_requests() {
     ABANDONED.store(true, Ordering::Relaxed);
 }
@@ -47,17 +47,18 @@ pub fn resume_requests() {
     ABANDONED.store(false, Ordering::Relaxed);
 }
 
-/// Returns `true` if an error, or a cause of it, is that of a request that [`abandon_requests`] ended.
+/// Returns `true` if an error, or one of its causes, comes from a request that [`abandon_requests`] ended.
 #[must_use]
 pub fn is_abandoned(error: &(dyn StdError + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source()).any(|error| {
-        // The source of an I/O error is that of the error within it. The kind alone is also that of interrupted system calls.
+        // The source of an I/O error skips the error within it, so that one is examined here. The kind alone does not
+        // suffice: interrupted system calls have the same kind.
         let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         error.is::<Abandoned>() || within.is_some_and(|within| is_abandoned(within))
     })
 }
 
-/// Returns `true` if requests are abandoned and a store does not answer.
+/// Returns `true` if requests are abandoned and some store does not answer.
 pub(super) fn is_hopeless() -> bool {
     ABANDONED.load(Ordering::Relaxed) && FAILING.load(Ordering::Relaxed) > 0
 }
@@ -67,7 +68,7 @@ pub(super) fn is_hopeless() -> bool {
 #[error("stopped while the object storage did not answer")]
 pub struct Abandoned;
 
-/// Neither the environment nor the machine gives credentials.
+/// Neither the environment nor the machine provides credentials.
 #[derive(Debug, thiserror::Error)]
 #[error("no credentials: set {variables}; this machine has no role that gives any ({reason})")]
 pub(super) struct NoCredentials {
@@ -75,7 +76,7 @@ pub(super) struct NoCredentials {
     reason: String,
 }
 
-/// Connects the HTTP clients of one store.
+/// Creates the HTTP clients of one store.
 #[derive(Debug)]
 pub(super) struct Connector {
     store: Arc<Store>,
@@ -86,9 +87,9 @@ pub(super) struct Connector {
 struct Store {
     /// URL without its path, for messages.
     origin: String,
-    /// Time for which requests are repeated.
+    /// Time for which failed requests are retried.
     retry: Duration,
-    /// Environment variables with the credentials of such stores.
+    /// Environment variables that hold the credentials for this kind of store.
     variables: &'static str,
     /// URL of the service that gives the credentials of this machine, if the environment names one.
     metadata: Option<String>,
@@ -99,14 +100,14 @@ struct Store {
 struct State {
     /// Time of the first failure since the last answer.
     failing_since: Option<Instant>,
-    /// True once the failure has been reported.
+    /// `true` once the failure has been reported.
     is_told: bool,
     /// `true` once the machine's metadata service has answered.
     has_role: bool,
 }
 
 impl Connector {
-    /// Creates the connector of the store at `origin`, whose requests are repeated for `retry`.
+    /// Creates the connector of the store at `origin`, whose failed requests are retried for `retry`.
     pub(super) fn new(origin: &str, retry: Duration, variables: &'static str) -> Self {
         let metadata = std::env::var("AWS_METADATA_ENDPOINT").ok().filter(|url| !url.is_empty());
         let store = Store { origin: origin.to_owned(), retry, variables, metadata, state: Mutex::default() };
@@ -122,7 +123,8 @@ impl HttpConnector for Connector {
     }
 }
 
-/// Options of the client for requests with small bodies, which end on silence rather than by their whole duration alone.
+/// Options of the client for requests with small bodies, which also end after a silence and not only after their whole
+/// timeout.
 fn for_small_bodies(options: &ClientOptions) -> ClientOptions {
     let is_set = options.get_config_value(&ClientConfigKey::ReadTimeout).is_some();
     if is_set { options.clone() } else { options.clone().with_read_timeout(READ_TIMEOUT) }
@@ -132,7 +134,7 @@ fn for_small_bodies(options: &ClientOptions) -> ClientOptions {
 struct Watched {
     /// Client for requests whose bodies have at most [`SMALL_BODY`] bytes.
     small: HttpClient,
-    /// Client for the others, the parts of uploads.
+    /// Client for requests with larger bodies: the parts of uploads.
     large: HttpClient,
     store: Arc<Store>,
 }
@@ -185,7 +187,7 @@ impl Store {
             || self.metadata.as_deref().is_some_and(|url| uri.to_string().starts_with(url))
     }
 
-    /// Records the outcome of a request for data that began at `started`.
+    /// Records the outcome of a data request that began at `started`.
     fn of_data(
         &self,
         answer: Result<HttpResponse, HttpError>,
@@ -224,7 +226,8 @@ impl Store {
         }
     }
 
-    /// Records the outcome of a request for the machine's credentials. It is repeated only where there are such.
+    /// Records the outcome of a request for the machine's credentials. A failure is retried only if the metadata
+    /// service has answered before.
     fn of_metadata(&self, answer: Result<HttpResponse, HttpError>) -> Result<HttpResponse, HttpError> {
         let had_role = self.lock().has_role;
         let reason = match answer {
@@ -241,7 +244,8 @@ impl Store {
         Err(HttpError::new(HttpErrorKind::Unknown, NoCredentials { variables: self.variables, reason }))
     }
 
-    /// Records a failure, which began at `since` if that is known, and reports it once the patience is over.
+    /// Records a failure, which began at `since` if that is known, and reports it once failures have lasted for
+    /// [`PATIENCE`].
     fn failed(&self, reason: &str, since: Option<Instant>) {
         let mut state = self.lock();
         let now = Instant::now();
@@ -259,7 +263,7 @@ impl Store {
         );
     }
 
-    /// Records an answer, which ends a row of failures.
+    /// Records an answer, which ends a series of failures.
     fn answered(&self) {
         let mut state = self.lock();
         state.failing_since = None;
@@ -275,7 +279,7 @@ impl Store {
     }
 }
 
-/// Returns `true` if a later request may succeed: the server is away or busy, rather than another one than expected.
+/// Returns `true` if a retry may succeed: the server is unreachable or busy, not one of another kind.
 fn heals(err: &HttpError) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(err);
     while let Some(error) = cause {
@@ -283,7 +287,7 @@ fn heals(err: &HttpError) -> bool {
             return false;
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            // rustls reports its errors in this kind.
+            // rustls reports its errors with this kind.
             if error.kind() == io::ErrorKind::InvalidData {
                 return false;
             }
@@ -293,8 +297,8 @@ fn heals(err: &HttpError) -> bool {
     true
 }
 
-/// Failure of a request in an environment that names a proxy. Whether the request went there is known to the HTTP client
-/// alone, which reads the environment as well.
+/// Failure of a request in an environment that names a proxy. Only the HTTP client, which reads the environment too,
+/// knows whether the request went through the proxy.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason} ({proxy}; no_proxy lists hosts to be reached without it)")]
 struct Proxied {
@@ -311,12 +315,12 @@ fn proxy(is_https: bool, variable: impl Fn(&str) -> Option<String>) -> Option<St
     Some(format!("{name} names the proxy {host}"))
 }
 
-/// Converts an error to a kind that is not repeated.
+/// Converts an error to a kind that is not retried.
 fn once(err: HttpError) -> HttpError {
     HttpError::new(HttpErrorKind::Unknown, Final(err))
 }
 
-/// An error that is not repeated. Its text is that of its cause, because the error around it has the rest of the text.
+/// An error that is not retried. Displays only its cause, because the error that wraps it displays the rest.
 #[derive(Debug)]
 struct Final(HttpError);
 
@@ -351,7 +355,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_abandoned_requests_are_told_from_interrupted_system_calls() {
+    fn errors_of_abandoned_requests_are_distinguished_from_interrupted_system_calls() {
         let abandoned = || io::Error::new(io::ErrorKind::Interrupted, Abandoned);
         let named = || crate::FileError::at("s3://bucket/shard", "fetch")(abandoned());
         assert!(is_abandoned(&abandoned()) && is_abandoned(&named()));
@@ -474,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_once_when_the_patience_is_over() {
+    fn a_failure_is_reported_once_when_the_patience_is_over() {
         let store = store();
         store.failed("refused", None);
         assert!(!store.lock().is_told);

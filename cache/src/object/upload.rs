@@ -28,8 +28,8 @@ const PARTS_IN_FLIGHT: usize = 4;
 pub(crate) struct Upload {
     request: Option<Box<dyn MultipartUpload>>,
     buffer: Vec<u8>,
-    /// Tasks of the parts that may be in flight. They stay known when a wait is given up, so that the upload is aborted
-    /// after all of them: a part that arrives later would stay in the bucket.
+    /// Tasks of the parts that may be in flight. They are kept when a wait is given up, so that the upload is aborted
+    /// only after all of them have ended: a part that arrives later would stay in the bucket.
     parts: Vec<JoinHandle<()>>,
     /// Number of parts whose result was not received.
     num_open: usize,
@@ -38,7 +38,7 @@ pub(crate) struct Upload {
 }
 
 impl Upload {
-    /// Begins to write an object.
+    /// Begins the upload of an object.
     pub(crate) fn begin(bucket: &Bucket, name: &str) -> Result<Self, FileError> {
         let url = bucket.url_of(name);
         let (store, path) = (bucket.store().clone(), bucket.object(name));
@@ -74,7 +74,7 @@ impl Upload {
         let completed = wait(async move {
             let result = upload.complete().await;
             if result.is_err() {
-                // What cannot be removed is left to the bucket's life-cycle rule.
+                // An upload that cannot be aborted is left to the bucket's life-cycle rule.
                 let _ = upload.abort().await;
             }
             result
@@ -107,7 +107,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Waits until at most `left` parts are in flight. Gives up where `is_hopeless` says so.
+    /// Waits until at most `left` parts are in flight. Gives up when `is_hopeless` returns `true`.
     fn wait_for(&mut self, left: usize, is_hopeless: fn() -> bool) -> Result<(), FileError> {
         while self.num_open > left {
             let sent = next(&self.results.1, is_hopeless).map_err(FileError::at(&self.url, "upload"))?;
@@ -123,11 +123,11 @@ impl Drop for Upload {
     fn drop(&mut self) {
         let Some(mut upload) = self.request.take() else { return };
         let parts = std::mem::take(&mut self.parts);
-        // What cannot be removed is left to the bucket's life-cycle rule.
+        // An upload that cannot be aborted is left to the bucket's life-cycle rule.
         let _ = wait(async move {
             parts.iter().for_each(JoinHandle::abort);
             for part in parts {
-                // Cancelled, or ended before.
+                // The part was cancelled, or had ended before.
                 let _ = part.await;
             }
             upload.abort().await

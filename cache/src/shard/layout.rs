@@ -9,7 +9,7 @@ pub(crate) const HEADER_LEN: usize = 32;
 pub(crate) const FOOTER_LEN: usize = 32;
 pub(crate) const HEADER_MAGIC: [u8; 8] = *b"HIENDSHD";
 pub(crate) const FOOTER_MAGIC: [u8; 8] = *b"HIENDEND";
-/// Maximum length of a directory in bytes, against damaged footers: 100,000 cases take about 100 MB.
+/// Maximum length of a directory in bytes, to reject damaged footers: 100,000 cases take about 100 MB.
 pub(crate) const MAX_DIRECTORY_LEN: u64 = 1 << 30;
 
 /// Serializes the header.

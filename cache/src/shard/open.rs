@@ -17,11 +17,11 @@ use crate::options::OpenOptions;
 use crate::place::Place;
 use crate::storage::Access;
 
-/// Shards of a cache, each opened or with the error that prevents it, sorted by name.
+/// Shards of a cache, sorted by name, each open or with the error that prevented it.
 pub(crate) struct Opened {
-    /// Path or URL of each shard, and the shard.
+    /// Path or URL of each shard, with the open shard or its error.
     pub(crate) shards: Vec<(PathBuf, Result<Shard>)>,
-    /// Paths of listed shards that do not exist.
+    /// Paths of shards that the manifest lists and that do not exist.
     pub(crate) missing: Vec<PathBuf>,
     #[cfg(feature = "object-store")]
     pub(crate) disk_cache: Option<Arc<crate::disk_cache::DiskCache>>,

@@ -59,7 +59,8 @@ impl Shard {
         Ok(Self { path: path.to_owned(), storage, generation, directory })
     }
 
-    /// Opens a shard in object storage, as [`Self::open`] does. What does not match its checksum is fetched once more.
+    /// Opens a shard in object storage, as [`Self::open`] does. Bytes that do not match their checksum are fetched once
+    /// more.
     #[cfg(feature = "object-store")]
     pub(crate) fn open_object(object: RemoteFile) -> Result<Self> {
         let parse = || {
@@ -96,7 +97,7 @@ impl Shard {
         self.storage.is_empty()
     }
 
-    /// Generation of the shard, which decides the record that counts, see [`super`].
+    /// Generation of the shard, which decides the live record of a case, see [`super`].
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
@@ -203,7 +204,7 @@ fn parse_index(bytes: &[u8], grid: Grid, case: &CaseRecord) -> Result<CaseIndex,
     Ok(CaseIndex { grid, image, label, occupancy })
 }
 
-/// Parses the entries of an array; returns the bytes after them, too.
+/// Parses the entries of an array; also returns the bytes after them.
 fn parse_array<'a>(
     array: &'static str,
     record: &ArrayRecord,
@@ -223,14 +224,14 @@ fn parse_directory(bytes: &[u8], offset: u64) -> Result<Directory, ShardError> {
     Ok(directory)
 }
 
-/// Copies bytes whose number the caller has asked for.
+/// Copies a slice into an array; the caller guarantees that the lengths are equal.
 fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(bytes);
     array
 }
 
-/// Returns the generation.
+/// Parses the header and returns the generation.
 fn parse_header(bytes: [u8; HEADER_LEN]) -> Result<u64, ShardError> {
     if bytes[..8] != HEADER_MAGIC {
         return Err(ShardError::Magic);
@@ -247,7 +248,7 @@ fn parse_header(bytes: [u8; HEADER_LEN]) -> Result<u64, ShardError> {
     Ok(generation)
 }
 
-/// Returns offset, length and checksum of the directory.
+/// Parses the footer and returns offset, length and checksum of the directory.
 fn parse_footer(bytes: [u8; FOOTER_LEN]) -> Result<(u64, u64, u32), ShardError> {
     let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));

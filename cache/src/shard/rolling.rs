@@ -8,8 +8,8 @@ use crate::location::Location;
 
 /// Writes cases to shards of about equal size.
 ///
-/// A shard is finished before the case that would take it beyond the limit, so a larger shard holds one case. Dropping
-/// the writer removes the unfinished shard; finished ones stay.
+/// A shard is finished before the case that would take it over the limit, so only a shard with a single case can exceed
+/// the limit. Dropping the writer removes the unfinished shard; finished ones stay.
 pub struct RollingShardWriter {
     location: Location,
     generation: u64,

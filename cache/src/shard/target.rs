@@ -1,7 +1,7 @@
 //! Target of a shard writer: a file under a temporary name, or an upload whose object is not visible yet.
 //!
 //! A process that is killed leaves at most a `.tmp` file, or the parts of an upload and the reservation of its name. No
-//! reader opens them. The next run removes a file: a writer at work holds a lock on it.
+//! reader opens them. The next run removes a `.tmp` file that no writer holds a lock on.
 
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ const TEMPORARY_PREFIX: &str = ".shard-";
 /// Buffer of a file in bytes.
 const BUFFER_LEN: usize = 1 << 20;
 
-/// Bytes of a shard on their way. Dropping it without [`Target::finish`] leaves no shard.
+/// Destination of a shard's bytes while it is written. Dropping it without [`Target::finish`] leaves no shard.
 pub(super) enum Target {
     File(FileTarget),
     #[cfg(feature = "object-store")]
@@ -41,7 +41,7 @@ pub(super) struct ObjectTarget {
     reservation: Reservation,
 }
 
-/// A name that other writers leave alone. Dropping it gives the name back.
+/// Reservation of a shard's name, which other writers then avoid. Dropping it releases the name.
 #[cfg(feature = "object-store")]
 struct Reservation {
     bucket: Bucket,
@@ -119,10 +119,11 @@ impl FileTarget {
 
 #[cfg(feature = "object-store")]
 impl Reservation {
-    /// Reserves the first free name. Stores cannot create a large object only where there is none, but small ones.
+    /// Reserves the first free name by a small object: stores can create small objects only if the name is free, but
+    /// not large ones.
     ///
-    /// A name is free if no shard and no reservation has it. The reservation is given back after the shard is there, so
-    /// that a writer that finds none looks for the shard afterwards and finds that.
+    /// A name is free if no shard and no reservation has it. The reservation is released after the shard exists, so
+    /// that a writer that finds no reservation looks for the shard afterwards and finds it.
     fn take(bucket: &Bucket, generation: u64, worker: u32) -> Result<Self> {
         let taken: std::collections::HashSet<String> = bucket.list("")?.into_iter().map(|object| object.name).collect();
         let author = crate::lease::unique_id();

@@ -27,8 +27,8 @@ pub struct ShardWriter {
 }
 
 impl ShardWriter {
-    /// Creates a shard. `generation` decides which record of a case counts, see [`super`]; `worker` only keeps the names
-    /// of several writers apart.
+    /// Creates a shard. `generation` decides which record of a case is live, see [`super`]; `worker` only makes the
+    /// names of several writers differ.
     ///
     /// # Errors
     /// If the file or object cannot be created.

@@ -1,4 +1,4 @@
-//! Small caches for the tests, and looking at all of one.
+//! Small caches for the tests, and functions that read all faults or all voxels of one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ pub(crate) const SHARD: &str = "g0001-w000-0000.shard";
 /// Cases: noise with labels, noise without labels, constant chunks with labels.
 pub(crate) const NAMES: [&str; 3] = ["noise", "plain", "flat"];
 
-/// Writes one shard of the named cases, of this shape, and its manifest.
+/// Writes a manifest and one shard with the named cases, each of shape `shape`.
 pub(crate) fn write_cache(dir: &Path, names: &[&str], shape: [usize; 3], chunk: [usize; 3], preset: CodecPreset) {
     let num_voxels = shape.iter().product::<usize>();
     let mut rng = ChaCha8Rng::seed_from_u64(1);

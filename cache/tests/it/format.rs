@@ -10,8 +10,9 @@ use proptest::prelude::*;
 
 use crate::cases::{DATASET, NAMES, SHARD, faults, write_cache};
 
-/// Shards and a manifest in `tests/data`, written by version 0.1.0 before the manifest had a checksum: two phantoms with
-/// labels, converted with each `--codec`. They are read, and encoding their volumes again gives the same bytes.
+/// Shards and a manifest in `tests/data`, written by version 0.1.0 before the manifest had a checksum: two phantoms
+/// with labels, converted with each `--codec`. Both are readable, and encoding their volumes again gives the same
+/// bytes.
 #[test]
 fn shard_of_an_earlier_version_is_read_and_written_again_byte_by_byte() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");

@@ -27,8 +27,8 @@ fn write_shard(dir: &Path, generation: u64, cases: &[(&str, u16)]) {
     writer.finish().unwrap();
 }
 
-/// Writes three shards: one with superseded and unwanted records, one without wanted records that count, one wanted
-/// entirely.
+/// Writes three shards: one with superseded and unwanted records, one with no live wanted record, one whose records are
+/// all wanted.
 fn write_cache(dir: &Path) {
     write_shard(dir, 1, &[("a", 0), ("b", 10), ("gone", 20)]);
     write_shard(dir, 1, &[("gone2", 30), ("c", 40)]);

@@ -20,7 +20,7 @@ unsafe impl<T: Send> Send for Voxels<T> {}
 unsafe impl<T: Send> Sync for Voxels<T> {}
 
 impl<T: Element> Voxels<T> {
-    /// Remembers the position of `values`.
+    /// Takes the address of `values`, which hold crops of shape `shape`.
     ///
     /// # Panics
     /// If the shape has another number of voxels.
@@ -29,7 +29,7 @@ impl<T: Element> Voxels<T> {
         Self { first: values.as_mut_ptr(), shape }
     }
 
-    /// A writable array of the voxels that keeps `owner` alive.
+    /// Creates a writable array of the voxels that keeps `owner` alive.
     ///
     /// # Safety
     /// `owner` must own the values given to [`Self::new`], neither move nor free them while it lives, and read or write

@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 use crate::arrays::Voxels;
 use crate::error::Failure;
 
-/// Batch of crops. Its arrays share its memory, which returns to the loader when the last of them is gone.
+/// Batch of crops. Its arrays share its memory, which returns to the loader when the last array is dropped.
 #[pyclass(frozen, module = "hiend._hiend")]
 pub(crate) struct Batch {
     inner: loader::Batch,
@@ -137,7 +137,7 @@ impl Batch {
     }
 }
 
-/// Digest of finished crops and their labels, as [`Batch::digest`] computes it.
+/// Digest of finished crops and their labels, in the same way as [`Batch::digest`].
 #[pyfunction]
 pub(crate) fn digest(image: PyReadonlyArray5<'_, f32>, label: Option<PyReadonlyArray5<'_, u8>>) -> PyResult<String> {
     let shape = image.shape().try_into().expect("five dimensions, by its type");

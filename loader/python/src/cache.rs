@@ -29,7 +29,7 @@ impl Cache {
         Ok(Self { cache })
     }
 
-    /// Path or URL of the cache, as a string: Python's paths join the two slashes of a URL.
+    /// Path or URL of the cache, as a string, because Python's paths merge the two slashes of a URL.
     #[getter]
     fn path(&self) -> &std::ffi::OsStr {
         self.cache.dir().as_os_str()
@@ -80,7 +80,7 @@ impl Cache {
 }
 
 impl Cache {
-    /// Case of a name, `DATASET/CASE` or, where it is unique, `CASE`.
+    /// Finds a case by its name: `DATASET/CASE`, or `CASE` where that is unique.
     fn case(&self, name: &str) -> Result<&hiend_cache::Case, Failure> {
         if let Some(case) = self.cache.case(name) {
             return Ok(case);

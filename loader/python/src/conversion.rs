@@ -1,4 +1,4 @@
-//! `convert`: scans to shards, with progress.
+//! `convert`: conversion of scans to shards, with progress.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use crate::wait::{TICK, wait};
 /// Largest number of unused files logged for one reason.
 const MAX_LOGGED: usize = 20;
 
-/// Progress of one case, to be passed to Python: the event, the case, its bytes, and a text.
+/// Progress of one case, as it is passed to Python: event, case, bytes of its files, and a text.
 struct Report {
     event: &'static str,
     case: String,
@@ -155,13 +155,13 @@ pub(crate) fn convert<'py>(
     describe(py, &summary, &found)
 }
 
-/// Cases of a folder.
+/// Cases found in a folder.
 struct Found {
-    /// The datasets without the excluded cases.
+    /// Datasets without the excluded cases.
     datasets: Vec<Dataset>,
     /// Number of excluded cases.
     num_excluded: usize,
-    /// Files that belong to no case and may have been meant to be converted.
+    /// Files that belong to no case although they may have been meant for conversion.
     not_used: Vec<UnusedFile>,
 }
 
@@ -206,7 +206,7 @@ fn warn_of(not_used: &[UnusedFile]) {
     }
 }
 
-/// The summary as a mapping.
+/// Summary of a conversion as a Python mapping.
 fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("converted", summary.converted)?;
@@ -246,7 +246,7 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<
     Ok(dict)
 }
 
-/// Oddities of cases as a list of mappings.
+/// Unusual features of cases, as a list of Python mappings.
 fn list_findings<'py>(py: Python<'py>, findings: &[Finding]) -> PyResult<Bound<'py, PyList>> {
     let list = PyList::empty(py);
     for finding in findings {

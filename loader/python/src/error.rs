@@ -1,4 +1,4 @@
-//! Errors of the workspace's crates as Python exceptions with the same text.
+//! Errors of the workspace's crates, raised in Python as exceptions with the same text.
 
 use std::io;
 
@@ -46,7 +46,7 @@ impl Failure {
     }
 }
 
-/// [`Kind::NotFound`] if the system found no file.
+/// Returns [`Kind::NotFound`] if the system found no file, [`Kind::Other`] otherwise.
 fn kind_of(source: &io::Error) -> Kind {
     if source.kind() == io::ErrorKind::NotFound { Kind::NotFound } else { Kind::Other }
 }

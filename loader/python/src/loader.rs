@@ -177,7 +177,7 @@ impl Loader {
         }
     }
 
-    /// Number of batches that can be in use at the same time, those being made included.
+    /// Number of batches that can be in use at the same time, including those being made.
     #[getter]
     fn num_buffers(&self) -> usize {
         match &self.source {
@@ -199,7 +199,7 @@ impl Loader {
     }
 }
 
-/// A time in seconds.
+/// Duration of `secs` seconds; an error names `key` if the number is invalid.
 fn seconds(key: &str, secs: f64) -> Result<Duration, Failure> {
     let out_of_range = |_| Failure::config(format!("{key}: {secs}; expected seconds, at least 0"));
     Duration::try_from_secs_f64(secs).map_err(out_of_range)
@@ -213,7 +213,7 @@ pub(crate) fn parse_bytes(text: &str) -> PyResult<u64> {
     Ok(size.as_u64())
 }
 
-/// Error for a value that is not one of those expected.
+/// Error for a value that is not among the expected ones.
 pub(crate) fn unknown(key: &str, value: &str, expected: &str) -> Failure {
     Failure::config(format!("{key}: {value:?}; expected {expected}"))
 }
@@ -226,7 +226,7 @@ fn parse_form(form: &str) -> Result<VoxelForm, Failure> {
     }
 }
 
-/// Parses a configuration. Errors name the key at fault, after `prefix`.
+/// Parses a configuration. An error names the key at fault, preceded by `prefix`.
 pub(crate) fn parse_config<T: Default + Serialize + DeserializeOwned>(prefix: &str, json: &str) -> Result<T, Failure> {
     let whole = match serde_json::from_str(json) {
         Ok(config) => return Ok(config),

@@ -20,7 +20,7 @@ const CAPACITY: usize = 1024;
 struct Message {
     /// Level as a number of Python's `logging` module.
     level: u32,
-    /// Name of the logger.
+    /// Name of the Python logger.
     logger: String,
     text: String,
 }
@@ -37,7 +37,7 @@ fn queue() -> MutexGuard<'static, Queue> {
     QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts collecting messages, unless the process has another subscriber already.
+/// Starts collecting messages, unless the process already has another subscriber.
 pub(crate) fn start() {
     tracing::subscriber::set_global_default(Collector).ok();
 }
@@ -70,7 +70,7 @@ pub(crate) fn forward(py: Python<'_>) -> PyResult<()> {
     }
 }
 
-/// Collects events of this workspace's crates, and warnings of all others.
+/// Collector of events of this workspace's crates, and of warnings of all other crates.
 struct Collector;
 
 impl Subscriber for Collector {

@@ -1,9 +1,9 @@
 //! `Stream`: batches in the order of their steps.
 //!
-//! A thread of its own asks the loader for the next batch whenever Python asks, and for no batch more. Python waits for
-//! it without the GIL, in short intervals, so that signals are handled and messages are logged in between. An
-//! interrupted wait loses nothing: the next call receives the batch that was asked for. A signal that comes while a batch
-//! is handed over does lose it; `CropDataset` detects this by the step of the next one.
+//! A separate thread asks the loader for a batch only when Python asks for one. Python waits for it without the GIL, in
+//! short intervals, so that signals are handled and messages are logged in between. An interrupted wait loses nothing:
+//! the next call receives the batch that was asked for. A signal that arrives while a batch is handed over does lose
+//! that batch; `CropDataset` detects this by the step of the next batch.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::error::Failure;
 use crate::log;
 use crate::wait::TICK;
 
-/// Number of intervals without a batch after which a lack of buffers is reported.
+/// Number of wait intervals without a batch after which a lack of free buffers is reported.
 const TICKS_TO_WARNING: u32 = 10;
 
 /// Answer to one request: a batch, an error, or the end.
@@ -28,7 +28,7 @@ type Reply = Option<Result<loader::Batch, Failure>>;
 pub(crate) struct Stream {
     requests: flume::Sender<()>,
     replies: flume::Receiver<Reply>,
-    /// Requests whose caller was interrupted; their replies belong to the next callers.
+    /// Number of requests whose caller was interrupted; their replies go to the next callers.
     open_requests: AtomicUsize,
     /// Number of batches that Python holds.
     alive: Arc<AtomicUsize>,
@@ -121,7 +121,7 @@ impl Stream {
     }
 }
 
-/// Unreachable while panics are caught on the stream's thread.
+/// Error for a stream whose thread ended without a reply: unreachable, because panics are caught on that thread.
 fn ended() -> Failure {
     Failure::other("the stream's thread ended (a bug)")
 }

@@ -1,4 +1,4 @@
-//! Waiting for work on another thread, without the GIL and with an eye on signals.
+//! Waiting for work on another thread, without the GIL and while handling signals.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use pyo3::prelude::*;
 use crate::error::Failure;
 use crate::log;
 
-/// Interval in which a waiting thread looks for signals.
+/// Interval at which a waiting thread checks for signals.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
-/// Runs `work` on a thread of its own. A signal whose handler raises an exception, such as Ctrl-C, requests a stop, and
-/// ends the waiting for object storage that does not answer; the exception is returned when the work has ended.
+/// Runs `work` on a thread of its own. A signal whose handler raises an exception, such as Ctrl-C, requests a stop and
+/// abandons requests to object storage that does not answer; the exception is returned when the work has ended.
 ///
 /// # Errors
 /// If the work fails or panics, or a signal or log handler raises an exception.

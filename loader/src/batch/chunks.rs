@@ -1,7 +1,7 @@
-//! Crops as the chunks that they are cut from, still coded.
+//! Crops as the chunks that they are cut from, still encoded.
 //!
-//! The crops of a visit share its chunks: each chunk is in the batch once, as a record that a device decodes from any
-//! voxel on ([`hiend_cache::codec::indexed`]). [`CropChunks::to_floats`] is the definition of the result.
+//! The crops of a visit share its chunks: the batch holds each chunk once, as a record that a device decodes from any
+//! voxel on ([`hiend_cache::codec::indexed`]). [`CropChunks::to_floats`] defines the resulting values.
 
 use std::ops::Range;
 
@@ -12,21 +12,21 @@ use super::{CropBox, Dequantize, VoxelForm};
 use crate::preprocess::window::Scale;
 use crate::transform::{CropMut, CropRef, SampledParams, Scratch};
 
-/// Content of a chunk that a crop meets.
+/// Content of a chunk that a crop intersects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChunkSource {
     /// A chunk whose stored values all equal this one.
     Constant(u16),
-    /// First word of the chunk's record, within the words of the visit.
+    /// Index of the first word of the chunk's record, within the words of the visit.
     Record(u32),
 }
 
 /// Chunks that a crop is made of, and the cut and augmentation that make it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CropChunks {
-    /// Words of the batch with the records of the crop's visit, shared by all crops of the visit.
+    /// Range of the batch's words that holds the records of the crop's visit, shared by all crops of the visit.
     pub words: Range<usize>,
-    /// Chunks that the crop's box meets, in the order of [`Grid::chunks_meeting`].
+    /// Chunks that the crop's box intersects, in the order of [`Grid::chunks_meeting`].
     pub chunks: Vec<ChunkSource>,
     /// Codec of the chunks.
     pub packed: Packed,
@@ -56,8 +56,8 @@ impl CropChunks {
         Dequantize { scale: self.scale, factor, shift }
     }
 
-    /// Voxels along x, y, z of what is decoded: the crop of `crop_size` if the chain is linear, otherwise the box. A batch
-    /// holds as many labels, laid out in the same way.
+    /// Number of voxels along x, y, z of the decoded data: the crop of `crop_size` if the chain is linear, otherwise
+    /// the box. A batch holds as many labels, laid out in the same way.
     #[must_use]
     pub fn decoded_shape(&self, crop_size: [usize; 3]) -> [usize; 3] {
         VoxelForm::Chunks.held_shape(&self.params, crop_size)
@@ -69,7 +69,8 @@ impl CropChunks {
         self.decoded_shape(crop_size).iter().product()
     }
 
-    /// The finished crop of `crop_size`, decoded from the words of its batch, with the bits of every other form.
+    /// Decodes the finished crop of `crop_size` from the words of its batch, with bits equal to those of every other
+    /// form.
     ///
     /// # Panics
     /// If the words are not those of the crop's batch.
@@ -151,7 +152,7 @@ impl CropChunks {
         quantized
     }
 
-    /// Boxes of stored values that `crops` of one batch are made of, one after the other, as a batch of
+    /// Boxes of stored values from which `crops` of one batch are made, one after the other, as a batch of
     /// [`VoxelForm::Boxes`] holds them.
     pub(super) fn boxes(crops: &[Self], words: &[u32]) -> (Vec<u16>, Vec<CropBox>) {
         let mut values = Vec::new();

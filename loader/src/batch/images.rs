@@ -1,4 +1,4 @@
-//! Voxels of a batch in one of four forms, which differ in how much of the augmentation is done already.
+//! Voxels of a batch in one of four forms, which differ in how much of the augmentation has been applied.
 //!
 //! | form | voxels | flips, turns | intensities | resampling |
 //! |---|---|---|---|---|
@@ -33,7 +33,7 @@ pub enum VoxelForm {
 }
 
 impl VoxelForm {
-    /// Bytes of one voxel, without its label; of [`Self::Chunks`], bytes of a word.
+    /// Bytes of one voxel, without its label; for [`Self::Chunks`], bytes of a word.
     #[must_use]
     pub fn voxel_bytes(self) -> usize {
         match self {
@@ -43,8 +43,8 @@ impl VoxelForm {
         }
     }
 
-    /// Shape of the box that a batch holds for a crop; of [`Self::Chunks`], shape of the box that is decoded for it, whose
-    /// labels a batch holds.
+    /// Shape of the box that a batch holds for a crop; for [`Self::Chunks`], shape of the box decoded for it, of which
+    /// the batch holds the labels.
     #[must_use]
     pub fn held_shape(self, params: &SampledParams, crop_size: [usize; 3]) -> [usize; 3] {
         match self {
@@ -61,18 +61,18 @@ pub enum Images {
     /// Augmented crops in units of the window (0 is its lower end and 1 its upper end, before intensity augmentation) or
     /// z-scores.
     Floats(PooledBuffer<f32>),
-    /// Crops of stored values, flipped and turned, and one entry per crop that makes floats of them.
+    /// Crops of stored values, flipped and turned, and one entry per crop that converts them to floats.
     Quantized(PooledBuffer<u16>, Vec<Dequantize>),
     /// Boxes of stored values, one per crop, and the augmentation still to be applied to each. A box that is to be
     /// rotated or scaled differs from its crop in size.
     Boxes(PooledBuffer<u16>, Vec<CropBox>),
-    /// Records of coded chunks as 32-bit words, visit after visit with unused words between, and one entry per crop that
-    /// says how to make it from them.
+    /// Records of encoded chunks as 32-bit words, visit after visit with unused words between, and one entry per crop
+    /// with the way to make it from them.
     Chunks(PooledBuffer<u32>, Vec<CropChunks>),
 }
 
 impl Images {
-    /// Number of voxels; of [`Self::Chunks`], number of words.
+    /// Number of voxels; for [`Self::Chunks`], number of words.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -89,7 +89,7 @@ impl Images {
     }
 }
 
-/// Box of stored values that a crop is made of, and the augmentation that makes it.
+/// Box of stored values from which a crop is made, and the augmentation still to be applied.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CropBox {
     /// Index of the box's first voxel within the batch.
@@ -117,33 +117,33 @@ impl CropBox {
     }
 }
 
-/// Conversion from a crop's stored values to floats: the case's scale, then the linear intensity augmentation.
+/// Conversion from a crop's stored values to floats: the case's scale, followed by the linear intensity augmentation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dequantize {
     /// Conversion to the units of the stream.
     pub scale: Scale,
     /// Multiplier of the scaled value.
     pub factor: f32,
-    /// Summand, added last, in the units of the stream.
+    /// Value added last, in the units of the stream.
     pub shift: f32,
 }
 
 impl Dequantize {
-    /// Gain, bias, lowest and highest value, factor and shift: the row that devices compute from.
+    /// Gain, bias, lowest and highest value, factor and shift, as devices read them.
     #[must_use]
     pub fn row(&self) -> [f32; 6] {
         let Self { scale: Scale { gain, bias, low, high }, factor, shift } = *self;
         [gain, bias, low, high, factor, shift]
     }
 
-    /// Converts one stored value, to the same bits as a batch of floats holds.
+    /// Converts one stored value, with the same bits as in a batch of floats.
     #[inline]
     #[must_use]
     pub fn apply(&self, value: u16) -> f32 {
         self.scale.apply(value) * self.factor + self.shift
     }
 
-    /// Float of a voxel outside the volume: the window's lower end or the mean, augmented.
+    /// Float value of a voxel outside the volume: the window's lower end or the mean, augmented.
     #[must_use]
     pub fn outside(&self) -> f32 {
         0.0 * self.factor + self.shift

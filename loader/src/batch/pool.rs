@@ -24,9 +24,9 @@ enum Memory<T> {
     Lent(Box<dyn BatchMemory>),
 }
 
-/// Memory for the voxels or the labels of a batch, provided by someone else than the stream.
+/// Memory for the voxels or the labels of a batch, provided by another owner than the stream.
 ///
-/// Both methods give the same bytes, aligned to [`BATCH_ALIGNMENT`]. Dropping the value returns the memory.
+/// Both methods return the same bytes, aligned to [`BATCH_ALIGNMENT`]. Dropping the value returns the memory.
 pub trait BatchMemory: fmt::Debug + Send + Sync {
     /// All bytes.
     fn bytes(&self) -> &[u8];
@@ -51,7 +51,7 @@ impl<T> PooledBuffer<T> {
         Self { len: data.len(), memory: Memory::Vector(data, None) }
     }
 
-    /// Wraps memory of another owner. The length is all values that fit.
+    /// Wraps memory of another owner. Its length is the number of values that fit.
     #[must_use]
     pub fn lent(memory: Box<dyn BatchMemory>) -> Self {
         Self { len: memory.bytes().len() / size_of::<T>().max(1), memory: Memory::Lent(memory) }

@@ -49,7 +49,7 @@ pub(crate) struct Stream {
     pub options: StreamOptions,
 }
 
-/// Arguments about shards that this program reads, which `--loader` leaves to the servers.
+/// Arguments for shards read by this program, which have no effect on the servers of `--loader`.
 #[cfg(feature = "client")]
 const STAYS_WITH_SHARDS: [&str; 7] =
     ["caches", "weights", "threads", "access", "disk_cache", "disk_cache_size", "storage_retry"];
@@ -77,7 +77,7 @@ pub(crate) struct RemoteArgs {
     pub loader_retry: u64,
 }
 
-/// Parameters of a stream, and resources for making it.
+/// Parameters of a stream and resources for making it.
 #[derive(Debug, Args)]
 pub(crate) struct StreamOptions {
     /// Seed of the stream
@@ -107,7 +107,7 @@ pub(crate) struct StreamOptions {
     /// Include labels
     #[arg(long)]
     pub labels: bool,
-    /// Foreground that crops are centred on
+    /// Definition of the foreground that crops are centred on
     #[arg(long, value_enum, value_name = "KIND", default_value = "intensity")]
     pub sample_by: SampleByArg,
     /// Probability that a crop is centred on foreground, 0 to 1
@@ -122,7 +122,7 @@ pub(crate) struct StreamOptions {
     /// Use the training cases of fold K of N, K from 0
     #[arg(long, value_name = "K/N", value_parser = parse_fold, conflicts_with = "list")]
     pub fold: Option<(u32, u32)>,
-    /// File of folds as nnU-Net writes it, for --fold to choose from
+    /// File of folds in nnU-Net's format, from which --fold chooses
     #[arg(long, value_name = "FILE", requires = "fold")]
     pub splits: Option<PathBuf>,
     /// Use the cases that --fold holds out
@@ -138,7 +138,7 @@ pub(crate) struct StreamOptions {
     pub storage: StorageArgs,
 }
 
-/// Preset of [`Chain`] as typed.
+/// Command-line value of a preset of [`Chain`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum AugmentArg {
     /// Augmentation of Hi-End-MAE: flips, quarter turns, intensity
@@ -159,7 +159,7 @@ impl From<AugmentArg> for Chain {
     }
 }
 
-/// [`SampleBy`] as typed.
+/// Command-line value of [`SampleBy`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum SampleByArg {
     /// Voxels above the lower end of the cache's window
@@ -180,7 +180,7 @@ impl From<SampleByArg> for SampleBy {
     }
 }
 
-/// [`OnCorrupt`] as typed.
+/// Command-line value of [`OnCorrupt`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum OnCorruptArg {
     /// End with an error

@@ -88,7 +88,7 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         withheld.iter().for_each(note);
     }
     let summary = match summary {
-        // What was stored before is whole; the rest waits for another run.
+        // Cases stored before the interruption are complete; the next run converts the rest.
         Err(err) if stop.load(Ordering::Relaxed) && is_interruption(&err) => {
             note(format_args!("interrupted: {:#}", anyhow::Error::new(err)));
             return Ok(ExitCode::from(INTERRUPTED));
@@ -141,7 +141,7 @@ fn conclude(
     Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) })
 }
 
-/// Prints the number of cases that the cache holds and the data lack.
+/// Prints the number of cases that are in the cache but not in the data.
 fn print_stock(args: &cli::Convert, summary: &Summary) -> anyhow::Result<()> {
     if args.worker.is_none() && !args.claim && summary.not_in_data > 0 {
         let cases = count(summary.not_in_data, "case");

@@ -72,7 +72,7 @@ fn value_range(values: &SourceValues) -> String {
     format!("{} to {}", short(values.min), short(values.max))
 }
 
-/// A number with at most seven digits: more than single precision, in which images are read, can tell apart.
+/// Rounds a number to seven significant digits; images are read in single precision, which has no more.
 fn short(value: f64) -> f64 {
     format!("{value:.6e}").parse().unwrap_or(value)
 }
@@ -100,12 +100,12 @@ fn parameters(manifest: &Manifest) -> Vec<(&'static str, String)> {
     }
 }
 
-/// Parameters of a cache's conversion; the default ones if this build does not know them.
+/// Parameters of a cache's conversion; the default ones if this build cannot parse them.
 fn parameters_of(cache: &Cache) -> PreprocessConfig {
     serde_json::from_value(cache.manifest().preprocess.clone()).unwrap_or_default()
 }
 
-/// Cases whose values are not those of their kind of image, with the reasons.
+/// Cases whose values do not look like those of the expected kind of image, with the reasons.
 fn suspects(cache: &Cache) -> Vec<(&str, Vec<String>)> {
     let findings = |case: &Case| case.record().values.clone().map(|values| values.findings).unwrap_or_default();
     let cases = cache.cases().iter().map(|case| (case.key(), findings(case)));

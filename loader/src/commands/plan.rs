@@ -63,7 +63,8 @@ fn as_json(task: &Task, plan: &Plan) -> serde_json::Value {
     })
 }
 
-/// Prints what converting `share` of the task's datasets would change in the cache at `out`, and the estimate for it.
+/// Prints the changes that converting `share` of the task's datasets would make to the cache at `out`, and the estimate
+/// for them.
 pub(super) fn dry_run(mut task: Task, share: Vec<Dataset>, out: &Path) -> anyhow::Result<ExitCode> {
     let changes = changes(&task.root, &task.datasets, out, &task.config, &task.options)?;
     let unchanged: HashSet<&str> = changes.unchanged.iter().map(String::as_str).collect();
@@ -93,7 +94,7 @@ fn print_changes(changes: &Changes, skipped: &HashSet<&str>, prune: bool, out: &
     Ok(())
 }
 
-/// Prints the estimate of a task, for a cache and its changes if there is one.
+/// Prints the estimate of a task, including the changes to a cache if `cache` names one.
 fn show(task: &Task, probe_for: Duration, cache: Option<(&Path, &Changes)>) -> anyhow::Result<ExitCode> {
     let plan = plan(&task.root, &task.datasets, &task.config, &task.options, probe_for);
     let cases: usize = plan.datasets.iter().map(|dataset| dataset.cases).sum();

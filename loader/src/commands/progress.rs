@@ -18,9 +18,9 @@ pub(super) struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,
     last_line: Instant,
-    /// Cases done, and all.
+    /// Number of cases done, and number of all cases.
     cases: (usize, usize),
-    /// Bytes done, and all.
+    /// Number of bytes done, and number of all bytes.
     bytes: (u64, u64),
     /// Number of remarks that are printed at the end.
     remarks: usize,

@@ -1,4 +1,4 @@
-//! `hiend-shard replay`: one batch of a stream, made again, with the origin and augmentation of its crops.
+//! `hiend-shard replay`: one batch of a stream made again, with the origin and augmentation of its crops.
 
 use std::process::ExitCode;
 

@@ -66,7 +66,7 @@ struct Cli {
     /// File with the token that clients must present
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Listen beyond this host without TLS and token, on a network that is trusted
+    /// Listen beyond this host without TLS and token, on a trusted network
     #[arg(long)]
     insecure: bool,
     /// Send voxels through the Unix socket instead of shared memory
@@ -113,7 +113,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         return program::write_man_pages(command(), dir).map(|()| ExitCode::SUCCESS);
     }
     let health = Health::new();
-    // Before the first counter is made, which the recorder would not see.
+    // Started before the first counter is made: the recorder sees only later ones.
     let _metrics = match cli.metrics_listen {
         Some(addr) => {
             let server = MetricsServer::start(addr, health.clone())?;
@@ -129,7 +129,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         note("stopping: no new requests, batches in progress are being sent; a second signal ends at once");
         // The receiver is there until the program ends. It is notified before requests end, which would else be errors.
         let _ = sender.send(());
-        // Neither the start nor a batch waits for object storage that is away.
+        // Ends requests to object storage that does not answer, for which the start or a batch would wait.
         hiend_cache::abandon_requests();
     };
     on_interrupt(first, || ())?;
@@ -159,7 +159,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Reason why the service is not healthy.
+/// Reason why the service is unhealthy.
 #[derive(Debug, thiserror::Error)]
 enum ServiceFault {
     /// No thread of the service is left.

@@ -90,7 +90,7 @@ fn connect(args: &RemoteArgs, options: &StreamOptions) -> anyhow::Result<RemoteL
     Ok(RemoteLoader::connect(&args.loader, config, options.seed, remote)?)
 }
 
-/// Prints a line for each batch, while anybody reads them.
+/// Prints a line for each batch until the reader closes the output.
 fn print_all<E>(stream: &mut impl Iterator<Item = Result<Batch, E>>) -> anyhow::Result<()>
 where
     E: std::error::Error + Send + Sync + 'static,

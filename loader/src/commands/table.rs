@@ -1,4 +1,4 @@
-//! Tables and figures in the style of all commands.
+//! Tables and figures in the common style of all commands.
 
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, presets};

@@ -1,4 +1,4 @@
-//! The task of a conversion: cases found in the data, parameters and resources, from the flags that describe them.
+//! Task of a conversion, built from its flags: the cases found in the data, parameters and resources.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Normalize;
 use crate::program::{UsageError, note};
 
-/// Cases to convert, and the way to convert them.
+/// Cases to convert, with parameters and resources.
 pub(super) struct Task {
     /// Folder of the data, an absolute path.
     pub root: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct Task {
     unused: Vec<UnusedFile>,
     /// Lists all files that belong to no case.
     pub list_skipped: bool,
-    /// Parameters of preprocessing.
+    /// Preprocessing parameters.
     pub config: PreprocessConfig,
     /// Resources and codec.
     pub options: ConvertOptions,
@@ -73,13 +73,13 @@ impl Task {
         self.unused.iter().chain(self.datasets.iter().flat_map(|dataset| &dataset.unused))
     }
 
-    /// Number of unused files of a weight.
+    /// Number of unused files with the given weight.
     pub(super) fn num_unused(&self, weight: Weight) -> usize {
         self.all_unused().filter(|unused| unused.reason.weight() == weight).count()
     }
 }
 
-/// Refuses patterns that match nothing: a misspelt name would otherwise change the selection in silence.
+/// Rejects patterns that match nothing: a misspelt name would otherwise change the selection silently.
 pub(super) fn refuse_unmatched(flag: &str, patterns: &[String], data: &Path) -> Result<(), UsageError> {
     if patterns.is_empty() {
         return Ok(());
@@ -93,7 +93,7 @@ pub(super) fn num_cases(datasets: &[Dataset]) -> usize {
     datasets.iter().map(Dataset::num_listed).sum()
 }
 
-/// One line on datasets and their cases.
+/// Describes datasets and the number of their cases in one line.
 pub(super) fn summary(datasets: &[Dataset], excluded: usize) -> String {
     let one = |dataset: &Dataset| {
         let labelled = dataset.cases.iter().filter(|case| case.label.is_some()).count();

@@ -1,4 +1,4 @@
-//! Report of the files of a task that belong to no case, and of the oddities of those that do.
+//! Report of a task's files that belong to no case, and of unusual features of its cases.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub(super) fn counts(task: &Task) -> String {
     }
 }
 
-/// Prints the unused files by reason: those that were probably meant to be converted, or all if the task says so.
+/// Prints the unused files by reason: those probably meant for conversion, or all files if the task demands it.
 pub(super) fn list(task: &Task) -> anyhow::Result<()> {
     let all = task.list_skipped;
     let mut by_reason: BTreeMap<&UnusedReason, Vec<&UnusedFile>> = BTreeMap::new();
@@ -48,8 +48,8 @@ pub(super) fn list(task: &Task) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lines about the files that are unused for one reason: one a file, or one a folder where the reason is that of all its files:
-/// the content of a DICOM series, or a folder of label maps that is not used.
+/// Lines about the files that are unused for one reason: one per file, or one per folder if the reason applies to all
+/// its files: the content of a DICOM series, or a folder of label maps that is not used.
 fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
     let is_of_folder = matches!(
         reason,
@@ -80,7 +80,7 @@ fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
     folders.into_values().map(line).collect()
 }
 
-/// Prints the oddities of cases below a heading; nothing if there are none.
+/// Prints unusual features of cases below a heading; prints nothing if there are none.
 pub(super) fn list_findings(heading: &str, findings: &[Finding]) -> anyhow::Result<()> {
     if findings.is_empty() {
         return Ok(());

@@ -19,7 +19,7 @@ use crate::case::shown;
 use crate::cli::Verify;
 use crate::program::{INTERRUPTED, StdoutError, interrupt_flag, print};
 
-/// Largest number of damaged cases that the command for their repair names one by one; above it names datasets.
+/// Largest number of damaged cases that the repair command names individually; for more, it names datasets.
 const MAX_NAMED: usize = 20;
 
 pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
@@ -48,7 +48,7 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
         }
         let faults = verify_case(shard, idx, reader);
         if is_remote && stop.load(Ordering::Relaxed) && !faults.is_empty() {
-            // Possibly the interruption of a request, not damage.
+            // The error may be the interruption of a request, not damage.
             return Ok(Vec::new());
         }
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,8 +115,8 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Records that count, by shard and position: of each case the one of the largest generation, and among equal ones that
-/// of the shard sorted last, as [`hiend_cache::Cache`] selects them.
+/// Live records, by shard and position: for each case the record of the largest generation and, among equal
+/// generations, the one in the shard that sorts last, as [`hiend_cache::Cache`] selects them.
 fn live_records(shards: &[Arc<Shard>]) -> BTreeSet<(&Path, usize)> {
     let mut live: BTreeMap<String, (u64, (&Path, usize))> = BTreeMap::new();
     for shard in shards {
@@ -130,7 +130,7 @@ fn live_records(shards: &[Arc<Shard>]) -> BTreeSet<(&Path, usize)> {
     live.into_values().map(|(_, place)| place).collect()
 }
 
-/// The way to repair the faults: commands that convert damaged cases again, and files to restore or delete.
+/// Instructions to repair the faults: commands that convert damaged cases again, and files to restore or delete.
 fn repair(cache: &Path, faults: &[&Fault]) -> String {
     let cases: BTreeSet<&str> = faults.iter().filter_map(|fault| fault.case.as_deref()).collect();
     let mut ways = Vec::new();

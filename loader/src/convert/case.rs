@@ -16,7 +16,7 @@ use crate::preprocess::label_place::LabelPlace;
 use crate::preprocess::{PreprocessConfig, preprocess};
 use crate::volume::{VolumeError, VolumeInfo, read_info};
 
-/// Outcome of one case.
+/// Outcome of converting one case.
 pub(super) enum Outcome {
     /// Encoded, with the size of its files in bytes.
     Encoded { case: Box<EncodedCase>, bytes_in: u64, findings: Vec<String> },
@@ -28,7 +28,7 @@ pub(super) enum Outcome {
     Refused(SkippedCase),
 }
 
-/// Everything that the conversion of a case depends on.
+/// Everything on which the conversion of a case depends.
 pub(super) struct CaseConverter<'a> {
     pub root: &'a Path,
     pub config: &'a PreprocessConfig,
@@ -39,12 +39,12 @@ pub(super) struct CaseConverter<'a> {
 }
 
 impl CaseConverter<'_> {
-    /// Prepares and encodes one case, or finds that the cache has it.
+    /// Prepares and encodes one case, or finds that the cache already has it.
     pub(super) fn convert(&self, case: &CaseFiles, has_labels: bool) -> Outcome {
         self.try_convert(case, has_labels).unwrap_or_else(Outcome::Skipped)
     }
 
-    /// Outcome of a case that the cache has and whose files look unchanged; `None` for all others.
+    /// Outcome of a case that is in the cache and whose files look unchanged; `None` for all others.
     pub(super) fn looks_unchanged(&self, case: &CaseFiles) -> Option<Outcome> {
         let key = case.key();
         let is_wanted_again = self.options.reconvert.contains(&key) || self.options.checksum;
@@ -54,7 +54,8 @@ impl CaseConverter<'_> {
         is_unchanged.then(|| unchanged(record, source.bytes))
     }
 
-    /// Returns `true` if the cache had a case with these parameters before the run, and it is not to be converted again.
+    /// Returns `true` if the cache held the case with these parameters before the run, and the case is not to be
+    /// converted again.
     pub(super) fn is_stored(&self, key: &str) -> bool {
         let record = self.known.records.get(key).filter(|_| !self.options.reconvert.contains(key));
         record.is_some_and(|record| record.parameters == self.parameters)
@@ -133,13 +134,13 @@ impl CaseConverter<'_> {
     }
 }
 
-/// Outcome of a case whose record stays.
+/// Outcome of a case whose record is kept.
 fn unchanged(record: &CaseRecord, bytes_in: u64) -> Outcome {
     let findings = record.values.as_ref().map(|values| values.findings.clone()).unwrap_or_default();
     Outcome::Unchanged { key: record.key(), bytes_in, findings }
 }
 
-/// Headers of a case's image and label map; of several masks the first one's.
+/// Reads the headers of a case's image and label map; for several masks, the header of the first mask.
 pub(crate) fn headers(case: &CaseFiles) -> Result<(VolumeInfo, Option<VolumeInfo>), SkippedCase> {
     let unread = |err: VolumeError| SkippedCase::new(case, &err.path, err.reason);
     let image = case.read_info().map_err(unread)?;
@@ -147,7 +148,7 @@ pub(crate) fn headers(case: &CaseFiles) -> Result<(VolumeInfo, Option<VolumeInfo
     Ok((image, label.map(read_info).transpose().map_err(unread)?))
 }
 
-/// Oddities of the header of a label map that the header of its image does not have as well, and its distance from the image.
+/// Unusual features of a label map's header that its image's header does not share, and the offset between the two.
 pub(crate) fn label_notes(image: &VolumeInfo, label: Option<&VolumeInfo>) -> Vec<String> {
     let Some(label) = label else { return Vec::new() };
     let own = label.notes.iter().filter(|note| !image.notes.contains(note));
@@ -166,7 +167,7 @@ pub struct Probed {
     pub bytes_out: u64,
     /// Duration of the conversion in seconds.
     pub secs: f64,
-    /// Oddities of the header and the values.
+    /// Unusual features of the header and the values.
     pub findings: Vec<String>,
 }
 

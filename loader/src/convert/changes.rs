@@ -1,5 +1,5 @@
-//! Changes that a conversion would make to a cache, from its records and from what the file system says of the data.
-//! Nothing is written, and no voxels are read; of headers only those that name a file of their voxels.
+//! Changes that a conversion would make to a cache, derived from its records and from file sizes and times. Writes
+//! nothing and reads no voxels; reads only those headers that name a separate file with the voxels.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,16 +12,17 @@ use super::{ConvertError, ConvertOptions, folder, identity, keep_share};
 use crate::dataset::Dataset;
 use crate::preprocess::PreprocessConfig;
 
-/// Cases of a conversion by what would happen to them, as `DATASET/CASE`. Cases that would be skipped are in no list.
+/// Cases of a conversion, as `DATASET/CASE`, grouped by the change it would make. Cases that would be skipped are in no
+/// list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Cases without a record in the cache.
     pub new: Vec<String>,
     /// Cases whose files or parameters differ from their record, and those of [`ConvertOptions::reconvert`]. Where only
     /// times differ, a conversion compares the content and may find a case unchanged; with [`ConvertOptions::checksum`]
-    /// it compares that of unchanged ones too.
+    /// it compares the content of unchanged ones too.
     pub changed: Vec<String>,
-    /// Cases whose record stays.
+    /// Cases whose record is kept.
     pub unchanged: Vec<String>,
     /// Cases of the cache that are not in the data; [`ConvertOptions::prune`] removes them.
     pub not_in_data: Vec<String>,
@@ -29,7 +30,7 @@ pub struct Changes {
 
 /// Finds the changes that converting `datasets`, found in `root`, would make to the cache at `out`.
 ///
-/// A cache that does not exist is an empty one. Cases of lost and damaged shards count as new.
+/// A cache that does not exist counts as empty. Cases of lost and damaged shards count as new.
 ///
 /// # Errors
 /// If the cache cannot be read, or the conversion would refuse it.

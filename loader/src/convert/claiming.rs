@@ -1,8 +1,8 @@
 //! Cases divided among workers one by one, with `--claim`.
 //!
-//! Every worker goes through all cases, from a place of its own, and converts those that it can claim. Then it finishes its
-//! shard, so that its cases are visible, and looks after the rest: a case that another worker has stored is done; one whose
-//! worker is dead is taken over. The run ends when no case is left.
+//! Every worker goes through all cases, each from a different starting point, and converts those that it can claim. It
+//! then finishes its shard, so that its cases become visible, and handles the remaining cases: a case that another
+//! worker has stored is done; a case whose worker is dead is taken over. The run ends when no case is left.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -17,24 +17,25 @@ use super::case::{CaseConverter, Outcome};
 use crate::case::CaseFiles;
 use crate::stop::Stop;
 
-/// Time between checks of whether to stop.
+/// Interval between checks whether to stop.
 const STOP_CHECK: Duration = Duration::from_millis(100);
 
-/// Share of one run in the cases that several runs divide one by one.
+/// Participation of one run in work that several runs divide case by case.
 pub(super) struct Claiming {
     claims: Mutex<Claims>,
-    /// Shards at the last check for cases stored by others.
+    /// Shards that existed at the last check for cases stored by other workers.
     seen: Vec<PathBuf>,
     lifetime: Duration,
     /// True once the user has been informed that this run waits for others.
     is_told: bool,
 }
 
-/// Cases that other workers have, by key.
+/// Cases held by other workers, by key.
 pub(super) type Pending<'a> = HashMap<String, &'a CaseFiles>;
 
 impl Claiming {
-    /// Joins the workers. To be called before the cache is read, so that a worker that leaves early hides nothing.
+    /// Joins the workers. Must be called before the cache is read; otherwise cases stored meanwhile by a worker that
+    /// has left would be missed.
     pub(super) fn join(out: &Location, lifetime: Duration) -> Result<Self, ConvertError> {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let note = format!("process {} on {}", std::process::id(), host.trim());
@@ -42,14 +43,15 @@ impl Claiming {
         Ok(Self { claims, seen: Vec::new(), lifetime, is_told: false })
     }
 
-    /// Order in which this worker goes through the cases: from a place of its own, so that workers rarely meet.
+    /// Order in which this worker goes through the cases, from a starting point of its own, so that workers rarely
+    /// compete.
     pub(super) fn order<'a>(&self, mut cases: Vec<&'a CaseFiles>) -> Vec<&'a CaseFiles> {
         let start = crate::rng::case_key(self.lock().worker()) % (cases.len().max(1) as u64);
         cases.rotate_left(usize::try_from(start).unwrap_or_default());
         cases
     }
 
-    /// Converts a case that no other worker has; `None` if one has it, or found that the cache has it already.
+    /// Converts a case unless another worker holds it or has found it in the cache; then returns `None`.
     ///
     /// A case that another worker skipped is tried by this one as well, which then reports the reason itself.
     pub(super) fn convert<'a>(
@@ -81,7 +83,8 @@ impl Claiming {
         }
     }
 
-    /// Waits, then drops the pending cases that others have stored. `known` are the records from before the run.
+    /// Waits, then drops the pending cases that other workers have stored. `known` holds the records from before the
+    /// run.
     pub(super) fn settle(
         &mut self,
         out: &Location,

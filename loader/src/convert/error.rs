@@ -1,24 +1,24 @@
-//! Errors of a conversion as a whole.
+//! Errors that end a whole conversion.
 
 use std::path::PathBuf;
 
 use crate::case::SkippedCase;
 
-/// A conversion that could not be completed.
+/// Reason why a conversion could not be completed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     /// The cache cannot be read or written.
     #[error(transparent)]
     Cache(#[from] hiend_cache::Error),
-    /// The cache folder cannot be made or accessed.
+    /// The cache folder cannot be created or accessed.
     #[error("{}: cannot make or use this folder", path.display())]
     Folder {
-        /// The folder, or the file in it.
+        /// Path of the folder, or of the file in it.
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
     },
-    /// The cache holds cases of other parameters.
+    /// The cache holds cases that are not in the data and were made with other parameters.
     #[error(
         "{}: holds {} made with other parameters that are not in this data, such as {example}; \
          choose another --out, or drop them with --prune",
@@ -61,7 +61,7 @@ pub enum ConvertError {
         /// Example to name in the message, as `DATASET/CASE`.
         example: String,
     },
-    /// A lost or damaged shard held cases that nothing names.
+    /// A lost or damaged shard held cases whose names are unknown.
     #[error(
         "{}: lost or damaged, and manifest.json, written by an earlier version, does not name its cases: some may not be \
          in this data; restore the file, or continue without it with --forget-lost",
@@ -71,7 +71,7 @@ pub enum ConvertError {
         /// Path of the lost or damaged shard.
         path: PathBuf,
     },
-    /// The masks of a dataset number its classes differently than in the cache.
+    /// The masks of a dataset give its classes other numbers than the cache does.
     #[error(
         "{}: class {class} of {dataset} is {name:?} in the cache and {} in this data, whose masks are numbered by their \
          sorted names; choose another --out, or convert with the masks that the cache was made from",
@@ -90,7 +90,7 @@ pub enum ConvertError {
         /// Name of the class in the data; `None` if no class has this number.
         found: Option<String>,
     },
-    /// Labelled cases of the cache have the dataset name of this data, but other classes.
+    /// Labelled cases in the cache belong to a dataset of the same name whose classes differ from those of this data.
     #[error(
         "{}: holds {} of another dataset named {dataset}, such as {example}, whose classes are not those of this data: \
          {difference}; rename one of the two folders, or choose another --out; if dataset.json was corrected, convert all \
@@ -107,12 +107,12 @@ pub enum ConvertError {
         count: usize,
         /// Example to name in the message, as `DATASET/CASE`.
         example: String,
-        /// The first class that differs, with its names in the cache and in the data, of which an image is named.
+        /// The first class that differs, with both names and an example image.
         difference: String,
     },
     /// Pruning would drop cases whose folder is empty.
     #[error(
-        "{}: {} of the cache, such as {example}, of a folder that is there but empty (is its disk mounted?) or whose \
+        "{}: {} of the cache, such as {example}, of a folder that exists but is empty (is its disk mounted?) or whose \
          dataset.json cannot be used; nothing was pruned; remove the folder if its data is gone for good",
         path.display(),
         crate::plural::count(count, "case")
@@ -134,7 +134,7 @@ pub enum ConvertError {
         /// Path of the cache.
         path: PathBuf,
     },
-    /// A case is suspicious, in a run that ends on such a case.
+    /// A suspicious case, in a run set to end at the first such case.
     #[error("{0}")]
     Suspect(SkippedCase),
 }

@@ -1,4 +1,4 @@
-//! Refusal of scans whose header gives them a size that no scan of a body has, and report of sizes that few have.
+//! Rejection of scans with sizes that no body scan has, judged by their headers, and reports of rare sizes.
 
 use crate::geometry::spacing;
 use crate::preprocess::PreprocessConfig;
@@ -6,28 +6,29 @@ use crate::volume::VolumeInfo;
 
 /// Largest number of voxels of a resampled scan: at 1.5 mm a cube of 2.4 m.
 const MAX_RESAMPLED: f64 = 4_294_967_296.0;
-/// Smallest length of a scan's longest side in mm: a header in metres that says mm makes half a millimetre of a body.
+/// Smallest length of a scan's longest side in mm: a header whose lengths are in metres but declared as mm shrinks a
+/// body to half a millimetre.
 const MIN_EXTENT_MM: f64 = 3.0;
-/// Length of a scan's second longest side in mm below which its units may be centimetres: a field of view of 780 mm, which
-/// the widest scanners have, is below that if a header in centimetres says mm. Small fields of view of dental cone-beam scans,
-/// 40 or 50 mm wide with voxels of 0.08 to 0.2 mm, are reported too.
+/// Length in mm of a scan's second longest side below which its units may be centimetres: a field of view of 780 mm,
+/// the widest of any scanner, falls below it if lengths in centimetres are declared as mm. Small fields of view of
+/// dental cone-beam scans, 40 or 50 mm wide with voxels of 0.08 to 0.2 mm, are reported too.
 const SMALL_MM: f64 = 80.0;
-/// Largest voxel side of such scans in mm, which is that of a coarse scan in centimetres. Small parts that were cut out of
-/// scans mostly have larger ones.
+/// Largest voxel side of such scans in mm: that of a coarse scan in centimetres. Small parts cut out of scans mostly
+/// have larger voxels.
 const FINE_MM: f64 = 0.5;
-/// Length of a scan's longest side in mm from which its units may be micrometres: no table moves so far.
+/// Length in mm of a scan's longest side above which its units may be micrometres: no scanner table moves that far.
 const LARGE_MM: f64 = 3000.0;
 
 /// A size that no scan has.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ExtentError {
-    /// The resampled volume would fit no memory.
+    /// The resampled volume would not fit into any memory.
     #[error(
         "with voxel sides of {} mm the resampled scan would have {voxels:.1e} voxels; correct the spacing in the header",
         sides(*spacing)
     )]
     TooLarge {
-        /// Voxel side lengths by the header, in mm.
+        /// Voxel side lengths from the header, in mm.
         spacing: [f64; 3],
         /// Number of voxels after resampling.
         voxels: f64,
@@ -39,7 +40,7 @@ pub enum ExtentError {
         sides(*spacing)
     )]
     TooSmall {
-        /// Voxel side lengths by the header, in mm.
+        /// Voxel side lengths from the header, in mm.
         spacing: [f64; 3],
         /// Side lengths of the scan, in mm.
         extent: [f64; 3],
@@ -76,7 +77,7 @@ pub fn check_extent(info: &VolumeInfo, config: &PreprocessConfig) -> Result<(), 
     Err(ExtentError::TooLarge { spacing, voxels })
 }
 
-/// Oddities of a scan's size, each in one line.
+/// Unusual features of a scan's size, each in one line.
 pub(crate) fn extent_findings(info: &VolumeInfo) -> Vec<String> {
     let (spacing, extent) = lengths(info);
     let mut findings = Vec::new();

@@ -14,20 +14,20 @@ use crate::preprocess::normalize::Normalize;
 
 /// Content of a cache folder before a conversion.
 pub(super) struct Known {
-    /// Records that count, by case.
+    /// Live records, by case.
     pub records: HashMap<String, CaseRecord>,
     /// Generation of the shards to write.
     pub generation: u64,
 }
 
 impl Known {
-    /// A folder without content.
+    /// Content of an empty folder.
     pub(super) fn nothing() -> Self {
         Self { records: HashMap::new(), generation: 1 }
     }
 }
 
-/// Makes the manifest where there is none, and reads what the folder holds.
+/// Creates the manifest if there is none, and reads the folder's content.
 ///
 /// # Errors
 /// If the folder cannot be read, or [`check`] refuses it.
@@ -49,7 +49,7 @@ pub(super) fn prepare(
     for fault in faults {
         handle_fault(out, fault)?;
     }
-    // Before the first case: a run that is killed leaves no labelled case whose classes have no names.
+    // Done before the first case: a run that is killed leaves no labelled case whose classes have no names.
     let is_new = |dataset: &Dataset| !cache.manifest().datasets.contains_key(&dataset.name);
     if datasets.iter().any(|dataset| dataset.num_listed() > 0 && is_new(dataset)) {
         write_manifest(out, datasets, config, Names::Kept)?;
@@ -59,7 +59,7 @@ pub(super) fn prepare(
 }
 
 /// Checks that a conversion of `datasets` loses nothing that the cache holds; returns the cache's records by case.
-/// `faults` are those of its lost and damaged shards.
+/// `faults` are the errors of its lost and damaged shards.
 ///
 /// # Errors
 /// If a lost shard held cases outside the data, cases were made with other parameters, classes are numbered differently,
@@ -82,14 +82,14 @@ pub(super) fn check(
     Ok(records)
 }
 
-/// Checks that all cases of lost and damaged shards are in the data, from which they are made again.
+/// Checks that all cases of lost and damaged shards are in the data, so that they can be converted again.
 fn check_lost(cache: &Cache, faults: &[hiend_cache::Error], datasets: &[Dataset]) -> Result<(), ConvertError> {
     let listed = listed(datasets);
     let mut lost: BTreeSet<&String> = BTreeSet::new();
     let mut shards: Vec<PathBuf> = Vec::new();
     for fault in faults {
         let path = match fault {
-            // A later version of the program wrote it: it is whole, and an error of its own.
+            // A shard of a later version is not damaged; it is an error of its own.
             hiend_cache::Error::BadShard { reason: ShardError::Version { .. }, .. } => continue,
             hiend_cache::Error::MissingShard { path } | hiend_cache::Error::BadShard { path, .. } => path,
             _ => continue,
@@ -115,7 +115,7 @@ fn check_lost(cache: &Cache, faults: &[hiend_cache::Error], datasets: &[Dataset]
     Err(ConvertError::LostCases { shards, count: lost.len(), example: (*example).clone() })
 }
 
-/// Checks that the cache holds no cases of other parameters, unless they are in the data and
+/// Checks that the cache holds no cases with other parameters, unless they are in the data and
 /// [`ConvertOptions::change_parameters`] is set, or are not in the data and will be pruned.
 fn check_parameters(
     cache: &Cache,
@@ -128,8 +128,8 @@ fn check_parameters(
     let others = cache.cases().iter().filter(|case| case.record().parameters != parameters);
     let (own, kept): (Vec<_>, Vec<_>) = others.partition(|case| listed.contains(case.key()));
     let path = || cache.dir().to_owned();
-    // Whether an image is one by its name depends on the normalisation: such cases may be in the data all the same, and are
-    // not pruned because a flag was forgotten.
+    // The normalisation decides whether a file's name makes it an image: with another one, such cases may still be in
+    // the data, and a forgotten flag must not prune them.
     let other_kind = kept.iter().find(|case| Normalize::of_case(case.record()) != config.normalize);
     if let Some(example) = other_kind.filter(|_| !options.change_parameters) {
         let changes = identity::changes(cache.manifest(), example.record(), config, options.codec);
@@ -152,7 +152,7 @@ fn check_parameters(
 /// Checks that datasets of one mask per class keep the class numbers of their labelled cases in the cache.
 ///
 /// Such a dataset numbers its classes by the sorted names of all masks found, so a mask of a new class renumbers those
-/// behind it, while records that are not converted again keep the old numbers. New classes behind all others are
+/// sorted after it, while records that are not converted again keep the old numbers. New classes sorted last are
 /// compatible.
 fn check_classes(
     out: &Path,
@@ -185,7 +185,7 @@ fn check_classes(
 /// per dataset name, and the description of another dataset of this name would give them other classes. Cases that will be
 /// pruned do not count. Warns of a description that changes for all cases of a dataset.
 ///
-/// Datasets of one mask per class may add classes behind all others; [`check_classes`] compares theirs.
+/// Datasets of one mask per class may append new classes; [`check_classes`] compares their classes.
 fn check_names(
     out: &Path,
     in_cache: &BTreeMap<String, DatasetInfo>,
@@ -236,7 +236,8 @@ pub(super) fn folder_error(error: hiend_cache::Error) -> ConvertError {
 }
 
 /// Renames a damaged shard, so that it is kept for inspection but no longer read. The cases of a lost or damaged shard
-/// count as new: those in this data and this worker's share are made again, others are missing until their own run.
+/// count as new: those in this data and this worker's share are converted again; others are missing until a run with
+/// their data.
 fn handle_fault(out: &Location, fault: hiend_cache::Error) -> Result<(), ConvertError> {
     match &fault {
         hiend_cache::Error::MissingShard { path } => {
@@ -244,7 +245,7 @@ fn handle_fault(out: &Location, fault: hiend_cache::Error) -> Result<(), Convert
                 in this data and share");
             Ok(())
         }
-        // A later version of the program wrote it: it is whole, and its cases must not be replaced.
+        // A shard of a later version is not damaged, and its cases must not be replaced.
         hiend_cache::Error::BadShard { reason: ShardError::Version { .. }, .. } => Err(fault.into()),
         hiend_cache::Error::BadShard { path, reason } => {
             let damaged = set_aside(out, path)?;
@@ -256,17 +257,17 @@ fn handle_fault(out: &Location, fault: hiend_cache::Error) -> Result<(), Convert
     }
 }
 
-/// Class names of datasets that the cache has already.
+/// Source of the class names of datasets that are already in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Names {
-    /// Names in the cache, while it holds cases that the data does not have.
+    /// Names in the cache are kept while it holds cases that are not in the data.
     Kept,
-    /// Names in the data.
+    /// Names in the data replace those in the cache.
     Replaced,
 }
 
-/// Writes parameters, datasets and the list of shards into the manifest. A dataset whose classes the data does not tell, such
-/// as further scans without label maps, keeps those that the cache has of it.
+/// Writes parameters, datasets and the list of shards into the manifest. A dataset whose data names no classes, such as
+/// further scans without label maps, keeps the classes that the cache names.
 pub(super) fn write_manifest(
     out: &Location,
     datasets: &[Dataset],
@@ -287,7 +288,7 @@ pub(super) fn write_manifest(
     Ok(())
 }
 
-/// Keys of the cases in each shard; those of a shard that does not open as it is listed already.
+/// Keys of the cases in each shard; for a shard that cannot be opened, the keys that the manifest already lists.
 fn cases_by_shard(
     location: &Location,
     shards: &[String],

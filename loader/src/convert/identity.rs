@@ -1,9 +1,9 @@
-//! The text that says with which parameters a case was converted.
+//! Text that identifies the parameters with which a case was converted.
 //!
-//! The text is part of every record and of a cache's digest, and so of every checkpoint's: its value is frozen. It began
-//! as the `Debug` form of the types involved and keeps that form, spelled out here, so that no rename in the code can
-//! change it. Parameters that come later are appended as canonical JSON, and only where they differ from the behaviour
-//! of today.
+//! The text is part of every record and of a cache's digest, and so of every checkpoint's: its value is frozen. It
+//! began as the `Debug` form of the types involved and keeps that form, spelled out here, so that no rename in the code
+//! can change it. Parameters added later are appended as canonical JSON, and only where they differ from the default
+//! behaviour.
 
 use hiend_cache::{CaseRecord, CodecPreset, Manifest};
 
@@ -11,7 +11,7 @@ use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Normalize;
 use crate::preprocess::window::Store;
 
-/// Identifies the parameters: equal for equal results.
+/// Returns the text for the parameters; equal texts mean equal results.
 pub(super) fn parameters(config: &PreprocessConfig, codec: CodecPreset) -> String {
     let hash = blake3::hash(canonical(config).as_bytes()).to_hex();
     format!("{}-{}", &hash[..16], codec_name(codec))
@@ -26,7 +26,7 @@ fn codec_name(codec: CodecPreset) -> &'static str {
 }
 
 /// Differences between the parameters of a cache and new ones, such as `spacing 1.5 mm to 1,1,3 mm`, as far as the
-/// manifest and a record of the former parameters tell.
+/// manifest and a record with the former parameters reveal them.
 pub(super) fn changes(
     manifest: &Manifest,
     record: &CaseRecord,
@@ -86,7 +86,7 @@ fn canonical(config: &PreprocessConfig) -> String {
 mod tests {
     use super::*;
 
-    /// Values of the program at 912d9d8. A change makes every existing cache be converted again.
+    /// Expected values come from the program at 912d9d8. A change would make every existing cache be converted again.
     #[test]
     fn the_identity_of_existing_caches_is_frozen() {
         let recipe = PreprocessConfig::default();

@@ -14,16 +14,16 @@ pub(super) struct CaseLabel {
     pub volume: LabelVolume,
     /// Voxels that lie in two masks.
     pub overlaps: Vec<Overlap>,
-    /// Name of the mask that lies furthest off the first one, and its distance, if that is more than rounding.
+    /// Name of the mask that is shifted furthest from the first mask, and the shift, if it exceeds rounding.
     pub shifted: Option<(String, Shift)>,
 }
 
-/// Voxels that lie in two masks, of which the later one keeps them.
+/// Voxels that lie in two masks; the later mask keeps them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Overlap {
-    /// Name of the mask that loses the voxels, without its ending.
+    /// File name, without its ending, of the mask that loses the voxels.
     pub from: String,
-    /// Name of the mask that keeps the voxels.
+    /// File name, without its ending, of the mask that keeps the voxels.
     pub to: String,
     /// Number of the voxels.
     pub voxels: usize,
@@ -43,7 +43,7 @@ pub(super) fn read(label: &LabelFiles) -> Result<CaseLabel, VolumeError> {
     }
 }
 
-/// Oddities of a case's masks, each in one line.
+/// Unusual features of a case's masks, each in one line.
 pub(super) fn findings(label: &CaseLabel) -> Vec<String> {
     let shifted = label.shifted.as_ref().map(|(name, shift)| {
         format!("mask {name} lies {shift} off the first one by their headers; taken voxel by voxel")
@@ -54,7 +54,7 @@ pub(super) fn findings(label: &CaseLabel) -> Vec<String> {
 /// Describes overlaps of masks in one line, the largest first; `None` without any.
 fn finding(overlaps: &[Overlap]) -> Option<String> {
     let mut largest: Vec<&Overlap> = overlaps.iter().collect();
-    // Stable: equal ones stay in the order of the classes.
+    // The sort is stable: equal overlaps stay in the order of the classes.
     largest.sort_by_key(|overlap| std::cmp::Reverse(overlap.voxels));
     let told = largest
         .iter()
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn masks_off_the_first_one_are_told() {
+    fn masks_off_the_first_one_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         let mut masks = Vec::new();
         for (class, x_mm) in [(1, 9.0), (2, 9.05), (3, 9.5), (4, 8.7)] {

@@ -1,4 +1,4 @@
-//! Estimate of the memory that a case takes while it is converted, and whether the system has it.
+//! Estimates the memory that converting a case takes, and checks whether the system has it.
 
 use crate::preprocess::{PreprocessConfig, resampled_shape};
 use crate::volume::VolumeInfo;
@@ -17,21 +17,21 @@ pub fn memory_needed(
     file_bytes + inflated + voxels * if label.is_some() { 4 } else { 3 }
 }
 
-/// A case that the system has no memory for.
+/// A case whose memory the system does not grant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "needs {} MiB of memory, which the system does not grant; free some, use fewer --jobs, or raise the limit (ulimit -v)",
     needed.div_ceil(1 << 20)
 )]
 pub(super) struct NoMemory {
-    /// Estimate of [`memory_needed`], in bytes.
+    /// Estimate by [`memory_needed`], in bytes.
     pub needed: u64,
 }
 
 /// Returns true if the system would grant `bytes` of memory now.
 ///
-/// The memory is returned at once. Later allocations of the case abort the process where they fail, so this check turns
-/// most of such failures (an address space limited by `ulimit -v`, no overcommitment) into a skipped case.
+/// The memory is returned at once. Later allocations of the case abort the process if they fail, so this check turns
+/// most such failures (an address space limited by `ulimit -v`, no overcommitment) into a skipped case.
 pub(super) fn is_available(bytes: u64) -> bool {
     let mut probe: Vec<u8> = Vec::new();
     let is_granted = usize::try_from(bytes).is_ok_and(|bytes| probe.try_reserve_exact(bytes).is_ok());

@@ -1,10 +1,10 @@
-//! Cases of a dataset that says itself that its images are not CTs.
+//! Cases of a dataset that declares that its images are not CTs.
 
 use crate::case::SkippedCase;
 use crate::dataset::{Dataset, DatasetNote};
 
-/// Moves the cases of a dataset whose `dataset.json` names another modality to the skipped ones, those that `is_stored` in the
-/// cache by their keys excepted; returns them.
+/// Moves the cases of a dataset whose `dataset.json` names another modality to the skipped ones and returns them; keeps
+/// cases for whose key `is_stored` returns true.
 pub(crate) fn refuse(dataset: &mut Dataset, is_stored: impl Fn(&str) -> bool) -> Vec<SkippedCase> {
     let Some(note) = dataset.notes.iter().find(|note| matches!(note, DatasetNote::Modality { .. })) else {
         return Vec::new();

@@ -15,14 +15,14 @@ pub(super) struct Pass<'a> {
     pub converter: &'a CaseConverter<'a>,
     /// Names of the datasets that have labels.
     pub labelled: &'a HashSet<&'a str>,
-    /// Division of the cases among several runs; `None` for a run that converts all of them.
+    /// Division of the cases among several runs; `None` if this run converts all of them.
     pub claiming: Option<&'a Claiming>,
     pub stop: &'a Stop,
 }
 
-/// Cases that a pass has not converted.
+/// Cases that a pass did not convert.
 pub(super) struct Left<'c> {
-    /// Cases that other workers have.
+    /// Cases held by other workers.
     pub pending: Pending<'c>,
     /// Number of cases that other workers found in the cache.
     pub over: usize,
@@ -31,7 +31,7 @@ pub(super) struct Left<'c> {
 }
 
 impl Pass<'_> {
-    /// Converts what can be converted; calls `store` with each outcome.
+    /// Converts all cases that can be converted; calls `store` with each outcome.
     pub(super) fn run<'c>(
         &self,
         cases: &[&'c CaseFiles],
@@ -69,7 +69,7 @@ impl Pass<'_> {
             receiver.iter().try_for_each(|outcome| store(outcome?))
         })?;
         let pending = pending.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // Counted as over above.
+        // These were counted as over above.
         let over = over.into_inner() - pending.len();
         Ok(Left { pending, over, untouched: cases.len().saturating_sub(next.into_inner()) })
     }

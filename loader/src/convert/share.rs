@@ -13,10 +13,10 @@ use crate::stop::Stop;
 
 /// Time between two attempts to take a share that another process holds.
 const RETRY: Duration = Duration::from_millis(200);
-/// Attempts to lock a file in the time of one attempt to take a lease, which takes a few requests.
+/// Number of attempts to lock a file for each attempt to take a lease, which costs a few requests.
 const LEASE_EVERY: u32 = 10;
 
-/// A share that no other process converts.
+/// A share that no other process converts at the same time.
 pub(super) enum Held {
     /// Share of a cache in a folder.
     File { _lock: FileLock },
@@ -33,9 +33,9 @@ pub fn keep_share(datasets: &mut [Dataset], (number, workers): (usize, usize)) {
     }
 }
 
-/// Waits until no other process converts the same share into the cache at `out`, and keeps others from it.
+/// Waits until no other process converts the same share into the cache at `location`, and excludes others.
 ///
-/// Where the file system has no locks, two processes may do the same work; the cache is whole in any case.
+/// Where the file system has no locks, two processes may do the same work; the cache stays intact in any case.
 pub(super) fn hold(location: &Location, share: (usize, usize), stop: &Stop) -> Result<Held, ConvertError> {
     let mut is_told = false;
     for attempt in 0u32.. {

@@ -8,11 +8,11 @@ use hiend_cache::SourceFiles;
 use crate::case::{CaseFiles, LabelFiles, SkippedCase};
 use crate::volume::{detached, of_data_file};
 
-/// Age below which a time of change is not trusted: a file changed this recently could change again without another
-/// time of change, as file systems count time in increments of up to two seconds.
+/// Age below which a modification time is not trusted: a file changed this recently could change again without a new
+/// modification time, as file systems count time in increments of up to two seconds.
 pub const SETTLED: Duration = Duration::from_secs(3);
 
-/// Describes a case's files by name, size and time; hashes are still to be filled in.
+/// Describes a case's files by name, size and time; hashes are filled in later.
 ///
 /// # Errors
 /// If a file is missing or cannot be examined.
@@ -39,13 +39,13 @@ pub(super) fn source_of(root: &Path, case: &CaseFiles, now: SystemTime) -> Resul
         source.bytes += len;
         times.push(modified);
     }
-    // Of several slices, every time counts: the latest alone would hide one that was replaced by an older file of the same
-    // size. One that is not settled makes all untrusted.
+    // The times of all slices of an image count: the latest alone would hide a slice that was replaced by an older file
+    // of the same size. If one time is not settled, none is trusted.
     let all = |times: &[Option<i64>]| -> Option<i64> {
         let (first, others) = times.split_first()?;
         others.iter().try_fold((*first)?, |sum, time| Some(joined(sum, (*time)?)))
     };
-    // Of several masks, the latest, which existing caches hold.
+    // For several masks, the latest time, as existing caches hold it.
     let latest = |times: &[Option<i64>]| -> Option<i64> {
         let times: Option<Vec<i64>> = times.iter().copied().collect();
         times.and_then(|times| times.into_iter().max())
@@ -56,12 +56,12 @@ pub(super) fn source_of(root: &Path, case: &CaseFiles, now: SystemTime) -> Resul
     Ok(source)
 }
 
-/// A number for the times of two files that changes with either.
+/// Combines the times of two files into one number that changes with either.
 fn joined(a: i64, b: i64) -> i64 {
     a.wrapping_mul(31).wrapping_add(b)
 }
 
-/// Size of a case's file in bytes, and its time of change if that is settled.
+/// Size of a case's file in bytes, and its modification time if it is settled.
 fn look(case: &CaseFiles, path: &Path, now: SystemTime) -> Result<(u64, Option<i64>), SkippedCase> {
     let looked = std::fs::metadata(path).and_then(|data| Ok((data.is_file(), data.len(), data.modified()?)));
     let (is_file, len, modified) =
@@ -72,7 +72,7 @@ fn look(case: &CaseFiles, path: &Path, now: SystemTime) -> Result<(u64, Option<i
     Ok((len, settled(modified, now)))
 }
 
-/// Identifies the names of masks and their classes: a mask added to another case may renumber them all.
+/// Digest of the names of masks and their classes: a mask added to another case may renumber all classes.
 fn classes_digest(label: &LabelFiles) -> String {
     let mut hasher = blake3::Hasher::new();
     if let LabelFiles::Masks { masks, .. } = label {
@@ -85,7 +85,7 @@ fn classes_digest(label: &LabelFiles) -> String {
     hasher.finalize().to_hex()[..8].to_owned()
 }
 
-/// A time of change in nanoseconds since 1970, if it is long enough ago to tell a later change by it.
+/// Modification time in nanoseconds since 1970; `None` if it is so recent that a later change could have the same time.
 fn settled(modified: SystemTime, now: SystemTime) -> Option<i64> {
     // A time in the future proves nothing either.
     let is_settled = now.duration_since(modified).is_ok_and(|age| age >= SETTLED);
@@ -93,7 +93,7 @@ fn settled(modified: SystemTime, now: SystemTime) -> Option<i64> {
     is_settled.then(|| i64::try_from(since.as_nanos()).ok()).flatten()
 }
 
-/// Returns true if nothing but the hashes could differ.
+/// Returns true if all fields except the hashes are equal.
 pub(super) fn looks_the_same(known: &SourceFiles, now: &SourceFiles) -> bool {
     let is_timed = known.image_modified_ns.is_some() && (known.label.is_none() || known.label_modified_ns.is_some());
     let without_hashes = SourceFiles { image_blake3: String::new(), label_blake3: None, ..known.clone() };

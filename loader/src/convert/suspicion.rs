@@ -10,16 +10,16 @@ use crate::preprocess::normalize::Normalize;
 use crate::preprocess::zscore::ZScore;
 use crate::volume::{Format, Volume};
 
-/// Ends of the values of an image that was normalised, as [0, 1], [-1, 1] or z-scores.
+/// Range of the values of a normalised image: [0, 1], [-1, 1] or z-scores.
 const NORMALISED: [f32; 2] = [-20.0, 20.0];
-/// Ends of the values of an 8-bit picture, with what resampling adds at edges.
+/// Range of the values of an 8-bit picture, widened by the overshoot of resampling at edges.
 const EIGHT_BIT: [f32; 2] = [-10.0, 265.0];
-/// Ends of values that are too few for a CT: those of [-50, 50] and of signed 8-bit numbers.
+/// Range of values that is too narrow for a CT: contains [-50, 50] and signed 8-bit numbers.
 const NARROW: [f32; 2] = [-128.0, 128.0];
 /// Share of voxels near 1024 from which an image is a CT with an offset. Two CTs of the torso have 0.01% and 0.03%.
 const OFFSET_SHARE: f64 = 0.1;
-/// Share of voxels far below the air of HU, and not of one value as padding is, from which an image has another scale. CTs in
-/// HU have none; padding that was interpolated has those at its edge.
+/// Share of voxels far below the air of HU, and not of one value as padding is, above which an image has another scale.
+/// CTs in HU have no such voxels, except at the edge of interpolated padding.
 const FAR_BELOW_SHARE: f64 = 0.05;
 /// Share of voxels near 2048 from which those near 1024 may be air with an offset of 2048, and not tissue with one of 1024. The
 /// middle of two CTs of the torso has 0.03% and 0.09%.
@@ -49,21 +49,21 @@ const DECLARED: &str = "; converted as the image that its dataset's layout says 
 /// Treatment of suspicious images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnSuspect {
-    /// Use them and report it.
+    /// Use the image and report it.
     #[default]
     Warn,
-    /// Skip them.
+    /// Skip the case.
     Skip,
-    /// End the run at the first one.
+    /// End the run at the first suspicious image.
     Fail,
 }
 
-/// Values of an image that may be used, and the oddities to report.
+/// Values of an image that may be used, and the findings to report.
 #[derive(Clone, Debug)]
 pub struct Judged {
     /// Statistics of the image's values.
     pub values: ValueStats,
-    /// Oddities of the header and the values, each in one line.
+    /// Unusual features of the header and the values, each in one line.
     pub findings: Vec<String>,
 }
 
@@ -103,7 +103,7 @@ impl OnSuspect {
     }
 }
 
-/// A sign that an image is not a CT in HU, or not an image that z-scores represent.
+/// A sign that an image is not a CT in HU, or cannot be represented by z-scores.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Suspicion {
     /// All voxels have one value.
@@ -111,7 +111,7 @@ pub enum Suspicion {
         /// Value of every voxel.
         value: f32,
     },
-    /// Few whole numbers, or more in uniform areas.
+    /// Few different whole numbers, or more of them in uniform areas.
     LabelMap {
         /// Number of different values.
         num: usize,
@@ -120,7 +120,7 @@ pub enum Suspicion {
         /// Highest value.
         max: f32,
     },
-    /// Probabilities of a class, nearly all of them close to 0 or 1.
+    /// Class probabilities, nearly all of them close to 0 or 1.
     Probabilities {
         /// Lowest value.
         min: f32,
@@ -141,7 +141,7 @@ pub enum Suspicion {
         /// Highest value.
         max: f32,
     },
-    /// Too few values, as those of [-50, 50].
+    /// A range too narrow for a CT, such as [-50, 50].
     Narrow {
         /// Lowest value.
         min: f32,
@@ -156,7 +156,7 @@ pub enum Suspicion {
         max: f32,
         /// Share of voxels from 874 to 1274.
         share: f64,
-        /// Value of air, if it shows.
+        /// Value of air, if it can be recognised.
         air: Option<f32>,
         /// Format of the files.
         format: Format,
@@ -192,7 +192,7 @@ pub enum Suspicion {
         min: f32,
         /// Highest value.
         max: f32,
-        /// Share of such voxels.
+        /// Share of voxels far below air.
         share: f64,
     },
     /// Air at 1000, and hardly anything above.
@@ -221,7 +221,7 @@ pub enum Suspicion {
         /// Share of voxels at or below the window's lower end.
         share: f64,
     },
-    /// A few voxels with most of the variance, next to which the z-scores of all others hardly differ.
+    /// A few extreme voxels cause most of the variance, so that the z-scores of all others hardly differ.
     Extremes {
         /// Number of voxels more than 20 standard deviations from the mean.
         num: u64,
@@ -238,7 +238,7 @@ pub enum Suspicion {
 }
 
 impl Suspicion {
-    /// The weightiest sign in an image's values; `None` for a plausible CT.
+    /// Most important sign in an image's values; `None` for a plausible CT.
     #[must_use]
     pub fn of(stats: &ValueStats) -> Option<Self> {
         let &ValueStats { below, above, .. } = stats;
@@ -262,7 +262,7 @@ impl Suspicion {
         are_probabilities.then_some(Self::Probabilities { min, max })
     }
 
-    /// Signs in the range of all values but rare ones.
+    /// Signs in the range of the values, rare values excluded.
     fn of_range(stats: &ValueStats) -> Option<Self> {
         let &ValueStats { min, max, shares, .. } = stats;
         let nearly_all = |share: f64| share > 1.0 - RARE;
@@ -316,7 +316,7 @@ impl Suspicion {
         matches!(self, Self::Constant { .. } | Self::LabelMap { .. } | Self::Probabilities { .. })
     }
 
-    /// Returns true for values that a CT in HU has as well if it was clipped below 0, or masked.
+    /// Returns true for values that also fit a CT in HU clipped below 0, or masked.
     fn may_be_clipped(self) -> bool {
         match self {
             Self::Narrow { min, .. } | Self::NoNegatives { min, .. } => min < 0.0,
@@ -324,7 +324,7 @@ impl Suspicion {
         }
     }
 
-    /// The weightiest sign in the values of an image of any modality; `None` for a plausible one.
+    /// Most important sign in the values of an image of any modality; `None` for a plausible image.
     #[must_use]
     pub fn of_zscores(stats: &ValueStats) -> Option<Self> {
         let &ValueStats { min, max, below, above, .. } = stats;
@@ -343,14 +343,14 @@ impl Suspicion {
     }
 }
 
-/// Offset of a CT with air at this value, if it is one that programs use.
+/// Offset of a CT with air at this value, if programs are known to use that offset.
 fn offset_of(air: f32) -> Option<f32> {
     // -1000 HU, and the lowest value of 12 bits.
     let is_air = |hu: f32| (hu + 1000.0).abs() <= PEAK_TOLERANCE || (hu + 1024.0).abs() <= PEAK_TOLERANCE;
     OFFSETS.into_iter().find(|offset| is_air(air - offset))
 }
 
-/// Remedy in the header, for formats whose headers have one that programs agree on.
+/// Remedy in the header, for formats in whose headers programs agree on an offset.
 fn or_in_header(format: Format, offset: f32) -> String {
     match format {
         Format::Nifti => format!(", or lower scl_inter by {offset} (with a scl_slope of 1 where that is 0)"),
@@ -361,7 +361,7 @@ fn or_in_header(format: Format, offset: f32) -> String {
     }
 }
 
-/// Words that nearly all values lie between two ends, where not all do.
+/// Clause that nearly all values lie between two ends; empty if all do.
 fn nearly_all_within(min: f32, max: f32, [low, high]: [f32; 2]) -> String {
     if min >= low && max <= high { String::new() } else { format!(", nearly all of them from {low} to {high}") }
 }

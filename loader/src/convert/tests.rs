@@ -29,7 +29,7 @@ fn image() -> TestFile {
     TestFile::new(SHAPE, &ct())
 }
 
-/// A label map or mask with one value in one plane, 0 elsewhere.
+/// Label map or mask with one value in one plane and 0 elsewhere.
 fn label(plane: usize, value: u8) -> TestFile {
     let voxels: Vec<u8> =
         (0..SHAPE.iter().product()).map(|at: usize| if at / 120 == plane { value } else { 0 }).collect();
@@ -47,7 +47,7 @@ impl Place {
         place
     }
 
-    /// Writes a file that was changed an hour ago.
+    /// Writes a file with a modification time one hour ago.
     fn write(&self, path: &str, file: &TestFile) {
         let path = file.write(&self.data().join(path));
         let file = File::options().append(true).open(path).unwrap();
@@ -88,7 +88,7 @@ impl Place {
 }
 
 #[test]
-fn header_oddities_of_label_maps_are_told_where_the_image_has_none() {
+fn header_oddities_of_label_maps_are_reported_where_the_image_has_none() {
     let place = Place::new(&[
         ("imagesTr/a_0000.nii", image()),
         ("labelsTr/a.nii", label(1, 1).qform(1, [0.0; 3], [0.0; 3])),
@@ -122,7 +122,7 @@ fn empty_masks_and_single_slices_are_not_passed_over() {
 }
 
 #[test]
-fn label_maps_off_their_image_are_told() {
+fn label_maps_off_their_image_are_reported() {
     let shifted = |z_mm: f32| {
         let rows = [[-2.0, 0.0, 0.0, 9.0], [0.0, -2.0, 0.0, 7.0], [0.0, 0.0, 2.0, -5.0 + z_mm]];
         label(1, 1).sform(1, &rows)
@@ -156,7 +156,7 @@ fn offset() -> TestFile {
 }
 
 #[test]
-fn suspicious_cases_are_told_skipped_or_refused() {
+fn suspicious_cases_are_reported_skipped_or_refused() {
     let place = Place::new(&[("imagesTr/a_0000.nii", offset()), ("imagesTr/b_0000.nii", image())]);
     let with = |on_suspect| place.convert_with(ConvertOptions { on_suspect, jobs: 1, ..ConvertOptions::default() });
     let error = with(OnSuspect::Fail).unwrap_err().to_string();
@@ -191,14 +191,14 @@ fn datasets_of_another_modality_are_reported_skipped_or_refused() {
 }
 
 #[test]
-fn header_oddities_are_told() {
+fn header_oddities_are_reported() {
     let place = Place::new(&[("imagesTr/a_0000.nii", image().qform(1, [0.0; 3], [0.0; 3]))]);
     let summary = place.convert();
     assert!(summary.findings[0].text.starts_with("sform and qform disagree"), "{:?}", summary.findings);
 }
 
 #[test]
-fn a_scan_of_two_names_is_told() {
+fn a_scan_of_two_names_is_reported() {
     let place = Place::new(&[("a.nii", image()), ("b.nii", image().scaling(1.0, 5.0))]);
     assert!(place.convert().twice.is_empty());
     std::fs::rename(place.data().join("a.nii"), place.data().join("c.nii")).unwrap();

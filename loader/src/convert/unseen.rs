@@ -1,4 +1,4 @@
-//! Classes that a dataset of a conversion names and no label map has.
+//! Classes that a dataset of a conversion names but no label map contains.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
@@ -13,14 +13,14 @@ use crate::unseen::{foreground, unseen};
 /// Largest number of classes that are listed.
 const MOST_LISTED: usize = 10;
 
-/// Classes of a dataset that none of its label maps in a cache has.
+/// Classes of a dataset that occur in none of its label maps in a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnseenClasses {
     /// Name of the dataset.
     pub dataset: String,
     /// Label and name of each class.
     pub classes: Vec<(u8, String)>,
-    /// Number of its label maps.
+    /// Number of the dataset's label maps.
     pub num_labelled: usize,
 }
 
@@ -47,8 +47,9 @@ impl fmt::Display for UnseenClasses {
     }
 }
 
-/// Finds them for the datasets whose labelled cases are all in the cache, but for `skipped` ones. Datasets with a damaged case
-/// are left to `hiend-shard verify`. Classes of one mask each are named by files that exist: a mask may be empty everywhere.
+/// Finds the unseen classes of the datasets whose labelled cases are all in the cache, except the `skipped` ones.
+/// Datasets with a damaged case are left to `hiend-shard verify`. Datasets of one mask per class are not examined:
+/// existing files name their classes, and a mask may be empty everywhere.
 pub(super) fn find(cache: &Cache, datasets: &[Dataset], skipped: &HashSet<&str>) -> Vec<UnseenClasses> {
     let of_dataset = |dataset: &Dataset| {
         let is_there = |case: &CaseFiles| {

@@ -1,4 +1,4 @@
-//! The values of a source image, counted before the window hides them.
+//! Statistics of a source image's values, counted before the window clips them.
 
 mod histogram;
 mod labels;
@@ -20,7 +20,7 @@ pub(super) use shares::RARE;
 pub use shares::Shares;
 pub use tissue::Tissue;
 
-/// Values at or below this are air or padding, in HU.
+/// Highest value of air or padding, in HU.
 const AIR_HU: f32 = -900.0;
 
 /// Range and shares of an image's values.
@@ -36,17 +36,17 @@ pub struct ValueStats {
     pub above: f64,
     /// Share of voxels at or below -900; for z-scores, share of voxels that are 0.
     pub air: f64,
-    /// Counts by which another scale or sign is recognised.
+    /// Counts that reveal another scale or sign.
     pub peaks: Peaks,
-    /// Shares of ranges in which HU have many or few voxels; 0 for z-scores.
+    /// Shares of voxels in ranges where HU have many or few; 0 for z-scores.
     pub shares: Shares,
     /// Format of the files.
     pub format: Format,
-    /// Number of different values, if they are those of a label map.
+    /// Number of different values if they look like a label map; `None` otherwise.
     pub labels: Option<usize>,
-    /// True for values from 0 to 1 that are the probabilities of a class.
+    /// True for values from 0 to 1 that look like the probabilities of a class.
     pub are_probabilities: bool,
-    /// Mean and standard deviation, for z-scores of an image that has them.
+    /// Mean and standard deviation, for z-scores of an image where both exist.
     pub zscore: Option<ZScore>,
 }
 
@@ -126,7 +126,7 @@ struct Counts {
     peaks: Peaks,
     /// `None` for z-scores.
     histogram: Option<Histogram>,
-    /// Values seen so far; `None` once one was met that cannot be a label.
+    /// Values seen so far; `None` once a value was found that cannot be a label.
     labels: Option<LabelCounts>,
 }
 

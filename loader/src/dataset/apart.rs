@@ -7,9 +7,9 @@ use super::roles::Split;
 use super::unused::{UnusedFile, UnusedReason};
 use super::{CaseFiles, Listing};
 
-/// Takes out the cases in folders for tests or validation, such as `Testing` or `val`, where the folder next to it, such as
-/// `Training` or `train`, has cases: a model would be trained on them. Folders above `root` do not count, and the folders of
-/// images that a `dataset.json` has `listed` say nothing.
+/// Takes out the cases in a folder for tests or validation, such as `Testing` or `val`, if the folder next to it, such
+/// as `Training` or `train`, has cases: a model would be trained on them. Folders above `root` do not count, and the
+/// folders of images that a `dataset.json` has `listed` say nothing.
 pub(super) fn take_out(root: &Path, listed: &HashSet<PathBuf>, listing: &mut Listing) {
     let cases = listing.datasets.iter().flat_map(|dataset| &dataset.cases);
     let parts = |case: &CaseFiles| if listed.contains(&case.image) { Vec::new() } else { parts(root, case) };

@@ -67,7 +67,7 @@ impl Description {
 pub(super) struct ListedCase {
     /// Name of the case; `None` where the image's name gives it.
     pub case_id: Option<String>,
-    /// Images, one a channel.
+    /// Paths of the images, one per channel.
     pub images: Vec<PathBuf>,
     /// The label map.
     pub label: Option<PathBuf>,
@@ -79,10 +79,10 @@ struct Raw {
     labels: InOrder,
     #[serde(default, rename = "numTraining")]
     num_training: Value,
-    /// Channels as version 2 of nnU-Net names them.
+    /// Names of the channels in version 2 of nnU-Net.
     #[serde(default)]
     channel_names: Value,
-    /// Channels as version 1 and the Decathlon name them. Descriptions that were converted may have both.
+    /// Names of the channels in version 1 of nnU-Net and in the Decathlon. Converted descriptions may have both keys.
     #[serde(default)]
     modality: Value,
     #[serde(default)]
@@ -197,7 +197,7 @@ fn channels(raw: &Raw) -> Vec<String> {
     if of_version_2.is_empty() { names(&raw.modality) } else { of_version_2 }
 }
 
-/// A whole number, which some write as a string.
+/// Reads a whole number, which some descriptions write as a string.
 fn whole(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
 }
@@ -295,7 +295,7 @@ fn label_of(entry: &Value, entry_name: impl FnOnce() -> String) -> Result<Option
     }
 }
 
-/// The images and label maps that a list names which is not of cases to train on. Its faults harm nothing and are passed over.
+/// Files that a list of test or validation cases names. Invalid entries are ignored, because they do no harm.
 fn other_files(list: &Value, folder: &Path, root: &Path) -> HashSet<PathBuf> {
     let entries = list.as_array().map(Vec::as_slice).unwrap_or_default();
     let values = entries.iter().flat_map(|entry| [Some(entry), entry.get("image"), entry.get("label")]).flatten();

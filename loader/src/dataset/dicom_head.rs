@@ -1,4 +1,4 @@
-//! First bytes of DICOM files, by which those without an ending are known.
+//! First bytes of DICOM files, by which files without an extension are recognised.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -16,7 +16,7 @@ const FIRST_GROUPS: [u16; 2] = [0x0002, 0x0008];
 pub(super) enum DicomHead {
     /// The preamble that the standard demands.
     Whole,
-    /// The first element, in place of the preamble: programs of older days write such files.
+    /// The first element without a preamble: old programs write such files.
     WithoutPreamble,
 }
 
@@ -51,7 +51,8 @@ fn tag_at(bytes: &[u8], at: usize) -> Option<(u16, u16)> {
     Some((u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d])))
 }
 
-/// Position behind the first element, whose length has two bytes behind two capital letters for its type, or four bytes.
+/// Position after the first element, whose length is stored in two bytes after two capital letters for its type, or in
+/// four bytes.
 fn end_of_first(bytes: &[u8]) -> Option<usize> {
     let &[a, b, c, d] = bytes.get(4..)?.first_chunk::<4>()?;
     let is_explicit = a.is_ascii_uppercase() && b.is_ascii_uppercase();

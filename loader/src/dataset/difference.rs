@@ -7,7 +7,7 @@ use hiend_cache::DatasetInfo;
 /// A class or region that two descriptions of a dataset give differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The class or region: `class 1`, `region "tumour"`.
+    /// Class or region, such as `class 1` or `region "tumour"`.
     what: String,
     /// Name or labels in the first description; `None` if it lacks the entry.
     first: Option<String>,

@@ -17,7 +17,7 @@ pub enum DatasetError {
         source: std::io::Error,
     },
     /// A file in place of the folder.
-    #[error("{}: a file; expected the folder that it lies in", shown(path))]
+    #[error("{}: a file; expected the folder that contains it", shown(path))]
     NotAFolder {
         /// Path of the file.
         path: PathBuf,
@@ -49,7 +49,7 @@ pub enum DatasetError {
     Empty {
         /// Path of the folder without data.
         path: PathBuf,
-        /// The weightiest of the files that are there.
+        /// The most important of the unused files, if there are any.
         unused: Option<UnusedFile>,
     },
 }

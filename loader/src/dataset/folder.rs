@@ -60,8 +60,8 @@ pub(super) fn read(root: &Folder, description: Option<&Description>, modalities:
 /// Takes files of a folder that make volumes together; returns their paths.
 type TakeSeries<'a> = &'a mut dyn FnMut(&Folder, &mut Dataset) -> HashSet<PathBuf>;
 
-/// Takes in the volumes of a folder and of those below it. In a folder named like one of label maps or of predictions, and
-/// below it, they are unused for the reason `of_labels`.
+/// Adds the volumes of a folder and its subfolders to the dataset. In a folder named like one of label maps or of
+/// predictions, and below it, they are unused for the reason `of_labels`.
 fn visit(
     folder: &Folder,
     root: &Path,
@@ -144,8 +144,8 @@ fn visit(
     }
 }
 
-/// Gives label maps without an image of their key that of the only image whose name differs in a word for originals too:
-/// `liver-orig001` and `liver-seg001`, as in SLIVER07.
+/// Joins label maps without an image of the same key to the only image whose name differs from theirs only in a word
+/// for originals: `liver-orig001` and `liver-seg001`, as in SLIVER07.
 fn join_originals(images: &BTreeMap<String, Vec<(&TreeFile, &str)>>, labels: &mut BTreeMap<String, Vec<&TreeFile>>) {
     let mut by_loose_key: BTreeMap<String, Vec<&String>> = BTreeMap::new();
     for (key, files) in images {
@@ -170,8 +170,8 @@ fn is_dataset(folder: &Folder) -> bool {
     may_name_cts(&folder.name) || (may_name_dataset(&folder.name) && holds_both(folder))
 }
 
-/// Returns true if a folder, or one within it, holds files that are named like images and others that are named like label
-/// maps.
+/// Returns true if a folder, or one within it, holds both files that are named like images and files that are named
+/// like label maps.
 fn holds_both(folder: &Folder) -> bool {
     let has = |meets: fn(&str) -> bool| folder.volumes().any(|(_, stem)| meets(stem));
     (has(is_image_name) && has(is_label_name)) || folder.folders.iter().any(holds_both)

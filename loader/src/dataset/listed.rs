@@ -183,7 +183,7 @@ fn with_channel(listed: &Path) -> Result<PathBuf, DatasetError> {
     Ok(listed.to_owned())
 }
 
-/// The path with something appended to its stem.
+/// Appends a suffix to the stem of a path.
 fn beside(path: &Path, suffix: &str) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let stem = file_stem(name)?;

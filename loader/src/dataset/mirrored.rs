@@ -96,7 +96,8 @@ fn add_part(
     }
 }
 
-/// The only label map of an image: of its name but for words such as `ct` and `seg`, or of its name with further words.
+/// Finds the only label map of an image: one whose name differs only in words such as `ct` and `seg`, or has further
+/// words.
 fn corresponding<'a>(stem: &str, labels: &[(&'a TreeFile, &str)]) -> Option<&'a TreeFile> {
     let (key, longer) = (case_key(stem), format!("{}_", case_key(stem)));
     let only = |meets: &dyn Fn(&str) -> bool| {

@@ -45,9 +45,9 @@ const OTHER_MODALITIES: [&str; 37] = [
     "rtdose",
     "dose",
 ];
-/// Words of [`OTHER_MODALITIES`] that count even next to a word for CT: `PET_CT` is either of the two.
+/// Words of [`OTHER_MODALITIES`] that count even next to a word for CT: an image named `PET_CT` may be either.
 const NEXT_TO_CT: [&str; 2] = ["pet", "suv"];
-/// Word for PET that often stands for "patient" too: it counts at the end of a name only, as in `CHUM-001__PT`.
+/// Word for PET that often stands for "patient" too, so it counts only at the end of a name, as in `CHUM-001__PT`.
 const PET_AT_END: &str = "pt";
 /// Words that mark a CT.
 const CT_WORDS: [&str; 3] = ["ct", "cta", RESAMPLED_CT];
@@ -72,8 +72,8 @@ impl From<Normalize> for Modalities {
 }
 
 impl Modalities {
-    /// Images to take by their names from a dataset with this description: those of any name where all its channels are
-    /// CTs. A name decides only where nothing else does.
+    /// Images to take, by their names, from a dataset with this description: all images if all channels of the
+    /// description are CTs. A name decides only if nothing else does.
     pub(super) fn by_name(self, description: Option<&Description>) -> Self {
         match description {
             Some(description) if description.has_only_cts() => Self::All,

@@ -41,7 +41,8 @@ fn is_output(folder: &Folder) -> bool {
     (OUTPUTS.contains(&name.as_str()) || name.starts_with(TRAINER) || is_fold(folder)) && !has_raw_data(folder)
 }
 
-/// Returns true for `fold_0` and `fold_all` with a folder `validation` and none for training, which users have next to it.
+/// Returns true for `fold_0` and `fold_all` that have a folder `validation` but no folder for training, as users' own
+/// folds do.
 fn is_fold(folder: &Folder) -> bool {
     let number = folder.name.strip_prefix("fold_").unwrap_or_default();
     let is_fold = number == "all" || (!number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));

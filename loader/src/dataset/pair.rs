@@ -10,7 +10,7 @@ use super::roles::{
 use super::tree::{Folder, TreeFile};
 use crate::case::ImageRole;
 
-/// Conditions on the names of folders of images, of which the first one counts that any folder meets.
+/// Conditions on the names of folders of images. The first condition that any folder meets is the one that counts.
 const IMAGE_RANKS: [fn(&str) -> bool; 5] = [
     is_image_folder,
     |name| is_like_image_folder(name) && !Split::is_apart(name),
@@ -42,8 +42,9 @@ impl<'a> Pair<'a> {
         Self { images: vec![images], labels: vec![labels], competing: Vec::new(), role: ImageRole::Declared }
     }
 
-    /// The only pair among the direct subfolders. Folders of test and validation data count where there are no others, names
-    /// with further words where there are none without, and names of files where no folder is named like images.
+    /// Finds the only pair among the direct subfolders. Folders of test and validation data count only if there are no
+    /// others; names with further words, only if there are none without; and names of files, only if no folder is named
+    /// like images.
     pub(super) fn of(folder: &'a Folder, modalities: Modalities) -> Option<Self> {
         let filled: Vec<&'a Folder> = folder.folders.iter().filter(|child| child.volumes().next().is_some()).collect();
         let labels = of_rank(&filled, &LABEL_RANKS);
@@ -59,8 +60,8 @@ impl<'a> Pair<'a> {
         if folder.volumes().next().is_some() { None } else { Self::by_file_names(&filled, &labels, modalities) }
     }
 
-    /// The only pair of a set of folders that are not named like images and of label maps, at least half of which are named
-    /// like their files.
+    /// Finds the only pair of a set of folders that are not named like images and a set of folders of label maps, in
+    /// which at least half of the label maps correspond to images by name.
     fn by_file_names(filled: &[&'a Folder], labels: &[&'a Folder], modalities: Modalities) -> Option<Self> {
         let may_hold_images = |folder: &&&'a Folder| {
             let name = folder.name.as_str();
@@ -86,7 +87,8 @@ impl<'a> Pair<'a> {
         pairs.next().is_none().then_some(pair)
     }
 
-    /// The pair of images and folders of label maps. Of several sets of those, the ones count that have a name of an image.
+    /// Joins images with folders of label maps. If there are several sets of label maps, only the sets count in which a
+    /// name is that of an image.
     fn joined(images: Vec<&'a Folder>, labels: &[&'a Folder], role: ImageRole) -> Option<Self> {
         let mut sets = sets(labels);
         if sets.len() > 1 {

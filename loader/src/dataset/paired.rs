@@ -2,8 +2,8 @@
 //! may be in numbered parts, as in `RibFrac` (`train-images-1`, `train-images-2`). Of several sets of label maps for the same
 //! images, none is chosen.
 //!
-//! Where both are divided alike (`images/train`, `labels/train`), the training data are the dataset; without any, each part
-//! with label maps is one.
+//! If both are divided alike (`images/train`, `labels/train`), the training part is the dataset; if there is no such
+//! part, each part with label maps is a dataset.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;

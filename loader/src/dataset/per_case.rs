@@ -115,7 +115,7 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
     let label = match labels.as_slice() {
         [(label, _)] => Some(*label),
         several => {
-            // One that is named a label map and nothing else, or like the image.
+            // A label map named only as a label map, or like the folder.
             let wanted = |stem: &str| case_key(stem).is_empty() || case_key(stem) == case_key(&folder.name);
             let mut named = several.iter().filter(|(_, stem)| wanted(stem));
             named.next().filter(|_| named.next().is_none()).map(|(label, _)| *label)
@@ -154,7 +154,7 @@ pub(super) struct Found<'a> {
     pub others: Vec<&'a Folder>,
     /// Files next to the case folders.
     pub beside: Vec<TreeFile>,
-    /// False if each case is no more than a label map next to an image, as plain folders have them too.
+    /// False if every case is only a label map next to an image, as plain folders also have them.
     pub is_sure: bool,
 }
 

@@ -66,7 +66,7 @@ const IMAGE_FOLDERS: [&str; 12] =
 /// Words for images in the names of folders that have further words.
 const IMAGE_FOLDER_WORDS: [&str; 9] = ["img", "imgs", "imaging", "volume", "volumes", "vol", "vols", "scan", "scans"];
 
-/// Words for the parts of a dataset behind a word for images or label maps.
+/// Words for the parts of a dataset that follow a word for images or label maps.
 const SHORT_SPLITS: [(&str, Split); 3] = [("tr", Split::Training), ("ts", Split::Test), ("va", Split::Validation)];
 /// Words for the parts of a dataset in names of folders, in the order in which they count.
 const SPLIT_WORDS: [(&str, Split); 26] = [
@@ -194,8 +194,8 @@ pub(super) fn is_like_image_folder(name: &str) -> bool {
     is_image_folder(name) || (is_image && !is_label_folder(name) && !is_prediction_folder(name))
 }
 
-/// Returns true if a folder's name has a word for images, written with others as one as well: `TrainingImg`, `imgTr`, `ct_scans`.
-/// Of words for CT, the others must be known ones.
+/// Returns true if a folder's name has a word for images, even if it is joined to other words: `TrainingImg`, `imgTr`,
+/// `ct_scans`. A word for CT counts only if all other words are known.
 pub(super) fn has_image_word(name: &str) -> bool {
     if is_label_folder(name) || is_prediction_folder(name) {
         return false;

@@ -1,5 +1,5 @@
-//! Volumes of plain folders next to case folders: a folder with one image and its label map is a case by its layout, and one
-//! with two of each is not, although it holds the same data.
+//! Volumes of plain folders next to case folders. By its layout, a folder with one image and its label map is a case,
+//! and a folder with two of each is not, although it holds the same kind of data.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,9 @@ use super::{Dataset, folder};
 use crate::case::{CaseFiles, SkippedCase};
 use crate::volume::file_stem;
 
-/// Adds the scans among `stray` files to the datasets that were `found` around them, or as datasets of their folders: those
-/// of folders that hold an image and its label map, or `all`. Nothing is added next to datasets whose classes have names, for
-/// those of other label maps are unknown.
+/// Adds scans among the `stray` files to the datasets in `found` around them, or as datasets of their own folders.
+/// Takes the scans of folders that hold an image and its label map or, with `all`, every scan. Nothing is added next to
+/// datasets whose classes have names, because the classes of other label maps are unknown.
 pub(super) fn take(
     tree: &Folder,
     stray: &mut Vec<TreeFile>,

@@ -43,7 +43,7 @@ impl Found {
         Self::in_described(files, &[])
     }
 
-    /// A dataset as above with files of a given content.
+    /// Like [`Self::in_files`], with given contents of some files.
     fn in_described(files: &[&str], contents: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
@@ -478,7 +478,7 @@ fn a_file_in_place_of_the_folder_is_named() {
     let dir = tempfile::tempdir().unwrap();
     touch(dir.path(), &["a.nii.gz"]);
     let error = survey(&dir.path().join("a.nii.gz")).unwrap_err().to_string();
-    assert!(error.ends_with("a.nii.gz: a file; expected the folder that it lies in"), "{error}");
+    assert!(error.ends_with("a.nii.gz: a file; expected the folder that contains it"), "{error}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! One walk through a folder: every file once with its identity, links followed, loops and oddities reported.
+//! One walk through a folder: lists every file once with its identity, follows links, and reports loops and irregular
+//! files.
 //!
 //! A path that cannot be accessed is an error here and nowhere taken for absent. The one exception is a dangling link:
 //! named like a volume it stays in the tree, so that its case is skipped with the system's reason when it is read.
@@ -117,9 +118,9 @@ pub(super) fn name_of(path: &Path) -> String {
 }
 
 struct Walk<'a> {
-    /// The folders that contain the current one.
+    /// Folders that contain the current one.
     above: Vec<(FileId, PathBuf)>,
-    /// The folders visited so far.
+    /// Folders visited so far.
     seen: Vec<(FileId, PathBuf)>,
     unused: &'a mut Vec<UnusedFile>,
 }

@@ -70,7 +70,7 @@ pub enum UnusedReason {
     Archive,
     /// A file that another path leads to as well.
     SameFile {
-        /// The path under which it counts.
+        /// Path under which the file is used.
         first: PathBuf,
     },
     /// A link to a folder that contains it.
@@ -87,7 +87,7 @@ pub enum UnusedReason {
     DicomInDataset,
     /// A DICOM file that is not a slice of a CT.
     NotCt {
-        /// Name of its content.
+        /// Name of the file's content.
         what: String,
     },
     /// A slice of a DICOM series of another modality than CT.
@@ -97,7 +97,7 @@ pub enum UnusedReason {
     },
     /// A DICOM file that is not a slice of a scan of any modality.
     NotCrossSection {
-        /// Name of its content.
+        /// Name of the file's content.
         what: String,
     },
     /// A DICOM file that begins with its first element.
@@ -135,22 +135,22 @@ pub enum UnusedReason {
     },
     /// A volume named like an image of another modality.
     NamedLikeOtherModality {
-        /// The word in its name.
+        /// Word that marks the other modality.
         word: String,
     },
     /// An image of another modality next to the CT of its case.
     OtherModalityOfCase {
-        /// The word in its name.
+        /// Word that marks the other modality.
         word: String,
     },
-    /// A CT next to the same one on the grid of the label map.
+    /// A CT for which the dataset has a copy on the grid of the label map.
     OtherGrid {
         /// Name of the file that is used.
         used: String,
     },
     /// One of several possible label maps of an image.
     AmbiguousLabel,
-    /// A label map in one of several folders that have some for the same images.
+    /// A label map in one of several folders with label maps for the same images.
     CompetingLabels {
         /// Names of these folders, in a list for people.
         folders: String,
@@ -170,7 +170,7 @@ pub enum UnusedReason {
     OutsideDatasets,
 }
 
-/// Message to the user about an unused file.
+/// Prominence of an unused file in messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Weight {
     /// Expected: counted, listed on demand.
@@ -182,7 +182,7 @@ pub enum Weight {
 }
 
 impl UnusedReason {
-    /// Message to the user.
+    /// Prominence of the reason in messages.
     #[must_use]
     pub fn weight(&self) -> Weight {
         match self {

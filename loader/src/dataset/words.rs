@@ -36,7 +36,7 @@ fn is_case_border(chars: &[char], at: usize) -> bool {
     here.is_uppercase() && (before.is_lowercase() || begins_after_capitals)
 }
 
-/// Splits a word that is not empty before each character, other than the first one, that `is_border` names by its position.
+/// Splits a nonempty word before each character, except the first, for whose position `is_border` returns true.
 fn split(word: &str, is_border: impl Fn(&[char], usize) -> bool) -> Vec<&str> {
     let (places, chars): (Vec<usize>, Vec<char>) = word.char_indices().unzip();
     let mut borders = vec![0];

@@ -1,4 +1,4 @@
-//! A picture in memory: rectangles, text and slices drawn into it, and the PNG file written from it.
+//! A picture in memory, with functions that draw rectangles, text and slices and write a PNG file.
 
 use std::io;
 use std::path::Path;
@@ -147,7 +147,7 @@ impl Canvas {
         Ok(writer.finish()?)
     }
 
-    /// Draws the directions at the left, right, upper and lower edge of a slice (`Plane::letters`).
+    /// Draws the anatomical directions (`Plane::letters`) at the left, right, upper and lower edge of a slice.
     pub fn letters(&mut self, [x, y]: [usize; 2], [width, height]: [usize; 2], [left, right, up, down]: [char; 4]) {
         let (middle, centre) = (y + (height / 2).saturating_sub(LETTER), x + (width / 2).saturating_sub(LETTER));
         for (at, letter) in [
@@ -163,7 +163,7 @@ impl Canvas {
     }
 }
 
-/// The text, shortened to at most `letters` letters.
+/// Shortens a text to at most `letters` characters.
 #[must_use]
 pub fn fitting(text: &str, letters: usize) -> String {
     if text.chars().count() <= letters {

@@ -11,7 +11,7 @@ pub struct Slice {
     pub labels: Option<Vec<u8>>,
 }
 
-/// The plane of a slice.
+/// Plane of a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plane {
     /// Perpendicular to z.

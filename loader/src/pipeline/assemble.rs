@@ -18,9 +18,9 @@ use crate::visit::{Form, Visit, VisitSlot};
 
 /// Message from a thread of the stream to the consumer.
 pub(super) enum Message {
-    /// The batch of a step, or the error that took its place; and when it was ready.
+    /// Batch of a step or the error that replaces it, and the time when it was ready.
     Batch(u64, Result<Batch, Error>, Instant),
-    /// Error that concerns no single batch.
+    /// Error that does not concern a single batch.
     Failed(Error),
 }
 
@@ -40,7 +40,7 @@ struct Visited<F: Form> {
     augment_secs: f64,
 }
 
-/// Calls `work` and turns a panic into an error, so that it ends the stream instead of leaving it to wait.
+/// Calls `work` and turns a panic into an error that ends the stream, which would otherwise wait forever.
 pub(super) fn catch_panic<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Error::Panicked { message: text_of(&*panic) }))
 }
@@ -92,7 +92,7 @@ fn move_down<T: Copy>(values: &mut [T], place: &Range<usize>, to: usize) {
 }
 
 impl Shared {
-    /// Makes the batch of a step; calls `done` with the number of each visit that is over.
+    /// Makes the batch of a step; calls `done` with the number of each finished visit.
     pub(super) fn assemble<F: Form>(
         &self,
         step: u64,
@@ -159,7 +159,7 @@ impl Shared {
         step * self.config.visits_per_batch as u64 + self.share.0
     }
 
-    /// Places of the visits from `first` on in the buffers of their batch.
+    /// Places, in the buffers of a batch, of its visits from `first` on.
     pub(super) fn places(&self, first: u64) -> Vec<Place> {
         let mut end = (0, 0);
         let place = |number| {
@@ -178,7 +178,7 @@ impl Shared {
         DrawId { seed: self.plan.seed, epoch, case: case_key(case.key()), crop: 0 }
     }
 
-    /// Cuts the crops of a visit into `slot`.
+    /// Cuts the crops of a visit and writes them to `slot`.
     fn visit<F: Form>(&self, visit: u64, slot: &mut VisitSlot<'_, F>) -> Result<Visited<F>, Error> {
         #[cfg(test)]
         (self.hooks.before_visit)(visit);

@@ -11,10 +11,10 @@ use crate::transform::Chain;
 /// Largest number of crops in a global batch.
 pub(crate) const MOST_CROPS: usize = 65_536;
 
-/// Step after the last one of any stream. Below it, the number of a visit fits into 64 bits.
+/// Upper bound on step numbers of any stream, exclusive. Below it, the number of a visit fits into 64 bits.
 pub(crate) const STEPS: u64 = 1 << 47;
 
-/// Configuration of a stream. It determines the batches, together with the seed and the caches; nothing else does.
+/// Configuration of a stream. Together with the seed and the caches, it alone determines the batches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StreamConfig {
@@ -22,17 +22,19 @@ pub struct StreamConfig {
     pub crop_size: [usize; 3],
     /// Crops cut each time a case is visited.
     pub crops_per_visit: usize,
-    /// Visits in a global batch, over all ranks. Times `crops_per_visit`, at most 65,536.
+    /// Number of visits in a global batch, over all ranks. Its product with `crops_per_visit` is at most 65,536.
     pub visits_per_batch: usize,
     /// Share of crops whose centre is foreground, 0 to 1.
     pub foreground_rate: f64,
     /// Definition of foreground.
     pub sample_by: SampleBy,
-    /// Label of voxels without annotation, on which no crop is centred; that of each case's dataset if absent.
+    /// Label of voxels without annotation, on which no crop is centred; if absent, the ignore label of each case's
+    /// dataset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignore_label: Option<u8>,
-    /// HU range that becomes [0, 1]; the cache's own if absent. Not for caches of z-scores, which crops hold as they are. The
-    /// foreground of crop centres remains that of the cache's window ([`Self::remark_on_foreground`]).
+    /// HU range mapped to [0, 1]; the cache's own window if absent. Not allowed for caches of z-scores, whose values
+    /// are used unchanged. The foreground of crop centres remains that of the cache's window
+    /// ([`Self::remark_on_foreground`]).
     pub window: Option<[f64; 2]>,
     /// True if batches carry labels.
     pub labels: bool,
@@ -42,7 +44,7 @@ pub struct StreamConfig {
     pub include: Vec<String>,
     /// Datasets to exclude, by name.
     pub exclude: Vec<String>,
-    /// Part of the remaining cases to take.
+    /// Part of the remaining cases to use.
     pub split: Split,
     /// Augmentation of the crops.
     pub augment: Chain,
@@ -64,7 +66,7 @@ pub enum OnCorrupt {
 }
 
 impl Default for StreamConfig {
-    /// The pre-training recipe: 24 cases, 8 crops of 96 x 96 x 96 each, 6 of 8 with a foreground centre.
+    /// Returns the pre-training recipe: 24 cases, 8 crops of 96 x 96 x 96 each, 6 of 8 centred on foreground.
     fn default() -> Self {
         Self {
             crop_size: [96; 3],
@@ -91,8 +93,9 @@ impl StreamConfig {
         self.crops_per_visit.saturating_mul(self.visits_per_batch)
     }
 
-    /// A remark on crop centres that follow another window than the values of crops: a conversion counts the voxels above the
-    /// lower end of its own window, and `window` does not count them again. `manifest` is that of a cache of the stream.
+    /// Warning for a window that differs from the one used for crop centres: a conversion counts the foreground voxels
+    /// above the lower end of its own window, and setting `window` does not repeat the count. `manifest` is that of a
+    /// cache of the stream.
     ///
     /// `None` if the two windows begin alike, no crop is centred on foreground or crops are centred by labels, or the manifest
     /// states no preprocessing.
@@ -147,7 +150,7 @@ mod tests {
     use crate::preprocess::normalize::Normalize;
 
     #[test]
-    fn a_window_that_begins_elsewhere_than_the_cache_s_is_told() {
+    fn a_window_that_begins_elsewhere_than_the_cache_s_is_reported() {
         let remark = |config: &StreamConfig, cache: &PreprocessConfig| {
             let preprocess = serde_json::to_value(cache).unwrap();
             config.remark_on_foreground(&Manifest { preprocess, ..Manifest::default() })

@@ -39,7 +39,7 @@ pub enum Error {
     /// The list of cases cannot be used.
     #[error(transparent)]
     Select(#[from] SelectError),
-    /// A cache does not suit the stream.
+    /// A cache is unsuitable for the stream.
     #[error("{}: {reason}", path.display())]
     Unsuitable {
         /// Folder of the cache, or a shard of it.
@@ -106,7 +106,7 @@ pub enum Error {
     Read(#[from] hiend_cache::Error),
 }
 
-/// Reason why a cache does not suit a stream.
+/// Reason why a cache is unsuitable for a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum Unsuitable {
     /// The cache is empty.
@@ -117,10 +117,10 @@ pub enum Unsuitable {
     NothingSelected {
         /// Cases in the cache.
         cases: usize,
-        /// True if the split leaves none of those that include and exclude leave.
+        /// True if the split leaves none of the cases that include and exclude select.
         by_split: bool,
     },
-    /// The selection does not fit the cases.
+    /// The selection does not match the cases.
     #[error(transparent)]
     Select(SelectError),
     /// Cases were converted with different parameters.
@@ -137,9 +137,9 @@ pub enum Unsuitable {
         /// Key of the case.
         case: String,
     },
-    /// A case is stored with another codec than chunks decoded on a device need.
+    /// A case is stored with a codec that a device cannot decode.
     #[error(
-        "case {case} is stored with another codec than \"fast\", which a device decodes; convert again with --codec fast, \
+        "case {case} is stored with a codec other than \"fast\", which a device decodes; convert again with --codec fast, \
          or decode on the CPU"
     )]
     NotPacked {
@@ -152,7 +152,7 @@ pub enum Unsuitable {
         /// Message of the parser.
         reason: String,
     },
-    /// The cache does not hold the window's whole range.
+    /// The range of HU in the cache does not contain the whole window.
     #[error(
         "the cache holds only {} to {} HU, but stream.window is {} to {}; convert again with --store full",
         stored[0], stored[1], window[0], window[1]
@@ -163,7 +163,7 @@ pub enum Unsuitable {
         /// HU range of the stream.
         window: [f64; 2],
     },
-    /// A case holds other values than the manifest says.
+    /// A case holds values other than the manifest states.
     #[error(
         "case {case} does not hold {}, as manifest.json says of the cache; run hiend-shard again to the end",
         expected.values()
@@ -209,7 +209,7 @@ pub enum Unsuitable {
     /// Spacing differs from that of the first cache.
     #[error("spacing is {}, but {} in the first cache", spacing(*found), spacing(*expected))]
     OtherSpacing {
-        /// Spacing of this cache in mm; none if each case has its own.
+        /// Spacing of this cache in mm; `None` if each case has its own.
         found: Option<[f64; 3]>,
         /// Spacing of the first cache.
         expected: Option<[f64; 3]>,
@@ -220,7 +220,7 @@ pub enum Unsuitable {
         found[0], found[1], expected[0], expected[1]
     )]
     OtherWindow {
-        /// HU range of this cache.
+        /// HU range of the cache at fault.
         found: [f64; 2],
         /// HU range of the first cache.
         expected: [f64; 2],

@@ -1,4 +1,4 @@
-//! Fetching from object storage what the visits to come will read, so that the threads that decode rarely wait.
+//! Fetching, from object storage, of the bytes that upcoming visits will read, so that decoding threads rarely wait.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use super::sequence::Sequence;
 use super::{Error, Shared};
 use crate::visit::Visitor;
 
-/// Threads that fetch. They mostly wait: a visit takes three round trips.
+/// Number of threads that fetch. They mostly wait: a visit takes three round trips.
 pub(super) const THREADS: usize = 16;
-/// Largest number of bytes fetched ahead of the visits: two seconds of a link of 10 Gbit/s.
+/// Largest number of bytes fetched ahead of the visits: two seconds on a link of 10 Gbit/s.
 const MOST_AHEAD: u64 = 2 << 30;
 
 /// Checks that the disk caches of a stream can keep what one batch needs; returns the number of bytes that may be fetched
@@ -44,7 +44,7 @@ pub(super) fn check_disk_caches(sequence: &Sequence, visits: usize) -> Result<Op
 }
 
 impl Shared {
-    /// Fetches what a visit will read, or advises the system of it if its case is local.
+    /// Fetches the bytes that a visit will read, or advises the system to read them if the case is local.
     ///
     /// Errors are only logged here; the visit reads the same bytes and reports them.
     pub(super) fn fetch_ahead(&self, visit: u64, visitor: &mut Visitor) {
@@ -59,7 +59,7 @@ impl Shared {
         }
     }
 
-    /// Calls `submit` with a function that hands visits to threads which fetch them, and waits until all are fetched.
+    /// Calls `submit` with a function that hands visits to fetching threads, and waits until all visits are fetched.
     pub(super) fn fetching(&self, submit: impl FnOnce(&dyn Fn(u64))) {
         let (sender, receiver) = flume::bounded::<u64>(THREADS);
         std::thread::scope(|scope| {
@@ -80,7 +80,7 @@ impl Shared {
     }
 }
 
-/// Returns `true` for a case in object storage of which bytes are missing on this machine.
+/// Returns `true` for a case in object storage if some of its bytes are not on this machine yet.
 fn is_to_be_fetched(case: &Case) -> bool {
     case.is_remote() && !case.is_at_hand()
 }

@@ -1,4 +1,4 @@
-//! Division of one memory budget over all stages, when a stream is opened.
+//! Division of one memory budget among all stages when a stream is opened.
 //!
 //! ```text
 //!   budget = threads x visitor      memory of a thread for a visit: chunks, index, boxes to be resampled
@@ -29,7 +29,7 @@ use crate::visit::{VisitPlan, most_words};
 
 /// Largest read-ahead in bytes: half a second of a fast disk.
 const MOST_READ_AHEAD: u64 = 1 << 30;
-/// Crops from which the size of resampled boxes is estimated.
+/// Number of sampled crops from which the size of resampled boxes is estimated.
 const SAMPLES: u32 = 1024;
 /// Bytes for the decoder's state, scratch rows of the transforms, and records.
 const FIXED: u64 = 1 << 20;
@@ -65,7 +65,7 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Bytes in total.
+    /// Total number of bytes.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.threads as u64 * self.visitor_bytes
@@ -190,7 +190,7 @@ fn bytes_of(batch_voxels: usize, form: VoxelForm, batch_labels: usize) -> u64 {
     (batch_voxels as u64).saturating_mul(form.voxel_bytes() as u64).saturating_add(batch_labels as u64)
 }
 
-/// Bytes that chunks (decoded and coded) and index (coded and parsed) of the largest case take.
+/// Bytes that the chunks (decoded and encoded) and the index (stored and parsed) of the largest case take.
 fn chunk_bytes<'a>(cases: impl Iterator<Item = &'a Case>) -> u64 {
     let bytes = |case: &Case| {
         let chunk = case.shard().chunk();
@@ -206,7 +206,7 @@ fn chunk_bytes<'a>(cases: impl Iterator<Item = &'a Case>) -> u64 {
     cases.map(bytes).max().unwrap_or(0)
 }
 
-/// Bytes that the threads keep which fetch ahead, the largest number of bytes on their way, and those of the blocks that are
+/// Bytes kept by the fetching threads, plus the largest number of bytes on their way, plus those of the blocks that are
 /// mapped or in memory; 0 without cases in object storage.
 ///
 /// A thread keeps what it needs to find the crops of a visit: the index, in the file and parsed, and the chunk of image and
@@ -223,21 +223,21 @@ fn fetch_bytes(cases: &[&Case]) -> u64 {
     of_threads.map_or(0, |threads| threads + IN_FLIGHT_BYTES + held_bytes(cases.iter().copied()))
 }
 
-/// Bytes of the boxes that a visit stages before it resamples them: usual and largest.
+/// Bytes of the boxes that a visit stages before it resamples them: usual and largest value.
 ///
-/// Usual is twice the mean. Largest is that of a visit whose every crop is resampled from the largest box among the
-/// samples; one visit in thousands resamples all its crops, and then from boxes of every size.
+/// The usual value is twice the mean. The largest value assumes that every crop of a visit is resampled from the
+/// largest box among the samples; one visit in thousands resamples all its crops, and then from boxes of every size.
 fn staged_bytes(plan: &VisitPlan, form: VoxelForm, labels: bool) -> (u64, u64) {
     let bytes = sampled(plan, |single, id| single.staged_bytes(id, form, labels));
     let crops = plan.num_crops as u64;
     (2 * crops * bytes.iter().sum::<u64>() / u64::from(SAMPLES), crops * bytes.iter().max().copied().unwrap_or(0))
 }
 
-/// Voxels that the buffer of a batch holds, of coded chunks labels: of crops exactly as many as they have, of boxes
-/// practically the maximum.
+/// Number of voxels (for encoded chunks, labels) that the buffer of a batch holds: for crops exactly as many as they
+/// have, for boxes practically the maximum.
 ///
-/// For few crops that is the largest box among the samples for each, for many eight standard deviations above the mean.
-/// A buffer that is too small, once in thousands of batches, grows.
+/// For few crops, every box is assumed to be the largest among the samples; for many, the size is eight standard
+/// deviations above the mean. A buffer that is too small, once in thousands of batches, grows.
 fn batch_voxels(plan: &VisitPlan, crops: usize, form: VoxelForm) -> usize {
     let voxels = sampled(plan, |single, id| single.held_voxels(id, form) as u64);
     let count = f64::from(SAMPLES);
@@ -247,8 +247,9 @@ fn batch_voxels(plan: &VisitPlan, crops: usize, form: VoxelForm) -> usize {
     (most.ceil() as usize).min(crops * voxels.iter().max().copied().unwrap_or(0) as usize)
 }
 
-/// Words that the buffer of a batch holds: for each visit as many as the chunks of any case may take. Hence the buffer
-/// never grows; usually three quarters of it stay unused, and unused pages take no memory of the system.
+/// Number of words that the buffer of a batch holds: for each visit, as many as the chunks of any case may take. The
+/// buffer therefore never grows; usually three quarters of it stay unused, and unused pages take no memory of the
+/// system.
 fn batch_words<'a>(plan: &VisitPlan, visits: usize, cases: impl Iterator<Item = &'a Case>) -> Result<usize, Error> {
     let words = |case: &Case| {
         let Codec::Packed(packed) = case.record().image.codec else { return None };
@@ -269,7 +270,7 @@ fn batch_words<'a>(plan: &VisitPlan, visits: usize, cases: impl Iterator<Item = 
     Ok(words)
 }
 
-/// Values of `of` for the plan with a single crop, over many identities.
+/// Values of `of` for a plan with a single crop, over many crop identities.
 fn sampled(plan: &VisitPlan, of: impl Fn(&VisitPlan, &DrawId) -> u64) -> Vec<u64> {
     let mut single = plan.clone();
     single.num_crops = 1;

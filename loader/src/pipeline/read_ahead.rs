@@ -1,11 +1,11 @@
 //! Advice to the system about the cases to be visited next, so that a cache larger than memory streams at disk speed.
 //!
 //! One thread walks the sequence of visits ahead of the workers and advises the bytes of each case, until the bytes
-//! advised and not yet visited reach the budget. This thread takes the waiting that advice may cost; workers never
-//! wait for it. A case larger than the whole budget is not advised; its bytes are left to the page faults of its visit.
+//! advised and not yet visited reach the budget. Only this thread waits where giving advice blocks; workers never wait
+//! for it. A case larger than the whole budget is not advised; its bytes are left to the page faults of its visit.
 //!
-//! For caches in object storage the budget is a part of the disk cache, and further threads fetch what each visit will
-//! read ([`super::fetch_ahead`]).
+//! For caches in object storage the budget is a part of the disk cache, and further threads fetch the bytes that each
+//! visit will read ([`super::fetch_ahead`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -32,7 +32,7 @@ struct State {
     in_flight: u64,
     /// Bytes claimed by each visit in flight.
     claims: BTreeMap<u64, u64>,
-    /// Visits done before they were claimed.
+    /// Visits that finished before they were claimed.
     overtaken: BTreeSet<u64>,
     stopped: bool,
 }
@@ -42,7 +42,7 @@ struct State {
 enum Advice {
     /// Advise the visit's bytes.
     Give,
-    /// Do not: the visit is done already, or its bytes exceed the budget.
+    /// Give no advice: the visit is done already, or its bytes exceed the budget.
     Skip,
     /// End: the stream is over.
     Stop,
@@ -72,7 +72,7 @@ impl ReadAhead {
         }
     }
 
-    /// Calls `advise` with the number of each visit for whose bytes there is room.
+    /// Calls `advise` with the number of each visit once its bytes fit into the budget.
     fn advise_each(&self, shared: &Shared, steps: Range<u64>, advise: impl Fn(u64)) {
         for step in steps {
             let first = shared.first_visit(step);
@@ -90,7 +90,7 @@ impl ReadAhead {
         }
     }
 
-    /// Records that a visit is over, and so its bytes are read.
+    /// Records that a visit is over, so that its bytes have been read.
     pub(super) fn done(&self, stats: &Stats, visit: u64) {
         if self.limit == 0 {
             return;
@@ -128,7 +128,7 @@ impl ReadAhead {
         }
     }
 
-    /// Counts bytes as held or released, if they are memory.
+    /// Passes `bytes` to `count`, which holds or releases them, if they count as memory of the stream.
     fn count(&self, bytes: u64, count: impl Fn(&Stats, u64), stats: &Stats) {
         if self.counted {
             count(stats, bytes);

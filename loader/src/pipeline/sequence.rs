@@ -1,4 +1,4 @@
-//! Global sequence of visits: the case of each, and checks that the caches suit the stream.
+//! Global sequence of visits with the case of each, and checks that the caches are suitable for the stream.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::split::{self, CaseName, Selector};
 pub(super) struct Sequence {
     mix: Mix,
     caches: Vec<SelectedCases>,
-    /// Label of voxels without annotation by dataset, in a stream with labels; other streams do not depend on it.
+    /// Label of voxels without annotation, by dataset; used only in a stream with labels.
     ignored: BTreeMap<String, u8>,
 }
 
@@ -31,7 +31,7 @@ struct SelectedCases {
 }
 
 impl Sequence {
-    /// Selects cases and checks that they suit the stream. Also returns the units of crops.
+    /// Selects cases and checks that they are suitable for the stream. Also returns the units of the crops.
     pub(super) fn new(
         caches: Vec<(Arc<Cache>, u32)>,
         config: &StreamConfig,
@@ -72,13 +72,13 @@ impl Sequence {
         Ok((Self { mix, caches: selected, ignored }, units.ok_or(Error::NoCache)?))
     }
 
-    /// Case and epoch of visit number `visit`.
+    /// Returns the case and epoch of visit number `visit`.
     pub(super) fn visit(&self, visit: u64) -> (&Case, u64) {
         let (_, case, epoch) = self.visit_of(visit);
         (case, epoch)
     }
 
-    /// Cache, case and epoch of visit number `visit`.
+    /// Returns the cache, case and epoch of visit number `visit`.
     fn visit_of(&self, visit: u64) -> (&Cache, &Case, u64) {
         let turn = self.mix.turn(visit);
         let selected = &self.caches[turn.cache_idx];
@@ -86,7 +86,7 @@ impl Sequence {
         (&selected.cache, &selected.cache.cases()[selected.cases[visit.case_idx]], visit.epoch)
     }
 
-    /// Label of voxels without annotation in the dataset of visit number `visit`.
+    /// Returns the ignore label of the dataset of visit number `visit`, if it has one.
     pub(super) fn ignore_label(&self, visit: u64) -> Option<u8> {
         let (cache, case, _) = self.visit_of(visit);
         described_ignore(cache, &case.record().dataset)
@@ -111,7 +111,7 @@ impl Sequence {
         })
     }
 
-    /// Digest of [`super::Loader::digest`].
+    /// Digest that [`super::Loader::digest`] returns.
     pub(super) fn digest(&self) -> String {
         let cases = self.digest_of_cases();
         if self.ignored.is_empty() {
@@ -150,7 +150,7 @@ impl Sequence {
     }
 }
 
-/// Labels of voxels without annotation by dataset, as the caches describe them unless `given` replaces them. Datasets
+/// Labels of voxels without annotation, by dataset: `given` for all datasets, or as the caches describe them. Datasets
 /// without such a label are left out.
 fn ignored_labels(caches: &[SelectedCases], given: Option<u8>) -> BTreeMap<String, u8> {
     let mut ignored = BTreeMap::new();
@@ -165,13 +165,13 @@ fn ignored_labels(caches: &[SelectedCases], given: Option<u8>) -> BTreeMap<Strin
     ignored
 }
 
-/// Label of voxels without annotation that a cache names for a dataset.
+/// Label that a cache names for voxels of a dataset without annotation.
 fn described_ignore(cache: &Cache, dataset: &str) -> Option<u8> {
     cache.manifest().datasets.get(dataset)?.ignore
 }
 
-/// Checks that a cache describes the classes of its datasets as the caches before it do. A label would otherwise mean one
-/// class in some crops of a dataset and another one in others.
+/// Checks that a cache describes the classes of its datasets in the same way as the caches before it. Otherwise a label
+/// would mean different classes in crops of the same dataset.
 fn check_classes(earlier: &[SelectedCases], cache: &Cache, cases: &[usize]) -> Result<(), Unsuitable> {
     let datasets_of = |cache: &Cache, cases: &[usize]| -> BTreeSet<String> {
         cases.iter().map(|&idx| cache.cases()[idx].record().dataset.clone()).collect()
@@ -206,7 +206,7 @@ pub fn remarks_on_exclude<'a>(caches: impl IntoIterator<Item = &'a Cache>, exclu
     split::remarks_on_exclude(exclude, &names)
 }
 
-/// Indices of the selected cases of a cache, at least one.
+/// Indices of the selected cases of a cache; at least one.
 fn select(cache: &Cache, selector: &Selector) -> Result<Vec<usize>, Unsuitable> {
     if cache.cases().is_empty() {
         return Err(Unsuitable::Empty);
@@ -220,7 +220,7 @@ fn select(cache: &Cache, selector: &Selector) -> Result<Vec<usize>, Unsuitable> 
     Ok(cases)
 }
 
-/// Selects the cases of a cache that a stream takes; returns their indices and how they were preprocessed.
+/// Selects the cases of a cache that a stream uses; returns their indices and their preprocessing.
 ///
 /// # Errors
 /// If no case is selected, or if the cases do not suit the stream.
@@ -232,7 +232,7 @@ pub fn cases_of(cache: &Cache, config: &StreamConfig) -> Result<(Vec<usize>, Pre
     Ok((cases, preprocess))
 }
 
-/// Digest of the cases that a stream of one cache takes; equals [`super::Loader::digest`] without starting threads.
+/// Digest of the cases that a stream of one cache uses; equals [`super::Loader::digest`] without starting threads.
 ///
 /// # Errors
 /// If no case is selected, or if the cases do not suit the stream.
@@ -242,7 +242,7 @@ pub fn digest_of(cache: &Arc<Cache>, config: &StreamConfig) -> Result<String, Er
     Ok(sequence.digest())
 }
 
-/// Checks that cases, at least one, suit the stream; returns how they were preprocessed.
+/// Checks that the cases, at least one, are suitable for the stream; returns their preprocessing.
 fn check_cases(cache: &Cache, cases: &[usize], config: &StreamConfig) -> Result<PreprocessConfig, Unsuitable> {
     let cases = || cases.iter().map(|&idx| &cache.cases()[idx]);
     let first = cases().next().ok_or(Unsuitable::Empty)?;

@@ -1,4 +1,4 @@
-//! The consumer's end of a stream: its buffers, its threads, and the batches in order.
+//! Consumer's end of a stream: its buffers, its threads, and the batches in order.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -95,7 +95,7 @@ impl Loader {
     }
 }
 
-/// Checks that the visits of a step have numbers.
+/// Checks that the numbers of a step's visits fit into 64 bits.
 ///
 /// # Errors
 /// If they do not fit into 64 bits.
@@ -124,10 +124,10 @@ fn has_room<V>(memory: &MemoryPlan) -> bool {
 /// Iterator over batches in the order of their steps. Ends after the last step or the first error.
 pub struct BatchStream {
     receiver: flume::Receiver<Message>,
-    /// Batches that were ready before an earlier one.
+    /// Batches that became ready before an earlier batch.
     early: BTreeMap<u64, (Result<Batch, Error>, Instant)>,
     next: u64,
-    /// Step after the last one.
+    /// End of the range of steps, exclusive.
     end: u64,
     steps_per_epoch: u64,
     epoch: SpanTimes,
@@ -142,13 +142,13 @@ pub struct BatchStream {
 }
 
 impl BatchStream {
-    /// Times of all batches so far except the first, which waits for the stream to fill.
+    /// Times of all batches so far except the first, which waits for the pipeline to fill.
     #[must_use]
     pub fn total(&self) -> &SpanTimes {
         &self.total
     }
 
-    /// Takes the number and times of an epoch that ended since the last call; `steps_per_epoch` batches are an epoch.
+    /// Returns the number and times of an epoch that ended since the last call; an epoch has `steps_per_epoch` batches.
     pub fn take_epoch(&mut self) -> Option<(u64, SpanTimes)> {
         self.finished.take()
     }

@@ -44,7 +44,7 @@ fn loader(cache: &Arc<Cache>, threads: usize, hooks: Hooks) -> Loader {
     loader
 }
 
-/// Cache of one labelled case of dataset D, described by `info`.
+/// Cache with one labelled case of dataset D, whose classes `info` describes.
 fn labelled(info: DatasetInfo) -> (Arc<Cache>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = ShardWriter::create(dir.path(), 1, 0).unwrap();

@@ -17,15 +17,15 @@ pub(super) struct Turns<V> {
     /// Pools of voxel and label buffers, and the free buffers in them.
     pub(super) pools: (Sender<Vec<V>>, Sender<Vec<u8>>),
     pub(super) free: (Receiver<Vec<V>>, Receiver<Vec<u8>>),
-    /// Steps that no assembler has begun.
+    /// Steps that no assembler has begun yet.
     pub(super) rest: Arc<Mutex<Range<u64>>>,
     /// True once the stream has been dropped.
     pub(super) stop: Arc<AtomicBool>,
 }
 
 impl<V> Turns<V> {
-    /// Takes a free buffer and then the next step, so that the oldest step in progress always has a buffer. Returns
-    /// `None` when the stream is over, and the seconds waited.
+    /// Takes a free buffer and then the next step, so that the oldest step in progress always has a buffer. Also
+    /// returns the seconds waited; `None` when the stream is over.
     pub(super) fn begin(&self) -> Option<(u64, Loan<V>, f64)> {
         let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
         if rest.is_empty() {

@@ -15,9 +15,9 @@ use crate::visit::Visitor;
 pub struct Workers {
     pub(super) pool: rayon::ThreadPool,
     pub(super) spill: ByteBudget,
-    /// Visitors not in use, with the bytes that each holds.
+    /// Idle visitors, with the bytes that each holds.
     visitors: Mutex<Vec<(Visitor, u64)>>,
-    /// True if the visitors' memory counts for the loader that uses them; false if several loaders do.
+    /// True if the visitors' memory is counted for the loader that uses them; false if several loaders share them.
     counted: bool,
 }
 
@@ -28,8 +28,8 @@ impl fmt::Debug for Workers {
 }
 
 impl Workers {
-    /// Starts threads that several loaders share; 0 for one per core. `spill_bytes` bounds the memory that visits take
-    /// beyond what the threads keep.
+    /// Starts `threads` threads that several loaders share; 0 stands for one per core. `spill_bytes` bounds the memory
+    /// that visits take beyond what the threads keep.
     ///
     /// # Errors
     /// If the system provides no threads.
@@ -54,13 +54,13 @@ impl Workers {
         self.pool.current_num_threads()
     }
 
-    /// Takes a visitor and the bytes that it was counted with.
+    /// Takes a visitor; also returns the bytes counted for it so far.
     pub(super) fn borrow_visitor(&self) -> (Visitor, u64) {
         self.visitors.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
-    /// Counts the bytes that the visitor has grown to. One that grew into the spill is dropped, to free the spill for
-    /// the next visit.
+    /// Counts the bytes to which a visitor has grown. A visitor that grew into the spill is dropped, which frees the
+    /// spill for the next visit.
     pub(super) fn return_visitor(&self, stats: &Stats, visitor: Visitor, held: u64, spilled: bool) {
         let now = visitor.buffer_bytes();
         if self.counted {

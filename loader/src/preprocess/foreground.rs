@@ -17,7 +17,7 @@ impl ForegroundBox {
         Self { start: [usize::MAX; 3], end: [0; 3] }
     }
 
-    /// Extends the box by one row.
+    /// Extends the box by the foreground of one row.
     pub(super) fn look(&mut self, values: &[f32], at: RowAt, is_foreground: impl Fn(f32) -> bool) {
         let Some(first) = values.iter().position(|&value| is_foreground(value)) else { return };
         let last = values.iter().rposition(|&value| is_foreground(value)).unwrap_or(first);

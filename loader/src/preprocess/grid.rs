@@ -18,15 +18,15 @@
 use super::matrix::{cholesky, diagonal, fused_product, inverse, product, solve, times_vector, transpose};
 use crate::geometry::{Affine, spacing};
 
-/// Largest difference (mm) of spacings, and of entries of affines, that are treated as equal.
+/// Largest difference (mm) at which spacings or entries of affines are treated as equal.
 const TOLERANCE: f64 = 1e-3;
-/// Largest distance (voxels) from the smallest coordinates at which a corner counts as the first one.
+/// Largest distance (voxels) from the smallest coordinates within which a corner counts as the first corner.
 const CORNER_TOLERANCE: f64 = 1e-8;
 
 /// The voxel grid of a resampled scan.
 #[derive(Clone, Debug)]
 pub(super) struct Grid {
-    /// Voxels along x, y, z.
+    /// Number of voxels along x, y, z.
     pub(super) shape: [usize; 3],
     /// `world_from_voxel`.
     pub(super) affine: Affine,
@@ -35,12 +35,12 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    /// The grid of a scan that is not resampled.
+    /// Creates the grid of a scan that is not resampled.
     pub(super) fn unchanged(source: &Affine, shape: [usize; 3]) -> Self {
         Self { shape, affine: *source, source_from_output: None }
     }
 
-    /// The grid of an oriented scan at another spacing (mm).
+    /// Creates the grid of an oriented scan at another spacing (mm).
     pub(super) fn new(source: &Affine, source_shape: [usize; 3], target: [f64; 3]) -> Self {
         let old = spacing(source);
         let new =
@@ -132,7 +132,7 @@ impl Coordinates {
         (0..3).all(|row| (0..3).all(|column| row == column || self.theta[row][column] == 0.0))
     }
 
-    /// Shape of the source.
+    /// Shape of the source array.
     pub(super) fn source_shape(&self) -> [usize; 3] {
         self.source_shape
     }
@@ -155,7 +155,7 @@ impl Coordinates {
         }
     }
 
-    /// The source coordinate along `axis` at a normalised output coordinate, clamped to the source.
+    /// Source coordinate along `axis` at a normalised output coordinate, clamped to the source.
     ///
     /// `PyTorch` adds the axes in reverse order, each with one fused multiply-add.
     #[inline]

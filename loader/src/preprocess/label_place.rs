@@ -1,4 +1,4 @@
-//! Place of a label map on the grid of its image.
+//! Position of a label map on the grid of its image.
 
 use std::fmt;
 
@@ -6,12 +6,13 @@ use super::PreprocessError;
 use crate::geometry::{Affine, largest_shift_mm, largest_shift_voxels, spacing};
 use crate::volume::VolumeInfo;
 
-/// Largest distance in mm between the corners of two grids that differ by the rounding of their headers.
+/// Largest distance in mm between the corners of two grids whose headers differ only by rounding.
 const ROUNDING_MM: f64 = 0.1;
-/// Largest distance along an axis, in its voxels, of grids that correspond voxel by voxel: headers that place the corner of a
-/// voxel in place of its centre, or the reverse, are half a voxel off. Slices are often much thicker than pixels are wide.
+/// Largest distance in voxels, along each axis, between grids that correspond voxel by voxel. Headers that give the
+/// position of a voxel's corner instead of its centre, or the reverse, are half a voxel off. Slices are often much
+/// thicker than pixels are wide.
 const MOST_VOXELS: f64 = 0.5;
-/// Error of such a distance by the single precision of headers.
+/// Error of such a distance that is due to the single precision of headers.
 const PRECISION: f64 = 1e-3;
 
 /// Relation between the arrays of an image and a label map that have the same voxels.
@@ -19,18 +20,18 @@ const PRECISION: f64 = 1e-3;
 pub struct LabelPlace {
     /// True if both arrays have the same order of axes; otherwise their voxels correspond in RAS+ order.
     pub is_same_order: bool,
-    /// Distance between the places that the headers give a voxel.
+    /// Distance between the places of a voxel according to the two headers.
     pub shift: Shift,
 }
 
-/// Largest distance between the places that two headers give a corner voxel.
+/// Largest distance between the places of a corner voxel according to two headers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shift {
     /// Distance in mm.
     pub mm: f64,
-    /// Largest part of it along an axis, in voxels of that axis.
+    /// Largest component of the distance along an axis, in voxels of that axis.
     pub voxels: f64,
-    /// True if it lies within the limits along each axis.
+    /// True if the distance is within the limits along each axis.
     is_within: bool,
 }
 
@@ -57,8 +58,8 @@ impl fmt::Display for Shift {
 }
 
 impl LabelPlace {
-    /// Relates two arrays, whose voxels the headers may place up to half a voxel apart along each axis, or up to the shortest
-    /// voxel side.
+    /// Relates two arrays. Their headers may place voxels apart, by up to half a voxel along each axis or up to the
+    /// shortest voxel side.
     ///
     /// # Errors
     /// If the arrays have different numbers of voxels, or lie further apart.
@@ -105,7 +106,7 @@ mod tests {
 
     const AFFINE: Affine = [[-1.0, 0.0, 0.0, 9.0], [0.0, -1.5, 0.0, 7.0], [0.0, 0.0, 4.0, -5.0], [0.0, 0.0, 0.0, 1.0]];
 
-    /// A grid that is `shift` off along z, with x reversed if `is_flipped`.
+    /// Header of a grid shifted by `shift` along z, with x reversed if `is_flipped`.
     fn info(shape: [usize; 3], shift: f64, is_flipped: bool) -> VolumeInfo {
         let mut affine = AFFINE;
         affine[2][3] += shift;

@@ -10,7 +10,7 @@ use crate::volume::Wanted;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Normalize {
-    /// Hounsfield units of a CT as they are; crops show a window of them.
+    /// Hounsfield units of a CT, unchanged; crops show a window of them.
     #[default]
     Hu,
     /// Z-scores by each scan's own mean and standard deviation, see [`ZScore`](super::zscore::ZScore).
@@ -18,14 +18,14 @@ pub enum Normalize {
 }
 
 impl Normalize {
-    /// Normalisation of a case of a cache, by its record: only z-scores have a mean there.
+    /// Normalisation of a cached case, derived from its record: only records of z-scores have a mean.
     #[must_use]
     pub fn of_case(record: &CaseRecord) -> Self {
         let mean = record.values.as_ref().and_then(|values| values.mean);
         if mean.is_some() { Self::Zscore } else { Self::Hu }
     }
 
-    /// Returns true for the default, which manifests and configurations leave out.
+    /// Returns true for HU, the default, which manifests and configurations leave out.
     #[must_use]
     pub fn is_hu(&self) -> bool {
         matches!(self, Self::Hu)
@@ -49,7 +49,7 @@ impl Normalize {
         }
     }
 
-    /// Value on the command line and in configurations.
+    /// Name on the command line and in configurations.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -58,7 +58,7 @@ impl Normalize {
         }
     }
 
-    /// Range of values that is kept if no other is asked for, in [`Self::unit`].
+    /// Range of values that is kept by default, in [`Self::unit`].
     #[must_use]
     pub fn default_window(self) -> [f64; 2] {
         match self {
@@ -70,7 +70,7 @@ impl Normalize {
 }
 
 impl From<Normalize> for Wanted {
-    /// HU are those of CTs; z-scores are for every modality.
+    /// Returns the modalities of a normalisation: CT for HU, every modality for z-scores.
     fn from(normalize: Normalize) -> Self {
         match normalize {
             Normalize::Hu => Self::Ct,
@@ -82,14 +82,14 @@ impl From<Normalize> for Wanted {
 /// Meaning of a crop's values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Units {
-    /// Share of a window in HU: 0 is its lower end, 1 its upper end.
+    /// Position in a window of HU: 0 is its lower end, 1 its upper end.
     Window([f64; 2]),
     /// Z-scores as stored. 0 is the mean, and the value of voxels outside the volume, as in nnU-Net and nnssl.
     ZScores,
 }
 
 impl Units {
-    /// Units of the crops of a cache; `window` replaces the cache's own, in HU.
+    /// Units of the crops of a cache; `window`, in HU, replaces the cache's own.
     #[must_use]
     pub fn new(normalize: Normalize, window: [f64; 2]) -> Self {
         match normalize {
@@ -98,7 +98,7 @@ impl Units {
         }
     }
 
-    /// Conversion of stored values that mean `offset + scale * quantized`.
+    /// Conversion of stored values, which mean `offset + scale * quantized`, to these units.
     #[must_use]
     pub fn scale(self, scale: f64, offset: f64) -> Scale {
         match self {
@@ -107,7 +107,7 @@ impl Units {
         }
     }
 
-    /// Converts stored values that mean `offset + scale * quantized`.
+    /// Converts stored values, which mean `offset + scale * quantized`, to these units.
     #[must_use]
     pub fn values(self, quantized: &[u16], offset: f64, scale: f64) -> Vec<f32> {
         let scale = self.scale(scale, offset);
@@ -123,7 +123,7 @@ impl Units {
         }
     }
 
-    /// Grey value of a value in pictures: 0 is black, 1 is white, values beyond are possible.
+    /// Grey level of a value in pictures: 0 is black, 1 is white; levels beyond both are possible.
     #[must_use]
     pub fn grey(self, value: f32) -> f32 {
         match self {

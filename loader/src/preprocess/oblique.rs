@@ -10,7 +10,7 @@ use super::rows::{ReadRow, RowAt};
 #[derive(Clone, Debug)]
 pub(super) struct Oblique {
     coordinates: Coordinates,
-    /// The oriented axis that each source axis becomes.
+    /// Oriented axis that each source axis becomes.
     target_axis: [usize; 3],
     /// Length and direction of the source axes, the file's fastest first.
     source_axes: [SourceAxis; 3],
@@ -20,7 +20,7 @@ pub(super) struct Oblique {
 struct SourceAxis {
     /// Number of voxels along the axis.
     len: usize,
-    /// True if the axis runs against its oriented axis.
+    /// True if the axis runs in the opposite direction of its oriented axis.
     flipped: bool,
 }
 
@@ -29,7 +29,7 @@ impl SourceAxis {
         if self.flipped { self.len - 1 - oriented } else { oriented }
     }
 
-    /// Lower index, upper index and weight of the upper one at a coordinate.
+    /// Lower index, upper index, and weight of the upper index at a coordinate.
     #[inline]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "coordinates are clamped to the axis")]
     fn linear(self, coordinate: f64) -> (usize, usize, f32) {
@@ -61,7 +61,7 @@ impl Oblique {
         }
     }
 
-    /// The oriented output voxel at a position in processing order.
+    /// Oriented output voxel at a position in processing order.
     fn voxel(&self, at: [usize; 3]) -> [usize; 3] {
         let mut voxel = [0; 3];
         for (&axis, at) in self.target_axis.iter().zip(at) {
@@ -70,7 +70,7 @@ impl Oblique {
         voxel
     }
 
-    /// The range of source planes that an output plane reads: the first, and the one after the last.
+    /// Half-open range of the source planes that an output plane reads.
     fn planes(&self, plane: usize, width: usize, height: usize) -> (usize, usize) {
         let slow = self.source_axes[2];
         let (mut first, mut end) = (slow.len, 0);

@@ -4,7 +4,7 @@
 //! (`separable`). With any shear, even the rounding of an oblique affine in the file, MONAI rotates the grid a little,
 //! and every voxel is read at its own coordinates (`oblique`). Shear of that size changes image values by less than
 //! their rounding, but it decides which label is nearest where a coordinate is a half, and where the foreground ends
-//! where an interpolated value equals the threshold. There is therefore no shortcut for it.
+//! where an interpolated value equals the threshold. Such scans therefore get no shortcut.
 
 use super::grid::{Coordinates, Grid};
 use super::oblique::{self, Oblique};
@@ -13,12 +13,12 @@ use super::separable::{self, AxisTaps};
 use crate::geometry::Affine;
 use crate::volume::{Volume, VolumeInfo};
 
-/// Map from a source array to the oriented, resampled one.
+/// Map from a source array to the oriented, resampled array.
 #[derive(Clone, Debug)]
 pub struct Resampling {
     reading: Reading,
     shape: [usize; 3],
-    /// The output axis that each source axis becomes.
+    /// Output axis that each source axis becomes.
     target_axis: [usize; 3],
     affine: Affine,
 }
@@ -33,7 +33,7 @@ enum Reading {
 }
 
 impl Resampling {
-    /// The map for a scan and a target spacing in mm. `None` only orients.
+    /// Creates the map for a scan and a target spacing in mm; `None` only orients.
     #[must_use]
     pub fn new(info: &VolumeInfo, target: Option<[f64; 3]>) -> Self {
         let source_shape = info.orientation.shape(info.shape);
@@ -45,7 +45,7 @@ impl Resampling {
         Self::on_grid(&grid, source_shape, info.orientation.source_axis, info.orientation.flipped)
     }
 
-    /// The map onto a grid; axes are those of [`Orientation`](crate::geometry::Orientation).
+    /// Creates the map onto a grid; axes are those of [`Orientation`](crate::geometry::Orientation).
     fn on_grid(grid: &Grid, source_shape: [usize; 3], source_axis: [usize; 3], flipped: [bool; 3]) -> Self {
         let mut target_axis = [0; 3];
         for (axis, &source) in source_axis.iter().enumerate() {
@@ -71,7 +71,7 @@ impl Resampling {
         self.shape
     }
 
-    /// The output axis that each source axis becomes, the source's fastest first.
+    /// Output axis that each source axis becomes; the source's fastest axis comes first.
     #[must_use]
     pub fn target_axis(&self) -> [usize; 3] {
         self.target_axis

@@ -4,10 +4,10 @@
 //! axis, where they are contiguous and compile to vector code. They are collected in blocks of `BLOCK` planes before
 //! they are transposed to z-fast order, which keeps the scattered writes within the processor's cache.
 
-/// Planes that are collected before they are transposed to z-fast order.
+/// Number of planes that are collected before they are transposed to z-fast order.
 const BLOCK: usize = 32;
 
-/// Reads consecutive source voxels in file order into the slice, from a voxel number on.
+/// Function that reads consecutive source voxels, in file order from a voxel number on, into the slice.
 pub(super) type ReadRow<'a> = &'a dyn Fn(usize, &mut [f32]);
 
 /// Position of a row in processing order.

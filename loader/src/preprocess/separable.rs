@@ -1,7 +1,7 @@
 //! Resampling axis by axis, for grids whose axes are parallel to those of the source.
 //!
-//! Planes of the source's two fast axes are resampled as a whole, two neighbouring ones are kept, and each output plane
-//! is a weighted mean of the two.
+//! Planes of the source's two fast axes are resampled as a whole; two neighbouring planes are kept, and each output
+//! plane is their weighted mean.
 
 use super::grid::Coordinates;
 use super::rows::{ReadRow, RowAt};
@@ -9,7 +9,7 @@ use super::rows::{ReadRow, RowAt};
 /// Source indices and weights of the positions along one output axis.
 #[derive(Clone, Debug)]
 pub(super) struct AxisTaps {
-    /// Lower source index, upper source index and weight of the upper one, for trilinear interpolation.
+    /// Lower source index, upper source index, and weight of the upper index, for trilinear interpolation.
     linear: Vec<(u32, u32, f32)>,
     /// Source index for nearest-neighbour interpolation.
     nearest: Vec<u32>,
@@ -61,7 +61,7 @@ struct Plane {
     values: Vec<f32>,
 }
 
-/// The two source rows read last, by number, and their weighted mean.
+/// Buffers of the two most recently read source rows, by number, and of their weighted mean.
 struct RowBuffers {
     rows: [(Option<u32>, Vec<f32>); 2],
     mixed: Vec<f32>,
@@ -103,7 +103,7 @@ impl<'a> SeparableRows<'a> {
 }
 
 impl Plane {
-    /// Resamples source plane `source` along its own axes, unless it is in memory already.
+    /// Resamples source plane `source` along its own axes, unless it is already in memory.
     fn load(&mut self, source: u32, axes: &[AxisTaps; 3], read: ReadRow<'_>, scratch: &mut RowBuffers) {
         if self.source == Some(source) {
             return;

@@ -1,4 +1,4 @@
-//! Conversion of Hounsfield units (HU) and z-scores to stored 16-bit values, and of these to the values of crops.
+//! Conversion of Hounsfield units (HU) and z-scores to stored 16-bit values, and of stored values to values of crops.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ pub enum Store {
     Full,
 }
 
-/// Rounds values to stored ones, which mean `offset + scale * quantized`: HU in steps of 1, or z-scores in steps of a
+/// Rounds values to stored values, which mean `offset + scale * quantized`: HU in steps of 1, or z-scores in steps of a
 /// power of two.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quantiser {
@@ -61,8 +61,9 @@ impl Quantiser {
     /// Creates the quantiser of z-scores for a range that
     /// [`PreprocessConfig::validate`](super::PreprocessConfig::validate) accepts.
     ///
-    /// The step is the smallest power of two that 16 bits allow, so that z-scores become f32 without rounding, and 0 is
-    /// one of them. Foreground is what lies above 0 in the file; all of it, in a file with negative values.
+    /// The step is the smallest power of two that 16 bits allow, so that z-scores become f32 without rounding and 0 is
+    /// exactly representable. Voxels above 0 in the file are foreground; in a file with negative values, all voxels
+    /// are.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -106,7 +107,7 @@ impl Quantiser {
     }
 }
 
-/// Step between stored z-scores of a range: the smallest power of two with which the range fits into 16 bits.
+/// Step between stored z-scores in a range: the smallest power of two at which the range fits into 16 bits.
 #[must_use]
 pub fn zscore_step([low, high]: [f64; 2]) -> f64 {
     let mut step = 1.0;
@@ -116,7 +117,7 @@ pub fn zscore_step([low, high]: [f64; 2]) -> f64 {
     step
 }
 
-/// Number of bits of a whole number.
+/// Number of bits needed for numbers up to `largest`.
 #[expect(clippy::cast_possible_truncation, reason = "at most 32")]
 fn bits(largest: u32) -> u8 {
     (32 - largest.leading_zeros()) as u8
@@ -128,7 +129,7 @@ fn bits(largest: u32) -> u8 {
 pub struct Scale {
     /// Factor of a quantized value.
     pub gain: f32,
-    /// Summand; the sum is clamped.
+    /// Value added to the product; the sum is clamped.
     pub bias: f32,
     /// Lowest value: 0 in window units.
     pub low: f32,
@@ -137,14 +138,14 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// Map to window units for values of `hu = offset + scale * quantized`.
+    /// Creates the map to window units for stored values that mean `hu = offset + scale * quantized`.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "crops are f32")]
     pub fn new(scale: f64, offset: f64, [low, high]: [f64; 2]) -> Self {
         Self { gain: (scale / (high - low)) as f32, bias: ((offset - low) / (high - low)) as f32, low: 0.0, high: 1.0 }
     }
 
-    /// Map to `offset + scale * quantized` itself.
+    /// Creates the map to `offset + scale * quantized` itself.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "crops are f32")]
     pub fn unchanged(scale: f64, offset: f64) -> Self {
@@ -152,7 +153,7 @@ impl Scale {
         Self { gain: scale as f32, bias: offset as f32, low: offset as f32, high: high as f32 }
     }
 
-    /// Value of a quantized one. Only values of a cache with [`Store::Full`] are ever clamped.
+    /// Maps a quantized value. Only values of a cache with [`Store::Full`] are ever clamped.
     #[inline]
     #[must_use]
     pub fn apply(self, quantized: u16) -> f32 {
@@ -162,7 +163,7 @@ impl Scale {
         if value > self.high { self.high } else { value }
     }
 
-    /// Quantized value of a voxel outside the volume, whose value is 0: the lower end of a window, or the mean.
+    /// Quantized value that represents voxels outside the volume: the lower end of a window, or the mean.
     #[inline]
     #[must_use]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; exact for z-scores")]

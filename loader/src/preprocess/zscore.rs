@@ -11,35 +11,36 @@
 
 use crate::volume::Volume;
 
-/// Distance from the mean beyond which a voxel is extreme, in standard deviations. At most one voxel in 400 can be so far
-/// away (Chebyshev's inequality).
+/// Distance in standard deviations from the mean beyond which a voxel is extreme. At most one voxel in 400 can be that
+/// far away (Chebyshev's inequality).
 const EXTREME: f64 = 20.0;
 
 /// Mean and standard deviation of a scan's values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ZScore {
-    /// Mean of all voxels of the box of nonzero voxels, in the file's unit.
+    /// Mean of all voxels in the bounding box of nonzero voxels, in the file's unit.
     pub mean: f64,
-    /// Standard deviation of the same voxels, with their number as the divisor. Above 0.
+    /// Standard deviation of the same voxels (divided by their number, not their number less one). Above 0.
     pub std: f64,
     /// Lowest value of the scan.
     pub min: f32,
-    /// Voxels of the box that are more than 20 standard deviations from the mean; `None` if there are none.
+    /// Extreme voxels of the box, more than 20 standard deviations from the mean; `None` if there are none.
     pub extremes: Option<Extremes>,
 }
 
-/// The few voxels of a scan that are far from all others, and the others' spread.
+/// The few voxels of a scan that are far from all others, and the spread of the others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Extremes {
     /// Number of voxels more than 20 standard deviations from the mean.
     pub num: u64,
-    /// Standard deviation of all other voxels, as a share of that of all voxels: the deviation of their z-scores, which is
-    /// about 1 in a scan without extreme voxels.
+    /// Standard deviation of all other voxels relative to that of all voxels, that is, the standard deviation of their
+    /// z-scores: about 1 in a scan without extreme voxels.
     pub spread: f64,
 }
 
 impl ZScore {
-    /// Measures a scan on its file's grid; `None` if its box of nonzero voxels holds one value only, or no voxel.
+    /// Measures a scan on its file's grid; `None` if its bounding box of nonzero voxels holds a single value or no
+    /// voxel.
     #[must_use]
     pub fn of(volume: &Volume) -> Option<Self> {
         let nonzero = NonzeroBox::of(volume)?;
@@ -55,7 +56,7 @@ impl ZScore {
             }
         });
         let (mean, std) = (middle + sums.mean(), sums.std());
-        // Not a number if rounding leaves less than nothing of the variance.
+        // NaN if rounding makes the variance negative.
         if !(lowest < highest && std > 0.0 && std.is_finite()) {
             return None;
         }
@@ -72,13 +73,13 @@ impl ZScore {
                     }
                 }
             });
-            // Rounding may leave less than nothing of the variance of equal values.
+            // Rounding may make the variance of equal values slightly negative.
             Extremes { num, spread: others.variance().max(0.0).sqrt() / std }
         });
         Some(Self { mean, std, min: nonzero.min, extremes })
     }
 
-    /// Value of the file at a z-score.
+    /// Value in the file's unit at a z-score.
     #[must_use]
     pub fn value_at(&self, z: f64) -> f64 {
         self.mean + z * self.std
@@ -127,7 +128,7 @@ impl NonzeroBox {
         Self { start: [usize::MAX; 3], end: [0; 3], min: f32::INFINITY, max: f32::NEG_INFINITY }
     }
 
-    /// Finds the box of a scan; `None` if all voxels are 0.
+    /// Finds the bounding box of a scan's nonzero voxels; `None` if all voxels are 0.
     fn of(volume: &Volume) -> Option<Self> {
         let ny = volume.info.shape[1];
         let mut found = Self::new();
@@ -153,7 +154,7 @@ impl NonzeroBox {
         });
     }
 
-    /// Extends the box by a row.
+    /// Extends the box by the nonzero voxels of a row.
     fn look(&mut self, row: &[f32], [y, z]: [usize; 2]) {
         for &value in row {
             self.min = self.min.min(value);
@@ -168,7 +169,7 @@ impl NonzeroBox {
     }
 }
 
-/// Returns true for a voxel that nnU-Net and nnssl do not count as empty background.
+/// Returns true for a voxel that nnU-Net and nnssl do not treat as empty background.
 pub(crate) fn is_nonzero(value: f32) -> bool {
     value != 0.0
 }
@@ -189,7 +190,7 @@ mod tests {
         ZScore::of(&read_volume(&file).unwrap())
     }
 
-    /// Values of a box of the volume, 0 elsewhere.
+    /// Volume with the given values inside a box and 0 elsewhere.
     fn boxed(value: impl Fn([usize; 3]) -> f32) -> Vec<f32> {
         let mut values = vec![0.0; SHAPE.iter().product()];
         for z in 1..4 {
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn extreme_voxels_are_told_from_the_spread_of_the_others() {
+    fn extreme_voxels_are_recognised_by_the_spread_of_the_others() {
         let ordinary = |at: usize| 100.0 + (at % 7) as f32;
         let values = |extreme: &[(usize, f32)]| -> Vec<f32> {
             let mut values: Vec<f32> = (0..SHAPE.iter().product::<usize>()).map(ordinary).collect();
@@ -238,7 +239,7 @@ mod tests {
             values
         };
         assert_eq!(measured(&values(&[])).unwrap().extremes, None);
-        // Of 210 voxels none is more than 14.5 deviations from the mean, whatever its value.
+        // Among 210 voxels, none can be more than 14.5 deviations from the mean, whatever its value.
         assert_eq!(measured(&values(&[(5, 1e6)])).unwrap().extremes, None);
         let large = |extreme: Option<f32>| {
             let dir = tempfile::tempdir().unwrap();

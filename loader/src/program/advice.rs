@@ -1,4 +1,4 @@
-//! Advice on errors of caches: the libraries say what is wrong, the programs what to run and which flag to set.
+//! Advice on errors of caches: the libraries state the error, the programs add the command to run or the flag to set.
 
 use std::error::Error as StdError;
 
@@ -8,12 +8,14 @@ use crate::convert::ConvertError;
 use crate::pipeline;
 use crate::scan::ScanError;
 
-/// The command or flag that helps against an error, if it comes from a cache.
+/// Returns the command or flag that helps against an error; `None` if the error does not come from a cache or has no
+/// remedy.
 pub(super) fn on(error: &anyhow::Error) -> Option<String> {
     advice(error.chain().find_map(cache_error)?)
 }
 
-/// The cache's error in a link of an error chain. Errors that wrap it transparently do not show it as their source.
+/// Finds the cache's error in a link of an error chain. Errors that wrap it transparently do not report it as their
+/// source.
 fn cache_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Error> {
     let wrapped = || match error.downcast_ref()? {
         pipeline::Error::Read(error) => Some(error),
@@ -67,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_caches_are_found_behind_context_and_wrappers() {
+    fn errors_of_caches_are_found_beneath_context_and_wrappers() {
         let missing = || Error::MissingShard { path: "cache/a.shard".into() };
         let expected = advice(&missing());
         assert!(expected.is_some());

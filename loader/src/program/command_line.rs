@@ -1,4 +1,4 @@
-//! The command line: parsed by clap, with help and errors printed like all other output.
+//! Command line parsing by clap, with help and errors printed like all other output.
 
 use std::error::Error as _;
 use std::ffi::OsString;
@@ -28,15 +28,15 @@ pub(super) fn parse<C: Parser>() -> Result<C, ExitCode> {
     }
 }
 
-/// Parses the words of a command line, the program's name first.
+/// Parses the words of a command line, beginning with the program's name.
 fn parse_words<C: Parser>(words: Vec<OsString>) -> Result<C, clap::Error> {
     let mut command = with_negative_numbers(C::command());
     let mut matches = command.try_get_matches_from_mut(words).map_err(clarified)?;
     C::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
 
-/// The error, with a reason of our own where it has that of the standard library: "invalid digit found in string" for a
-/// negative number.
+/// Replaces unclear reasons of the standard library in an error, such as "invalid digit found in string" for a negative
+/// number.
 fn clarified(error: clap::Error) -> clap::Error {
     let source = error.source().and_then(|source| source.downcast_ref::<ParseIntError>());
     let is_digit = source.is_some_and(|source| *source.kind() == IntErrorKind::InvalidDigit);
@@ -49,8 +49,8 @@ fn clarified(error: clap::Error) -> clap::Error {
     clap::Error::raw(ErrorKind::ValueValidation, format!("{message}\n\nFor more information, try '--help'.\n"))
 }
 
-/// Lets every option take a negative number as its value, so that one out of range is refused with the range. By default
-/// clap takes `-1` for a flag and advises to write `-- -1`.
+/// Lets every option take a negative number as its value, so that a value out of range is rejected with the range. By
+/// default clap takes `-1` for a flag and advises to write `-- -1`.
 fn with_negative_numbers(command: Command) -> Command {
     let allow = |arg: Arg| {
         let takes_value = !arg.is_positional() && arg.get_action().takes_values();
@@ -74,7 +74,7 @@ fn show(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// The error for a first word that is nearly a subcommand.
+/// Returns an error if the first word is nearly a subcommand.
 ///
 /// A program that takes a path as its first word would otherwise look for a folder of that name. A word that is a
 /// subcommand, or that names something on disk, is not an error.

@@ -5,37 +5,37 @@ use std::path::{Path, PathBuf};
 
 use crate::case::shown;
 
-/// A path that results cannot be written to.
+/// Error of a path to which results cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum DestinationError {
-    /// A file, or another thing that is not a folder, at the path of a folder or above it.
+    /// Something that is not a folder, at the path of a folder or above it.
     #[error("{}: {} is not a folder; choose another path for the results", shown(path), shown(place))]
     NotAFolder {
-        /// The path asked for.
+        /// Requested path.
         path: PathBuf,
-        /// The path, or the one above it, that is not a folder.
+        /// The path itself or a path above it that is not a folder.
         place: PathBuf,
     },
     /// A folder at the path of a file.
     #[error("{}: a folder; expected the name of a file to write", shown(path))]
     NotAFile {
-        /// The path asked for.
+        /// Requested path.
         path: PathBuf,
     },
     /// A file in a folder that does not exist.
     #[error("{}: the folder {} does not exist; create it, or choose another path", shown(path), shown(folder))]
     NoFolder {
-        /// The path asked for.
+        /// Requested path.
         path: PathBuf,
         /// The missing folder.
         folder: PathBuf,
     },
-    /// A link to something that is missing.
+    /// A link whose target is missing.
     #[error("{}: {} is a link to something that is missing", shown(path), shown(place))]
     Dangling {
-        /// The path asked for.
+        /// Requested path.
         path: PathBuf,
-        /// The path, or the one above it, that is the link.
+        /// The path itself or a path above it that is the link.
         place: PathBuf,
     },
     /// A path that cannot be accessed.
@@ -48,7 +48,7 @@ pub enum DestinationError {
     },
 }
 
-/// Thing at a path.
+/// Kind of thing that exists at a path.
 enum Place {
     Nothing,
     Folder,
@@ -68,9 +68,9 @@ fn look(asked: &Path, place: &Path) -> Result<Place, DestinationError> {
     }
 }
 
-/// Checks that `path` is a folder or can become one: that the nearest thing that exists on the way to it is a folder.
+/// Checks that `path` is a folder or can become one, that is, the nearest existing path above it is a folder.
 ///
-/// Writes nothing, so missing permissions and a full disk are found later.
+/// Writes nothing, so missing permissions and a full disk are only noticed later.
 ///
 /// # Errors
 /// If something that is not a folder is in the way, or the path cannot be accessed.
@@ -87,8 +87,8 @@ pub fn check_output_folder(path: &Path) -> Result<(), DestinationError> {
     Ok(())
 }
 
-/// Checks that `path` can be written as a file: that it is not a folder and that its folder exists. An existing file is
-/// accepted and would be replaced.
+/// Checks that `path` can be written as a file: it is not a folder, and its folder exists. An existing file is accepted
+/// and would be replaced.
 ///
 /// # Errors
 /// If the path is a folder or a link to something that is missing, its folder does not exist, or it cannot be accessed.

@@ -25,7 +25,7 @@ pub struct ManArgs {
     pub dir: PathBuf,
 }
 
-/// Prints the completions of a program for a shell, to be sourced or put where the shell looks for them.
+/// Prints the completions of a program for a shell, to be sourced or saved in the shell's folder for completions.
 ///
 /// # Errors
 /// If they cannot be printed.

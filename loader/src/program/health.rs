@@ -1,22 +1,22 @@
 //! Health of a running program: stages that must make progress within a stated time.
 //!
-//! A stage that waits for nothing has no deadline. The health is read by another thread, which never has to wait for
-//! the work that it judges. A program that knows more adds a watch, whose text the health page shows.
+//! A stage that waits for nothing has no deadline. Another thread reads the health, so it never has to wait for the
+//! work that it judges. A program with further information adds a watch, whose text the health page shows.
 
 use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Reason why a program is not healthy, in one line.
+/// Reason why a program is unhealthy, in one line.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Unhealthy {
-    /// A failure for good, reported by [`Health::fail`].
+    /// A permanent failure, reported by [`Health::fail`].
     #[error("{0}")]
     Failed(String),
     /// Stages that have stood still for longer than their limits.
     #[error("{}", joined(.0))]
     Stalled(Vec<Stall>),
-    /// A part of the program that its watch judges as not healthy.
+    /// A part of the program that its watch reports as unhealthy.
     #[error(transparent)]
     Part(Arc<dyn Error + Send + Sync>),
 }
@@ -37,7 +37,7 @@ fn joined(stalls: &[Stall]) -> String {
     stalls.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Health of a program. Clones share it.
+/// Function that describes the state of a part of the program, or returns the reason why that part is unhealthy.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Mutex<State>>);
 
@@ -67,7 +67,7 @@ struct Stage {
 }
 
 impl Health {
-    /// A program without stages, which is healthy.
+    /// Creates the health of a program without stages, which is healthy.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -81,8 +81,8 @@ impl Health {
         Pulse { health: self.clone(), index: state.stages.len() - 1 }
     }
 
-    /// Adds a function that describes a part of the program in a few lines for the health page, or says in one line why
-    /// that part is not healthy. The function is called for every health request and must not block.
+    /// Adds a function that describes a part of the program in a few lines for the health page, or returns in one line
+    /// the reason why that part is unhealthy. The function is called for every health request and must not block.
     pub fn watch<E: Error + Send + Sync + 'static>(
         &self,
         watch: impl Fn() -> Result<String, E> + Send + Sync + 'static,
@@ -90,7 +90,7 @@ impl Health {
         self.lock().watches.push(Arc::new(move || watch().map_err(|error| Unhealthy::Part(Arc::new(error)))));
     }
 
-    /// Marks the program as unhealthy for good, with the reason.
+    /// Marks the program as permanently unhealthy, with the reason.
     pub fn fail(&self, reason: impl Into<String>) {
         self.lock().failure.get_or_insert(reason.into());
     }
@@ -103,7 +103,7 @@ impl Health {
         self.page().map(|_| ())
     }
 
-    /// Checks as [`Self::check`]; returns what the watches say, each on lines of its own.
+    /// Checks as [`Self::check`] does; returns the texts of the watches, each on its own lines.
     ///
     /// # Errors
     /// The reason why the program is not healthy.
@@ -136,7 +136,7 @@ impl Health {
     }
 }
 
-/// A stage's sign of life. Dropping it leaves the stage idle.
+/// Reports a stage's progress. Dropping it leaves the stage idle.
 #[derive(Debug)]
 pub struct Pulse {
     health: Health,

@@ -1,5 +1,5 @@
-//! Ctrl-C, SIGTERM and SIGHUP: the first one asks the program to stop, the second one ends it. A program that was started
-//! with SIGHUP ignored, as by `nohup`, continues to ignore it.
+//! Handling of Ctrl-C, SIGTERM and SIGHUP: the first signal asks the program to stop, the second ends it. A program
+//! started with SIGHUP ignored, as by `nohup`, continues to ignore it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::{INTERRUPTED, note};
 
-/// Calls `first` on the first Ctrl-C (or SIGTERM, SIGHUP). The second one calls `before_exit` and ends the process
+/// Calls `first` on the first Ctrl-C (or SIGTERM, SIGHUP). The second signal calls `before_exit` and ends the process
 /// with [`INTERRUPTED`].
 ///
 /// # Errors
@@ -29,8 +29,8 @@ pub fn on_interrupt(
     .context("cannot install the handler for Ctrl-C")
 }
 
-/// A flag that the first Ctrl-C sets; `message` then announces the next step to the user. Object storage that does not
-/// answer is not waited for after that.
+/// Returns a flag that the first Ctrl-C sets; `message` then announces the next step to the user. From then on, the
+/// program no longer waits for object storage that does not answer.
 ///
 /// # Errors
 /// If the handler cannot be installed.
@@ -46,16 +46,16 @@ pub fn interrupt_flag(message: &'static str) -> anyhow::Result<Arc<AtomicBool>> 
     Ok(stop)
 }
 
-/// Returns `true` if this process ignores SIGHUP, as one that `nohup` started does. To be called before a handler is installed. Always
-/// false on systems without `/proc/self/status`.
+/// Returns `true` if this process ignores SIGHUP, as a process started by `nohup` does. Must be called before a handler
+/// is installed. Always `false` on systems without `/proc/self/status`.
 #[must_use]
 pub fn ignores_hangup() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| is_ignored(&status, Signal::SIGHUP))
 }
 
-/// Unblocks the signals that end a program: a process inherits the signal mask of its parent, which may block them. SIGHUP
-/// is blocked instead if it is ignored, since the handler of [`on_interrupt`] would receive it otherwise. To be called
-/// before other threads exist.
+/// Unblocks the signals that end a program: a process inherits the signal mask of its parent, which may block them.
+/// SIGHUP is blocked instead if it is ignored, because the handler of [`on_interrupt`] would otherwise receive it. Must
+/// be called before other threads exist.
 pub(super) fn unblock_signals() {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     // Both calls fail only for invalid arguments.
@@ -65,7 +65,7 @@ pub(super) fn unblock_signals() {
     }
 }
 
-/// Returns `true` if `signal` is in the set of ignored signals of a `/proc/PID/status`.
+/// Returns `true` if `signal` is in the set of ignored signals in the text of a `/proc/PID/status`.
 fn is_ignored(status: &str, signal: Signal) -> bool {
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let set = set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());

@@ -1,5 +1,5 @@
-//! The log: warnings of all crates and information of this workspace's, one line each, in the form of the program's other
-//! lines on standard error.
+//! Log of the programs: warnings of all crates and information from the crates of this workspace, one line each, in the
+//! form of the program's other lines on standard error.
 
 use std::{fmt, io};
 
@@ -14,13 +14,13 @@ use super::output::escape_name;
 /// Environment variable with the log filter, in the syntax of [`EnvFilter`]: `debug`, `hiend_loader=trace`, `off`.
 pub const VARIABLE: &str = "HIEND_LOG";
 
-/// Filter without the variable.
+/// Default filter.
 const DEFAULT_FILTER: &str = "warn,hiend_cache=info,hiend_loader=info,hiend_trainer=info";
 
-/// The log cannot be started.
+/// Error of starting the log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The variable does not hold a filter.
+    /// The variable does not hold a valid filter.
     #[error("{VARIABLE}={text}: {reason}; expected a level such as debug, or hiend_loader=debug,warn")]
     BadFilter {
         /// Value of the variable.
@@ -77,8 +77,8 @@ fn word(level: Level) -> &'static str {
     }
 }
 
-/// Maker of writers that write each event of the log as one line, with all other control characters escaped: names come
-/// from outside.
+/// Maker of writers that write each log event as one line, with all other control characters escaped, because names in
+/// the events are untrusted.
 struct OneLine<M>(M);
 
 impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for OneLine<M> {

@@ -1,7 +1,7 @@
-//! `/metrics` for Prometheus and `/healthz`, served on a port of their own by one thread.
+//! `/metrics` for Prometheus and `/healthz`, served on their own port by one thread.
 //!
 //! The pages hold counts, times and losses, never voxels or names of cases, and are served without encryption: the
-//! address should be one that only the monitoring system reaches. Any other path is 404, any other method 405.
+//! address should be one that only the monitoring system reaches. Any other path returns 404, any other method 405.
 
 mod bounded;
 
@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use self::bounded::Bounded;
 use super::health::Health;
 
-/// Upper ends of the buckets of histograms whose names end in `_seconds`.
+/// Upper bounds of the buckets of histograms whose names end in `_seconds`.
 const BUCKETS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
@@ -60,7 +60,7 @@ pub enum MetricsServerError {
     Thread(#[source] io::Error),
 }
 
-/// A running server of metrics. Dropping it ends the server; the recorder stays.
+/// A running metrics server. Dropping it ends the server; the recorder stays installed.
 #[derive(Debug)]
 pub struct MetricsServer {
     addr: SocketAddr,
@@ -69,7 +69,7 @@ pub struct MetricsServer {
 }
 
 impl MetricsServer {
-    /// Installs the process's recorder and serves its metrics and `health` on `addr`; port 0 takes a free one.
+    /// Installs the process's recorder and serves its metrics and `health` on `addr`; port 0 selects a free port.
     ///
     /// Counters that were obtained before the recorder was installed are not recorded: a program calls this first.
     ///
@@ -135,7 +135,7 @@ pub fn recorder() -> Result<PrometheusHandle, MetricsServerError> {
     RECORDER.get_or_init(install).clone().map_err(|reason| MetricsServerError::Recorder { reason })
 }
 
-/// Routes `/metrics` and `/healthz`, for a server that has others as well.
+/// Routes `/metrics` and `/healthz`, for a server that also has other routes.
 pub fn router(handle: PrometheusHandle, health: Health) -> Router {
     let metrics = move || async move { ([(header::CONTENT_TYPE, TEXT_FORMAT)], handle.render()) };
     let healthz = move || async move {

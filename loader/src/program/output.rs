@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
 use std::io::{self, ErrorKind, Write as _};
 
-/// Standard output cannot be written, because its disk is full for example.
+/// Standard output cannot be written, for example because its disk is full.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to standard output")]
 pub struct StdoutError {
@@ -12,10 +12,10 @@ pub struct StdoutError {
     pub source: io::Error,
 }
 
-/// Writes a line to standard output, with control characters escaped. Returns whether anybody still reads it.
+/// Writes a line to standard output, with control characters escaped. Returns `false` if nobody reads it any more.
 ///
-/// A closed pipe (`| head -1`) is not an error: work that has other results than its output continues, and a command
-/// that only prints stops when this returns `false`.
+/// A closed pipe (`| head -1`) is not an error: work that has results besides its output continues, and a command that
+/// only prints stops when this returns `false`.
 ///
 /// # Errors
 /// If the line cannot be written for another reason.
@@ -26,7 +26,7 @@ pub fn print(line: impl Display) -> Result<bool, StdoutError> {
     read_by_anybody(stdout.write_all(escape(&line).as_bytes()).and_then(|()| stdout.flush()))
 }
 
-/// Writes what standard output still buffers. Returns whether anybody still reads it.
+/// Writes the text that standard output still buffers. Returns `false` if nobody reads it any more.
 pub(super) fn flush() -> Result<bool, StdoutError> {
     read_by_anybody(io::stdout().flush())
 }
@@ -41,14 +41,14 @@ pub(super) fn read_by_anybody(result: io::Result<()>) -> Result<bool, StdoutErro
 
 /// Writes a line to standard error, with control characters escaped.
 ///
-/// A line that cannot be written is lost: there is no other place to report it.
+/// A line that cannot be written is lost, because there is no other place to report it.
 pub fn note(line: impl Display) {
     let line = format!("{line}\n");
     let _ = io::stderr().lock().write_all(escape(&line).as_bytes());
 }
 
-/// Returns whether standard output and standard error lead to the same place, such as a terminal or one log file. A line on
-/// both would be there twice. `false` where the system does not report it.
+/// Returns whether standard output and standard error lead to the same place, such as a terminal or one log file; a
+/// line written to both would then appear twice. `false` where the system does not report it.
 #[must_use]
 pub fn is_one_output() -> bool {
     #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! Flags of programs that read caches: access to local shards, and the disk cache for those in object storage.
+//! Flags of programs that read caches: access to local shards, and the disk cache for shards in object storage.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use hiend_cache::{Access, Copies, DiskCacheOptions, Location, OpenOptions};
 
 use super::values::parse_some_bytes;
 
-/// Flags that say how caches are read.
+/// Flags that determine how caches are read.
 #[derive(Clone, Debug, Args)]
 pub struct StorageArgs {
     /// Access to shard files [default: mmap]
@@ -21,7 +21,7 @@ pub struct StorageArgs {
     /// Size of the disk cache [default: 50GiB, or half of the free space if that is less]
     #[arg(long, value_name = "SIZE", value_parser = parse_some_bytes)]
     pub disk_cache_size: Option<ByteSize>,
-    /// Time for which requests are repeated.
+    /// Retry time of requests.
     #[command(flatten)]
     pub retry: RetryArg,
 }
@@ -29,19 +29,19 @@ pub struct StorageArgs {
 /// Flag of programs that use object storage.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct RetryArg {
-    /// Seconds for which a request to object storage is repeated before it fails [default: 180]
+    /// Seconds for which a failed request to object storage is retried [default: 180]
     #[arg(long, value_name = "SECONDS")]
     pub storage_retry: Option<u64>,
 }
 
 impl RetryArg {
-    /// Time for which a request is repeated.
+    /// Time for which a failed request is retried.
     #[must_use]
     pub fn duration(self) -> Duration {
         self.storage_retry.map_or(OpenOptions::RETRY, Duration::from_secs)
     }
 
-    /// Location of a cache whose requests are repeated for this time.
+    /// Location of a cache whose failed requests are retried for this time.
     #[must_use]
     pub fn location(self, cache: &Path) -> Location {
         Location::from(cache).with_retry(self.duration())
@@ -49,7 +49,7 @@ impl RetryArg {
 }
 
 impl StorageArgs {
-    /// A flag that was given, if one was.
+    /// Name of one of the flags that were given; `None` if none was.
     #[must_use]
     pub fn flag(&self) -> Option<&'static str> {
         let flags = [
@@ -61,7 +61,7 @@ impl StorageArgs {
         flags.into_iter().find_map(|(is_given, flag)| is_given.then_some(flag))
     }
 
-    /// Options for opening a cache that is read again and again.
+    /// Options for opening a cache that is read repeatedly.
     #[must_use]
     pub fn options(&self) -> OpenOptions {
         let bytes = self.disk_cache_size.map(|size| size.as_u64());
@@ -71,7 +71,7 @@ impl StorageArgs {
     }
 }
 
-/// [`Access`] as typed.
+/// Command-line value of [`Access`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AccessArg {
     /// Memory maps
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn help_states_the_defaults_and_given_flags_are_told() {
+    fn help_states_the_defaults_and_given_flags_are_reported() {
         let parse = |words: &str| Cli::parse_from(["program"].into_iter().chain(words.split_whitespace())).storage;
         let none = parse("");
         assert_eq!(none.flag(), None);

@@ -1,4 +1,4 @@
-//! Values of flags as typed: sizes, shapes, spacings, windows, ranks.
+//! Types and parsers of command-line values: sizes, shapes, spacings, windows, ranks.
 
 use std::str::FromStr;
 
@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use crate::convert::OnSuspect;
 use crate::preprocess::normalize::Normalize;
 
-/// A value that cannot be parsed.
+/// Error of a value that cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {0}")]
 pub struct Expected(
@@ -16,12 +16,12 @@ pub struct Expected(
     pub &'static str,
 );
 
-/// [`OnSuspect`] as typed.
+/// Command-line value of [`OnSuspect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OnSuspectArg {
-    /// Use it and report it; a label map is skipped unless the layout of its dataset calls it an image
+    /// Use the image and report it; a label map is skipped unless the layout of its dataset calls it an image
     Warn,
-    /// Skip it
+    /// Skip the case
     Skip,
     /// End the run
     Fail,
@@ -47,8 +47,8 @@ pub enum Spacing {
 }
 
 impl Spacing {
-    /// Side lengths along x, y, z in mm; `None` for those of each file, as
-    /// [`PreprocessConfig`](crate::preprocess::PreprocessConfig) expresses it.
+    /// Side lengths along x, y, z in mm; `None` for each file's own, in the form that
+    /// [`PreprocessConfig`](crate::preprocess::PreprocessConfig) expects.
     #[must_use]
     pub fn mm(&self) -> Option<[f64; 3]> {
         match self {
@@ -58,7 +58,7 @@ impl Spacing {
     }
 }
 
-/// [`Normalize`] as typed.
+/// Command-line value of [`Normalize`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum NormalizeArg {
     /// Hounsfield units of a CT
@@ -76,12 +76,12 @@ impl From<NormalizeArg> for Normalize {
     }
 }
 
-/// Numbers between commas; `None` if one of them is not a number.
+/// Parses numbers separated by commas; `None` if any of them is not a number.
 fn numbers<T: FromStr>(text: &str) -> Option<Vec<T>> {
     text.split(',').map(|part| part.trim().parse().ok()).collect()
 }
 
-/// One number for all axes, or one for each.
+/// Parses one number for all axes, or three numbers for x, y, z.
 fn one_or_three<T: Copy + FromStr>(text: &str) -> Option<[T; 3]> {
     match numbers(text)?.as_slice() {
         [all] => Some([*all; 3]),
@@ -103,7 +103,7 @@ pub fn parse_spacing(text: &str) -> Result<Spacing, Expected> {
     sides.map(Spacing::Mm).ok_or(Expected("`native`, one number or three, such as 1.5 or 1,1,3"))
 }
 
-/// Parses voxels along x, y, z: `96` or `96,96,48`.
+/// Parses a number of voxels along x, y, z: `96` or `96,96,48`.
 ///
 /// # Errors
 /// If the text has another form.

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use url::Url;
 
-/// Address of a server.
+/// Address of a server, parsed from its URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
-    /// Host and port, with TLS or without.
+    /// Host and port, with or without TLS.
     Tcp { url: String, host: String, tls: bool },
     /// Path of a Unix socket.
     Unix { url: String, path: PathBuf },
 }
 
-/// Error of a URL.
+/// Error of a URL that is no valid server address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid server {text:?}; expected http://HOST:PORT, https://HOST:PORT or unix:///PATH")]
 pub struct AddressError {

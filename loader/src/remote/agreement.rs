@@ -1,4 +1,4 @@
-//! Comparison of servers: all of one stream must have the same cases, classes and preprocessing.
+//! Comparison of servers: all servers of a stream must have the same cases, classes and preprocessing.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::dataset::Difference;
 use crate::preprocess::PreprocessConfig;
 
 impl Facts {
-    /// Compares the facts of a server with those of the first one.
+    /// Compares the facts of a server with those of the first server.
     pub(super) fn compare(&self, found: &Self, url: &str, first: &str) -> Result<(), RemoteError> {
         let pairs = [
             ("digest", self.digest.clone(), found.digest.clone()),
@@ -38,7 +38,7 @@ impl Facts {
         self.manifest.datasets.keys().eq(found.manifest.datasets.keys())
     }
 
-    /// Compares a server's description of the stream's datasets with that of the first one.
+    /// Compares a server's description of the stream's datasets with that of the first server.
     pub(super) fn compare_classes(&self, found: &Self, url: &str, first: &str) -> Result<(), RemoteError> {
         let (ours, theirs) = (&self.manifest.datasets, &found.manifest.datasets);
         let names: BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();

@@ -1,4 +1,4 @@
-//! Failures of servers, by whether another attempt may help.
+//! Failures of servers, classified by whether another attempt may help.
 
 use std::error::Error as StdError;
 use std::io;
@@ -7,22 +7,22 @@ use tonic::{Code, Status};
 
 use super::RemoteError;
 
-/// Reason why a server did not answer a request as hoped.
+/// Reason why a server did not give the expected answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// The server or the connection is gone: another server may do, and this one later.
+    /// The server or the connection is gone: another server may answer now, and this one later.
     #[error("{0}")]
     Away(String),
-    /// The server has no room at the moment: another may do, and this one later.
+    /// The server has no room at the moment: another server may have, and this one later.
     #[error("{0}")]
     Busy(String),
-    /// The stream is not open at the server any more, or its memory is not.
+    /// The server no longer has the stream open, or no longer has the shared memory.
     #[error("the stream was closed")]
     Closed,
-    /// The server cannot make this batch, and could not later: another may.
+    /// The server cannot make this batch, now or later; another server may.
     #[error(transparent)]
     Unable(RemoteError),
-    /// The server refuses this client, and would again: another may do.
+    /// The server refuses this client, and would refuse it again; another server may not.
     #[error(transparent)]
     Lost(RemoteError),
     /// No other attempt would help.
@@ -31,7 +31,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// The meaning of a status that a server sent.
+    /// Failure that a status sent by a server means.
     pub(super) fn of(url: &str, status: &Status) -> Self {
         let text = describe(status);
         let is_invalid = status.code() == Code::InvalidArgument;
@@ -48,8 +48,8 @@ impl Failure {
         }
     }
 
-    /// The meaning of an error of the connection while it is made, or while its first request is answered. Later errors
-    /// mean that the connection broke.
+    /// Failure that an error means if it occurs while the connection is made, or while its first request is answered.
+    /// Later errors mean that the connection broke.
     pub(super) fn of_connecting(url: &str, error: &(dyn StdError + 'static)) -> Self {
         let mut text = chain(error);
         if let Some(advice) = advice(url, &text) {
@@ -63,7 +63,7 @@ impl Failure {
     }
 }
 
-/// Likely mistake in a URL, for which a server's answer makes no sense.
+/// Likely mistake in a URL that explains a meaningless answer of a server.
 fn advice(url: &str, text: &str) -> Option<&'static str> {
     // The first bytes of an answer, taken for a record of TLS or a frame of HTTP/2.
     if url.starts_with("https://") && text.contains("InvalidContentType") {
@@ -84,7 +84,7 @@ fn heals(error: &(dyn StdError + 'static)) -> bool {
         if let Some(error) = cause.downcast_ref::<h2::Error>() {
             return h2_heals(error);
         }
-        // The type is private.
+        // The type of the error is private, so its text is compared.
         !cause.to_string().starts_with("HTTP/2 was not negotiated")
     })
 }
@@ -96,7 +96,7 @@ fn io_heals(error: &io::Error) -> bool {
     !matches!(error.kind(), InvalidData | InvalidInput | PermissionDenied | Unsupported)
 }
 
-/// Returns `false` where one side does not understand the other.
+/// Returns `false` if one side does not understand the protocol of the other.
 fn h2_heals(error: &h2::Error) -> bool {
     if let Some(error) = error.get_io() {
         return io_heals(error);

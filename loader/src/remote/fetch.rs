@@ -1,4 +1,4 @@
-//! One step, from any server that answers.
+//! Fetches one step from any server that answers.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -21,17 +21,17 @@ use crate::wire::spec;
 /// First and longest time before a server that failed is asked again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// Longest interval between checks of a batch's progress and of the other servers: one may have come back meanwhile.
+/// Longest interval between checks of a batch's progress and of the other servers, one of which may have come back.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Time for the other servers to answer when a stream is opened, after the first answer.
 const OTHERS: Duration = Duration::from_secs(3);
 
-/// Bytes of small batches to have in flight.
+/// Total size, in bytes, of small batches to keep in flight.
 const SMALL: u64 = 8 << 20;
 
-/// Answers in a row that the stream is not open, above which a server counts as failing. Requests in flight are answered
-/// together.
+/// Number of consecutive answers that the stream is not open, above which a server counts as failing. Requests in
+/// flight are all answered at once.
 const MOST_CLOSED: usize = 2 * MOST_BATCHES;
 
 /// All servers of a client.
@@ -39,25 +39,25 @@ pub(super) struct Fetcher {
     servers: Vec<Server>,
     spec: StreamSpec,
     expected: Expected,
-    /// True if the classes of the datasets matter: for labels, and for crop centres, which the ignore label is kept from.
+    /// True if the classes of the datasets matter: for labels, and for crop centres, which avoid the ignore label.
     uses_classes: bool,
     options: RemoteOptions,
     blocks: Arc<Blocks>,
-    /// Facts of the server that answered first, and its URL.
+    /// URL and facts of the server that answered first.
     facts: OnceLock<(String, Facts)>,
 }
 
 /// A server with the state of the connection to it.
 struct Server {
     dialer: Dialer,
-    /// The connection; making one holds the lock, so that requests do not make several.
+    /// Connection to the server; the lock is held while it is made, so that requests do not make several.
     link: tokio::sync::Mutex<Option<Arc<Link>>>,
     in_flight: AtomicUsize,
-    /// Answers in a row that the stream is not open.
+    /// Number of consecutive answers that the stream is not open.
     closed: AtomicUsize,
-    /// True while a task asks the server again.
+    /// True while a task is trying to reach the server again.
     reviving: AtomicBool,
-    /// True if nothing of a batch arrived for the time that a batch may take, and none has arrived since.
+    /// True if no part of a batch arrived for as long as a batch may take, and none has arrived since.
     is_silent: AtomicBool,
     health: Mutex<Health>,
 }
@@ -66,11 +66,11 @@ struct Server {
 struct Health {
     /// Time at which the server is asked again; `None` unless it failed.
     ask_again: Option<Instant>,
-    /// Failures since the last batch.
+    /// Number of failures since the last batch.
     failures: u32,
     /// Reason of the last failure.
     reason: String,
-    /// Reason why the server is not asked any more.
+    /// Reason why the server is no longer asked.
     lost: Option<Arc<RemoteError>>,
 }
 
@@ -109,7 +109,7 @@ impl Fetcher {
         self.expected.form
     }
 
-    /// Number of batches that the memory has room for, at least two.
+    /// Number of batches that fit into the memory, at least two.
     pub(super) fn num_batches(&self, facts: &Facts) -> Result<usize, RemoteError> {
         let batch_bytes = (facts.voxel_bytes + facts.label_bytes).max(1);
         let memory_bytes = self.options.memory_bytes;
@@ -122,12 +122,13 @@ impl Fetcher {
         Ok(room.min(wanted.clamp(4, MOST_BATCHES)))
     }
 
-    /// Slots to share with each server on this host.
+    /// Number of slots to share with each server on this host.
     fn num_slots(&self, facts: &Facts) -> usize {
         self.num_batches(facts).unwrap_or(2).max(2)
     }
 
-    /// Connects to all servers, until one answers; the others then have a short time left, and are connected to later.
+    /// Connects to all servers until one answers; the others then have a short time left, and are otherwise connected
+    /// later.
     pub(super) async fn connect(self: &Arc<Self>) -> Result<Facts, RemoteError> {
         let started = Instant::now();
         loop {
@@ -175,7 +176,7 @@ impl Fetcher {
         let mut unable = vec![false; self.servers.len()];
         let mut tried = unable.clone();
         let mut refusal = None;
-        // How many times each server has sent no part of the batch for too long.
+        // Number of times each server has sent no part of the batch for too long.
         let mut silences = vec![0_u32; self.servers.len()];
         loop {
             let Some(number) = self.pick(&unable, &silences) else {
@@ -272,7 +273,7 @@ impl Fetcher {
         result
     }
 
-    /// The connection to a server; made if there is none.
+    /// Returns the connection to a server, which is made if there is none.
     async fn link(&self, number: usize) -> Result<Arc<Link>, Failure> {
         let server = &self.servers[number];
         let mut guard = server.link.lock().await;
@@ -301,16 +302,16 @@ impl Fetcher {
         Ok(link)
     }
 
-    /// Time without a part of a batch from server `number` after which another one is asked for it; `None` while no other
-    /// server answers and can make the batch.
+    /// Time without a part of a batch from server `number` after which another server is asked for it; `None` while no
+    /// other server answers and can make the batch.
     fn patience(&self, number: usize, unable: &[bool], silences: &[u32]) -> Option<Duration> {
         let others = self.servers.iter().enumerate();
         let others = others.filter(|(at, server)| *at != number && !unable[*at] && server.health().is_ready());
         patience_with(self.options.patience, others.map(|(at, _)| silences[at]))
     }
 
-    /// The least busy server among those that answer and can make the batch. Silent ones come last, those that were silent
-    /// during this step after them.
+    /// Picks the least busy server among those that answer and can make the batch. Silent servers come last; after
+    /// them, servers that were silent during this step.
     fn pick(&self, unable: &[bool], silences: &[u32]) -> Option<usize> {
         let servers = self.servers.iter().enumerate();
         let servers = servers.filter(|(at, server)| !unable[*at] && server.health().is_ready());
@@ -321,8 +322,8 @@ impl Fetcher {
         picked.map(|(number, _)| number)
     }
 
-    /// Error of a step that no server can give any more, because each has refused it or is lost. `refusal` is that of the
-    /// server that refused the step last.
+    /// Error of a step that no server can provide any more, because each has refused it or is lost. `refusal` is the
+    /// error of the server that refused the step last.
     fn none_left(&self, unable: &[bool], refusal: &mut Option<RemoteError>) -> Option<RemoteError> {
         let lost: Vec<_> = self.servers.iter().map(|server| server.health().lost.clone()).collect();
         if unable.iter().zip(&lost).any(|(unable, lost)| !unable && lost.is_none()) {
@@ -332,8 +333,8 @@ impl Fetcher {
         refusal.take().or_else(of_lost)
     }
 
-    /// Asks a server that failed again, with back-off, until it answers. No step waits for it meanwhile: a host that is
-    /// gone lets a connection wait for seconds.
+    /// Asks a failed server again, with back-off, until it answers. No step waits for it meanwhile, because a
+    /// connection to a host that is gone takes seconds to fail.
     fn revive(self: &Arc<Self>, number: usize) {
         let server = &self.servers[number];
         if server.health().ask_again.is_none() || server.reviving.swap(true, Ordering::AcqRel) {
@@ -366,7 +367,7 @@ impl Fetcher {
         });
     }
 
-    /// Waits until a server is asked again.
+    /// Waits until some server may be asked again.
     async fn wait(&self, since: Instant) -> Result<(), RemoteError> {
         let waiting = self.servers.iter().filter_map(|server| {
             let health = server.health();
@@ -383,14 +384,14 @@ impl Fetcher {
 }
 
 impl Health {
-    /// Returns `true` unless the server failed and is asked again later, or not at all.
+    /// Returns `true` unless the server failed and is asked again later or never.
     fn is_ready(&self) -> bool {
         self.ask_again.is_none() && self.lost.is_none()
     }
 }
 
 impl Server {
-    /// Forgets a connection, unless another one has taken its place.
+    /// Forgets a connection, unless another one has replaced it.
     async fn unlink(&self, link: &Arc<Link>) {
         let mut guard = self.link.lock().await;
         if guard.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
@@ -398,13 +399,13 @@ impl Server {
         }
     }
 
-    /// Error of a step that has been failing since then; the server is the last one that failed.
+    /// Error of a step that has been failing since `since`; it names the server that failed last.
     fn unreachable(&self, since: Instant) -> RemoteError {
         let (url, reason) = (self.dialer.url().to_owned(), self.health().reason.clone());
         RemoteError::Unreachable { waited: since.elapsed(), url, reason }
     }
 
-    /// Keeps the server from being asked again.
+    /// Excludes the server for good.
     fn lost(&self, error: RemoteError) {
         let mut health = self.health();
         if health.lost.is_none() {
@@ -428,12 +429,13 @@ impl Server {
         reason.clone_into(&mut health.reason);
     }
 
-    /// Lets a server be asked again, which may fail again: its failures in a row are kept.
+    /// Makes the server available again after it was reached. Its count of consecutive failures is kept, because it may
+    /// fail again.
     fn reconnected(&self) {
         self.health().ask_again = None;
     }
 
-    /// Keeps the server from being asked while others answer: nothing of a batch has arrived for this time.
+    /// Keeps the server from being asked while others answer, because no part of a batch has arrived for `silent_for`.
     fn fell_silent(&self, silent_for: Duration) {
         if !self.is_silent.swap(true, Ordering::Relaxed) {
             let (url, secs) = (self.dialer.url(), silent_for.as_secs());
@@ -441,7 +443,7 @@ impl Server {
         }
     }
 
-    /// Ends a row of failures, unless a request that was in flight has failed since.
+    /// Ends a series of failures, unless a request that was in flight has failed since.
     fn delivered(&self) {
         self.is_silent.store(false, Ordering::Relaxed);
         let mut health = self.health();

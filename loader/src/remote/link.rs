@@ -25,26 +25,26 @@ use crate::wire::{
     spec::stream_id as stream_id_of,
 };
 
-/// Time for a connection to be made.
+/// Timeout for making a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Time for a server on this host to pass the file of shared memory. After it, voxels come through the socket for as long
-/// as the connection lasts.
+/// Time for a server on this host to pass the file of shared memory. After it, voxels arrive through the socket for as
+/// long as the connection lasts.
 const PASSING: Duration = Duration::from_secs(30);
 
-/// Time between pings, and time for their answers.
+/// Interval between pings, and timeout for their answers.
 const PING: Duration = Duration::from_secs(10);
 
-/// Bytes that a server may send ahead on a request, and on the connection.
+/// Bytes that a server may send ahead: on a request, and on the connection.
 const WINDOWS: (u32, u32) = (4 << 20, 16 << 20);
 
 /// Largest HTTP/2 frame, as large as a frame of voxels.
 const HTTP_FRAME: u32 = (1 << 20) + 64;
 
-/// Largest answer that is not a batch: facts, with a manifest.
+/// Largest response that is not a batch: facts, including a manifest.
 const ANSWER_LIMIT: usize = 64 << 20;
 
-/// Usual paths of the system's certificates.
+/// Usual paths of the system's certificate files.
 const SYSTEM_CERTIFICATES: [&str; 4] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -59,7 +59,7 @@ pub(super) struct Link {
     pub(super) memory: Option<LinkMemory>,
 }
 
-/// Shared memory of a connection.
+/// Shared memory that belongs to a connection.
 pub(super) struct LinkMemory {
     pub(super) id: u64,
     pub(super) slots: Arc<Slots>,
@@ -68,10 +68,10 @@ pub(super) struct LinkMemory {
 /// Reason why a connection has no shared memory.
 #[derive(Debug, thiserror::Error)]
 enum ShareError {
-    /// The server did not allocate it.
+    /// The server did not allocate the memory.
     #[error(transparent)]
     Request(#[from] Failure),
-    /// A ticket of the wrong length.
+    /// The ticket has the wrong length.
     #[error("malformed ticket")]
     Ticket,
     /// The thread that maps the memory ended without a result.
@@ -91,7 +91,7 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    /// Prepares connections.
+    /// Prepares connections to `address`.
     ///
     /// # Errors
     /// If the certificates cannot be read, or the token holds characters that a header cannot.
@@ -183,7 +183,7 @@ impl Dialer {
         Ok((Link { channel, stream_id, memory }, facts))
     }
 
-    /// Checks the answer for the stream with this id.
+    /// Checks the answer to opening the stream with this id.
     fn facts(&self, answer: StreamFacts, stream_id: &str) -> Result<Facts, Failure> {
         if answer.server_version != VERSION {
             let (url, server) = (self.url().to_owned(), answer.server_version);
@@ -212,7 +212,7 @@ impl Dialer {
         })
     }
 
-    /// Calls a method that has one answer.
+    /// Calls a method with a single response.
     async fn call<Q, A>(&self, channel: &Channel, path: &'static str, request: Q) -> Result<A, Failure>
     where
         Q: prost::Message + Send + Sync + 'static,
@@ -235,7 +235,7 @@ impl Dialer {
         })
     }
 
-    /// Failure of a connection that was not made.
+    /// Failure of a connection attempt.
     fn not_connected(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
         let failure = Failure::of_connecting(self.url(), error);
         match (&self.address, failure) {
@@ -247,7 +247,7 @@ impl Dialer {
         }
     }
 
-    /// Allocates shared memory and maps it.
+    /// Asks the server to allocate shared memory, and maps it.
     async fn share(
         &self,
         channel: &Channel,

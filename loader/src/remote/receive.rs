@@ -22,10 +22,10 @@ use crate::wire::batch::Expected;
 use crate::wire::framing::{FrameReader, Malformed, Part, Pieces};
 use crate::wire::{self, BatchHeader, FetchRequest, path};
 
-/// Permit for a batch in memory; it lives as long as the batch.
+/// Permit for a batch in memory, held as long as the batch exists.
 pub(super) type Permit = Arc<tokio::sync::OwnedSemaphorePermit>;
 
-/// Memory for a batch that comes in no slot, and a sign of its progress.
+/// Memory for a batch that does not use a slot, and a sign of its progress.
 pub(super) struct Reception<'a> {
     /// Source of the memory.
     pub(super) blocks: &'a Arc<Blocks>,
@@ -131,8 +131,8 @@ async fn send(dialer: &Dialer, link: &Link, request: &FetchRequest) -> Result<Bo
 
 type Memories = (Box<dyn BatchMemory>, Box<dyn BatchMemory>);
 
-/// Memory of a batch: the slot if the voxels are there, else blocks to be filled. The error is `None` for a slot that
-/// does not hold what the header says.
+/// Memory of a batch: the slot if the voxels are there, otherwise blocks to be filled. The error is `None` for a slot
+/// whose content contradicts the header.
 fn memory(
     header: &BatchHeader,
     (voxels, labels): (usize, usize),
@@ -153,7 +153,7 @@ fn memory(
 }
 
 impl Arriving {
-    /// Copies bytes to where they belong.
+    /// Copies bytes to their place in the voxels or labels.
     fn put(&mut self, data: &Bytes) -> Result<(), Malformed> {
         let num_voxels = self.voxels.bytes().len();
         let mut data = data.as_ref();

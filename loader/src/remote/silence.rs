@@ -1,4 +1,4 @@
-//! Silence of a server that makes a batch: it hangs without ending its connection, or the batch takes long.
+//! Silence of a server that makes a batch: the server hangs without ending its connection, or the batch takes long.
 
 use std::future::Future;
 use std::pin::pin;
@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use super::failure::Failure;
 use crate::batch::Batch;
 
-/// Time to wait for a silent server, from the number of times that each other server was silent during the step; `None` if there
-/// is no other. It doubles with the smallest of these numbers, so that a batch that takes long everywhere is made at last.
+/// Time to wait for a silent server, given how often each other server was silent during the step; `None` if there is
+/// no other server. It doubles with the smallest of these numbers, so that a batch that takes long on every server is
+/// eventually made.
 pub(super) fn patience_with(patience: Duration, silences_of_others: impl Iterator<Item = u32>) -> Option<Duration> {
     silences_of_others.min().map(|silences| patience.saturating_mul(1 << silences.min(10)))
 }
 
-/// Waits for a batch. Every `tick`, the time since its last frame is compared with `patience()`, which is `None` while no other
-/// server can be asked. Once that time reaches the patience, it is returned as the error.
+/// Waits for a batch. Every `tick`, compares the time since its last frame with `patience()`, which is `None` while no
+/// other server can be asked. Once the time reaches the patience, returns it as the error.
 pub(super) async fn watch(
     batch: impl Future<Output = Result<Batch, Failure>>,
     num_frames: &AtomicU64,
@@ -39,12 +40,12 @@ pub(super) async fn watch(
 struct Progress {
     /// Number of frames at the last check.
     num_frames: u64,
-    /// Time of the first check that found this number.
+    /// Time of the first check that found `num_frames`.
     since: Instant,
 }
 
 impl Progress {
-    /// Time for which no frame has arrived, if `num_frames` have arrived by `now`.
+    /// Time for which no frame has arrived, if `num_frames` frames have arrived by `now`.
     fn silent_for(&mut self, num_frames: u64, now: Instant) -> Duration {
         if num_frames != self.num_frames {
             *self = Self { num_frames, since: now };

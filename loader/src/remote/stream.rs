@@ -1,4 +1,4 @@
-//! The batches of servers, in the order of their steps.
+//! Stream of batches from servers, in the order of their steps.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::{RemoteError, Runtime};
 use crate::batch::Batch;
 use crate::verdict::SpanTimes;
 
-/// Place of a batch that is being fetched.
+/// Receiver of a batch that is being fetched.
 type Place = flume::Receiver<Result<Batch, RemoteError>>;
 
 /// Iterator over batches in the order of their steps. Ends after the last step or the first error.
@@ -57,13 +57,13 @@ impl RemoteStream {
         }
     }
 
-    /// Times of all batches so far except the first, which waits for the stream to fill.
+    /// Times of all batches so far except the first, which waits for the pipeline to fill.
     #[must_use]
     pub fn total(&self) -> &SpanTimes {
         &self.total
     }
 
-    /// Takes the number and times of an epoch that ended since the last call.
+    /// Returns the number and times of an epoch that ended since the last call.
     pub fn take_epoch(&mut self) -> Option<(u64, SpanTimes)> {
         self.finished.take()
     }
@@ -85,7 +85,7 @@ impl RemoteStream {
     }
 }
 
-/// Starts the request of each step as soon as there is memory for its batch.
+/// Starts the request of each step as soon as memory for its batch is free.
 async fn drive(fetcher: Arc<Fetcher>, places: flume::Sender<Place>, num_batches: usize, steps: Range<u64>) {
     let permits = Arc::new(Semaphore::new(num_batches));
     for step in steps {

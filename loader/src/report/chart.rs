@@ -16,7 +16,8 @@ const GRID: RGBColor = RGBColor(228, 231, 236);
 const BLUE: RGBColor = RGBColor(31, 98, 180);
 const WIDTH: u32 = 540;
 const HEIGHT: u32 = 260;
-/// Relative difference up to which values count as equal: that of spacings computed from headers in single precision.
+/// Relative difference up to which values count as equal: the rounding of spacings computed from headers in single
+/// precision.
 const SAME: f64 = 1e-4;
 /// Width of a chart of box plots, in pixels.
 const PLOT_WIDTH: u32 = 1100;
@@ -50,7 +51,7 @@ pub struct Bars {
 }
 
 impl Bars {
-    /// Numbers of values in up to `max_bars` bars of equal width; `None` without a finite value.
+    /// Counts values in up to `max_bars` bars of equal width; `None` without a finite value.
     #[must_use]
     pub fn of(values: impl IntoIterator<Item = f64>, max_bars: usize) -> Option<Self> {
         let values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
@@ -92,8 +93,9 @@ pub fn histogram(quantity: &str, counted: &str, bars: &Bars) -> Result<String, C
     draw((WIDTH, HEIGHT), |svg| draw_histogram(svg, quantity, counted, bars))
 }
 
-/// Draws one box plot per group, from the top: quartiles, whiskers to the last value within 1.5 times their distance, and
-/// a dot for each value; of more than [`MOST_DOTS`] values, for an even share and all beyond the whiskers. `range` is that of the axis; without it, that of the values.
+/// Draws one box plot per group, from the top: quartiles, whiskers to the last value within 1.5 times their distance,
+/// and a dot for each value. Of more than [`MOST_DOTS`] values, an even share and all values beyond the whiskers get a
+/// dot. `range` is the axis range; by default, the range of the values.
 ///
 /// # Errors
 /// If the plotting library fails.
@@ -220,8 +222,8 @@ fn draw_boxes(
     Ok(())
 }
 
-/// Lower whisker, quartiles and upper whisker of one or more finite values. Whiskers end at the last value within 1.5 times
-/// the distance of the quartiles.
+/// Lower whisker, quartiles and upper whisker of one or more finite values. Whiskers end at the last value within 1.5
+/// times the interquartile range.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "places in the values")]
 fn five_numbers(values: &[f64]) -> [f64; 5] {
     let mut sorted = values.to_vec();
@@ -238,7 +240,7 @@ fn five_numbers(values: &[f64]) -> [f64; 5] {
     [low, q1, median, q3, high]
 }
 
-/// A number with at most three decimals; thousands and millions are shortened.
+/// Formats a number with at most three decimals; thousands and millions are abbreviated.
 fn short(value: f64) -> String {
     let (value, unit) = match value.abs() {
         size if size >= 1e6 => (value / 1e6, "M"),

@@ -51,7 +51,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// An empty page.
+    /// Creates an empty page.
     #[must_use]
     pub fn new(title: impl Into<String>) -> Self {
         Self { title: title.into(), body: Vec::new() }
@@ -95,7 +95,8 @@ impl Page {
         });
     }
 
-    /// Adds charts next to each other: SVG text of [`histogram`](super::histogram) or [`box_plots`](super::box_plots).
+    /// Adds charts next to each other, given as SVG text of [`histogram`](super::histogram) or
+    /// [`box_plots`](super::box_plots).
     pub fn charts(&mut self, charts: impl IntoIterator<Item = String>) {
         self.body.push(html! { div.charts { @for svg in charts { div.chart { (PreEscaped(svg)) } } } });
     }
@@ -125,7 +126,7 @@ impl Page {
         Ok(())
     }
 
-    /// HTML text of the page.
+    /// HTML text of the whole page.
     #[must_use]
     pub fn to_html(&self) -> String {
         html! {

@@ -11,9 +11,9 @@ use crate::shared_memory::Slots;
 /// Connections and clients of a service.
 #[derive(Debug)]
 pub(super) struct Clients {
-    /// Clients served at a time.
+    /// Largest number of clients served at a time.
     most: usize,
-    /// Memory of each, in bytes.
+    /// Memory of each client, in bytes.
     memory_bytes: u64,
     schedule: Arc<Schedule>,
     /// Accounts of the connections that are open; closed ones are removed when the next one opens.
@@ -28,7 +28,7 @@ pub(super) struct Clients {
 pub(super) struct Client {
     clients: Arc<Clients>,
     pub(super) account: Arc<Account>,
-    /// True over a Unix socket with a socket for file descriptors next to it.
+    /// True for a connection over a Unix socket that has a second socket for file descriptors next to it.
     pub(super) shares_memory: bool,
     /// True once a request with a valid token has arrived.
     admitted: AtomicBool,
@@ -42,7 +42,7 @@ pub(super) struct Memory {
     _reservation: Reservation,
 }
 
-/// Error of a client beyond those that the service has memory for.
+/// Error of one client too many for the memory of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the limit of {} is reached; raise --memory or lower --client-memory of the service",
@@ -66,7 +66,7 @@ impl Clients {
         })
     }
 
-    /// Registers a connection; `None` if more than twice as many as clients, plus 64, are open.
+    /// Registers a connection; `None` if the number of open ones would exceed twice the number of clients plus 64.
     pub(super) fn connect(self: &Arc<Self>, shares_memory: bool) -> Option<Arc<Client>> {
         let limit = 2 * self.most + 64;
         let more = |open: usize| (open < limit).then_some(open + 1);
@@ -90,7 +90,7 @@ impl Clients {
         self.most
     }
 
-    /// Number of clients that are served.
+    /// Number of clients currently served.
     pub(super) fn len(&self) -> usize {
         self.admitted.load(Ordering::Relaxed)
     }
@@ -124,14 +124,14 @@ impl Client {
         self.admitted.load(Ordering::Relaxed)
     }
 
-    /// Keeps slots for the client; returns their id.
+    /// Keeps shared slots for the client; returns their id.
     pub(super) fn keep(&self, slots: Slots, reservation: Reservation) -> u64 {
         let id = self.clients.next_memory.fetch_add(1, Ordering::Relaxed);
         self.memories().insert(id, Arc::new(Memory { slots: Arc::new(slots), _reservation: reservation }));
         id
     }
 
-    /// Slots by their id.
+    /// Finds slots by their id.
     pub(super) fn memory(&self, id: u64) -> Option<Arc<Memory>> {
         self.memories().get(&id).cloned()
     }

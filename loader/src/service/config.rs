@@ -21,15 +21,15 @@ pub struct ServiceConfig {
     pub memory_bytes: u64,
     /// Memory for the batches of each client, in bytes.
     pub client_memory_bytes: u64,
-    /// Number of streams that may be open.
+    /// Largest number of open streams.
     pub max_streams: usize,
     /// Time after which an unused stream is closed.
     pub idle: Duration,
-    /// Time that [`Service::shutdown`](super::Service::shutdown) waits for batches being sent.
+    /// Time that [`Service::shutdown`](super::Service::shutdown) waits for batches that are being sent.
     pub drain: Duration,
-    /// Token that clients must present; none admits every client.
+    /// Token that clients must present; `None` admits every client.
     pub token: Option<String>,
-    /// Certificate and key for TCP; none for plain TCP.
+    /// Certificate and key for TCP; `None` for TCP without TLS.
     pub tls: Option<Tls>,
     /// True to listen beyond this host without TLS or without a token.
     pub insecure: bool,
@@ -38,7 +38,7 @@ pub struct ServiceConfig {
 }
 
 impl std::fmt::Debug for ServiceConfig {
-    /// Shows everything but the token.
+    /// Shows everything except the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self {
             caches,
@@ -72,7 +72,7 @@ impl std::fmt::Debug for ServiceConfig {
 }
 
 impl ServiceConfig {
-    /// Checks the configuration; `blocks_bytes` are those that the caches may hold of objects.
+    /// Checks the configuration; `blocks_bytes` is the number of bytes that the caches may hold of objects.
     pub(super) fn check(&self, blocks_bytes: u64) -> Result<(), ServiceError> {
         if self.caches.is_empty() {
             return Err(ServiceError::NoCache);
@@ -129,7 +129,7 @@ impl Default for ServiceConfig {
     }
 }
 
-/// Error of starting a service.
+/// Error from starting a service.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// No cache was given.
@@ -138,7 +138,7 @@ pub enum ServiceError {
     /// No address to listen on was given.
     #[error("no address to listen on")]
     NoAddress,
-    /// The service would be open to the network.
+    /// The service would be reachable from the network without protection.
     #[error(
         "{listen}: listening beyond this host needs --tls-cert, --tls-key and --token-file, or --insecure where the \
          network is trusted"
@@ -150,17 +150,17 @@ pub enum ServiceError {
     /// The token is empty.
     #[error("the token is empty")]
     EmptyToken,
-    /// The memory does not suffice.
+    /// The memory is too small.
     #[error(
         "--memory {memory_bytes} is too small: two clients' memory of {client_memory_bytes} bytes is needed, one for \
          a client and one for memory to be reused{}", of_blocks(*blocks_bytes)
     )]
     TooLittleMemory {
-        /// Memory of all clients.
+        /// Memory for all clients, in bytes.
         memory_bytes: u64,
-        /// Memory of each.
+        /// Memory for each client, in bytes.
         client_memory_bytes: u64,
-        /// Memory for blocks of caches in object storage.
+        /// Memory for blocks of caches in object storage, in bytes.
         blocks_bytes: u64,
     },
     /// An address cannot be bound.
@@ -168,19 +168,19 @@ pub enum ServiceError {
     Bind {
         /// Address to listen on.
         listen: Listen,
-        /// Error of binding the address.
+        /// Error from binding the address.
         source: std::io::Error,
     },
-    /// Certificate and key cannot be used.
+    /// The certificate and key cannot be used.
     #[error("invalid certificate or key")]
     Tls {
-        /// Error of the TLS set-up.
+        /// Error from the TLS set-up.
         source: tonic::transport::Error,
     },
     /// The system provided no threads.
     #[error("cannot start the threads of the service")]
     NoThreads {
-        /// Error of starting a thread.
+        /// Error from starting a thread.
         source: std::io::Error,
     },
     /// The loader's threads cannot be started.
@@ -188,7 +188,7 @@ pub enum ServiceError {
     Loader(#[from] pipeline::Error),
 }
 
-/// Part of an error about memory.
+/// Returns the clause of an error text that names the memory for blocks of object storage; empty if it is 0.
 fn of_blocks(bytes: u64) -> String {
     if bytes == 0 { String::new() } else { format!(", and {bytes} bytes for blocks of the disk cache") }
 }

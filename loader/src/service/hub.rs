@@ -1,4 +1,4 @@
-//! Everything that the requests of a service share, and what they do with it.
+//! State shared by all requests of a service, and the operations on it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
@@ -26,13 +26,13 @@ use crate::wire::{self, FetchRequest, OpenRequest, ShareRequest, SharedMemory, S
 /// Time for which a ticket for shared memory is valid.
 pub(super) const TICKET_LIFE: Duration = Duration::from_secs(30);
 
-/// Slots that a client may ask for at a time.
+/// Largest number of slots that a client may request at a time.
 const MOST_SLOTS: u32 = 1024;
 
-/// Largest number of a stream's entries to exclude that are looked up, for the log.
+/// Largest number of a stream's excluded names that are looked up for the log.
 const MOST_REMARKS: usize = 16;
 
-/// Answer to a request without a token. Each client program has a flag of its own for it.
+/// Answer to a request without a token. Each client program has its own flag for the token.
 const NO_TOKEN: &str =
     "a bearer token is required (hiend-shard stream: --token-file; hiend-train: --loader-token-file)";
 
@@ -44,18 +44,18 @@ pub(super) struct Hub {
     pub(super) streams: Streams,
     pub(super) clients: Arc<Clients>,
     pub(super) blocks: Arc<Blocks>,
-    /// Largest batch, in bytes: the memory of a client.
+    /// Largest batch in bytes, equal to the memory of a client.
     pub(super) client_memory_bytes: u64,
     /// Hash of the token that requests must carry.
     pub(super) token: Option<blake3::Hash>,
     /// False if no client gets shared memory.
     pub(super) shares_memory: bool,
-    /// True once the service shuts down.
+    /// True once the service is shutting down.
     pub(super) draining: AtomicBool,
-    /// Steps whose cases will be read.
+    /// Sender of the steps whose cases will be read soon.
     pub(super) advice: flume::Sender<(Arc<OpenStream>, u64)>,
     pub(super) tickets: Mutex<Tickets>,
-    /// Times of the batches made recently.
+    /// Times of recently made batches.
     pub(super) spans: Spans,
 }
 
@@ -131,8 +131,9 @@ impl Hub {
         stream.map(|stream| stream.facts.clone()).map_err(|err| Status::resource_exhausted(err.to_string()))
     }
 
-    /// Manifest for clients: that of the first cache, with the datasets of the stream and without shards. Of a dataset that
-    /// several caches hold, the first description counts; the loader has compared them for a stream with labels.
+    /// Manifest for clients: that of the first cache, with the datasets of the stream and without shards. If several
+    /// caches hold a dataset, the description in the first one is used; for a stream with labels, the loader has
+    /// checked that they agree.
     fn manifest(&self, loader: &Loader) -> Result<String, Status> {
         let Some((cache, _)) = self.caches.first() else { return Err(Status::internal("the server has no cache")) };
         let names = loader.datasets();
@@ -146,7 +147,7 @@ impl Hub {
         serde_json::to_string(&manifest).map_err(|err| Status::internal(err.to_string()))
     }
 
-    /// Makes the batch of a step, in its turn.
+    /// Makes the batch of a step when it is the client's turn.
     ///
     /// # Errors
     /// If the stream is not open, the request is out of range, there is no room, or the batch cannot be made.
@@ -194,7 +195,7 @@ impl Hub {
         };
         self.schedule.submit(&client.account, job).map_err(|err| match err {
             Refused::TooMany { .. } => Status::resource_exhausted(err.to_string()),
-            // It would be too large again.
+            // The same request would be too large again.
             Refused::TooLarge { .. } => Status::out_of_range(err.to_string()),
             Refused::Stopped => Status::unavailable(err.to_string()),
         })?;
@@ -284,7 +285,7 @@ impl Hub {
         })
     }
 
-    /// File of a ticket, which is then used up.
+    /// Returns the file of a ticket and invalidates the ticket.
     pub(super) fn redeem(&self, ticket: [u8; TICKET_LEN]) -> Option<Arc<OwnedFd>> {
         lock(&self.tickets).remove(&ticket).map(|(file, _)| file)
     }
@@ -310,7 +311,7 @@ struct Sizes {
     voxels: usize,
     labels: usize,
     label_offset: usize,
-    /// Records of the crops, as values and as a message.
+    /// Size of the crops' records, in memory and as a message.
     records: usize,
 }
 
@@ -326,7 +327,7 @@ impl Sizes {
         (self.voxels + self.labels + self.records) as u64
     }
 
-    /// The slot that a client names; `None` if the batch does not fit, as happens to boxes once in thousands.
+    /// Slot that a client names; `None` if the batch does not fit, which happens to one batch of boxes in thousands.
     fn slot(self, memory: &Arc<Memory>, number: u32) -> Result<Option<Arc<Slot>>, Status> {
         let slots = &memory.slots;
         if layout(self.voxels, self.labels).is_none_or(|(bytes, _)| bytes > slots.slot_bytes()) {
@@ -346,7 +347,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Memory of voxels or labels, as bytes that are freed when they are sent.
+/// Memory of voxels or labels, as bytes that are freed once they are sent.
 struct Sent<T>(PooledBuffer<T>);
 
 impl<T: bytemuck::Pod> AsRef<[u8]> for Sent<T> {
@@ -364,17 +365,17 @@ fn bytes_of(batch: Batch) -> Vec<Bytes> {
     std::iter::once(voxels).chain(batch.labels.map(|labels| Bytes::from_owner(Sent(labels)))).collect()
 }
 
-/// Sixteen random bytes of the system.
+/// Returns sixteen random bytes from the operating system.
 fn random_ticket() -> std::io::Result<[u8; TICKET_LEN]> {
     let mut ticket = [0; TICKET_LEN];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut ticket)?;
     Ok(ticket)
 }
 
-/// Status of an error of the loader.
+/// Status that reports an error of the loader.
 fn status_of(error: &pipeline::Error) -> Status {
     let code = match error {
-        // Of a server that shuts down: a batch that another one may make.
+        // The server shuts down; another one may make the batch.
         pipeline::Error::Read(err) if hiend_cache::is_abandoned(err) => Code::Unavailable,
         pipeline::Error::Read(_) => Code::DataLoss,
         pipeline::Error::Panicked { .. } => Code::Aborted,

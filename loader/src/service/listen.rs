@@ -1,4 +1,4 @@
-//! Addresses that a service listens on, and the connections that arrive there.
+//! Addresses that a service listens on, and the connections to them.
 
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -21,13 +21,13 @@ use super::client::Client;
 /// Address to listen on: `127.0.0.1:7070`, `[::1]:7070` or `unix:/run/hiend.sock`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// Address and port; port 0 for any free one.
+    /// IP address and port; port 0 selects a free port.
     Tcp(SocketAddr),
     /// Path of a Unix socket.
     Unix(PathBuf),
 }
 
-/// Error of an address to listen on.
+/// Error of an invalid address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid address {text:?}; expected IP:PORT, such as 127.0.0.1:7070 or [::]:7070, or unix:/PATH")]
 pub struct ListenError {
@@ -73,13 +73,13 @@ pub(super) enum Bound {
     Unix(SocketPath, UnixListener),
 }
 
-/// Path of a bound Unix socket. Dropping it removes the file, unless another server's has taken its place.
+/// Path of a bound Unix socket. Dropping it removes the file, unless the file now belongs to another server.
 ///
-/// The path must be dropped before the listener: until that is closed, no other server takes the file for one left behind, and the
-/// system gives the file's number to no other file.
+/// The path must be dropped before the listener: until the listener is closed, no other server mistakes the file for an
+/// abandoned one, and the system gives its inode number to no other file.
 pub(super) struct SocketPath {
     path: PathBuf,
-    /// Device and number of the file.
+    /// Device and inode number of the file.
     id: (u64, u64),
 }
 
@@ -98,20 +98,21 @@ impl Drop for SocketPath {
     }
 }
 
-/// Device and number of a file.
+/// Returns device and inode number of a file.
 fn id_of(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = std::fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// Time for which a folder that another process has locked is waited for. Servers hold the lock for a moment.
+/// Time to wait for a folder that another process has locked. Servers hold the lock only briefly.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Pause between two attempts to lock a folder.
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Locks a folder, so that of several servers that find a file left behind only one replaces it. Returns `None`, and
-/// leaves servers that start at the same moment to chance, where the folder has no locks or another program keeps it locked.
+/// Locks a folder, so that only one of several servers that find an abandoned socket file replaces it. Returns `None`,
+/// leaving servers that start at the same moment to chance, if the folder cannot be locked or another program keeps it
+/// locked.
 fn lock_folder(folder: &Path) -> Option<File> {
     let file = File::open(folder).ok()?;
     let started = Instant::now();
@@ -127,7 +128,7 @@ fn lock_folder(folder: &Path) -> Option<File> {
     }
 }
 
-/// Binds a Unix socket that only this user may open. A file left by a server that was killed is replaced.
+/// Binds a Unix socket that only this user may open. A file left by a killed server is replaced.
 ///
 /// # Errors
 /// If another server listens there, the path is taken by something else, or cannot be written.
@@ -151,7 +152,7 @@ pub(super) fn bind_unix(path: &Path) -> io::Result<(SocketPath, UnixListener)> {
     Ok((socket_path, listener))
 }
 
-/// Removes the file of a socket without a listener.
+/// Removes the file of a socket on which nobody listens.
 fn remove_stale(path: &Path) -> io::Result<()> {
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path is taken by a file that is not a socket"));
@@ -164,7 +165,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 impl Bound {
-    /// Binds an address; also returns the URL for clients, with the port that the system chose.
+    /// Binds an address; also returns the URL for clients, with the port chosen by the system.
     ///
     /// # Errors
     /// If the address cannot be bound.
@@ -184,14 +185,15 @@ impl Bound {
     }
 }
 
-/// Time for a connection to bring its first valid request. Without it, strangers could hold all connections.
+/// Time within which a connection must send its first valid request. Without this limit, strangers could occupy all
+/// connections.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection of a client.
 pub(super) struct Connection {
     socket: Socket,
     client: Arc<Client>,
-    /// End of [`PATIENCE`].
+    /// Time at which [`PATIENCE`] ends.
     deadline: Pin<Box<tokio::time::Sleep>>,
 }
 
@@ -326,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn of_servers_that_find_a_socket_left_behind_one_replaces_it() {
+    fn one_of_several_servers_replaces_a_socket_left_behind() {
         let dir = tempfile::tempdir().unwrap();
         for round in 0..50 {
             let path = dir.path().join(format!("s{round}"));

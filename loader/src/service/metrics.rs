@@ -5,7 +5,7 @@ use tonic::Status;
 use super::hub::Hub;
 use crate::stats::Metric;
 
-/// Metrics of a service. Those of its loaders are in [`crate::stats::METRICS`].
+/// Metrics of a service. The metrics of its loaders are in [`crate::stats::METRICS`].
 pub const METRICS: &[Metric] = &[
     Metric::gauge("hiend_serve_clients", "Clients that are served."),
     Metric::gauge("hiend_serve_streams", "Open streams."),
@@ -28,7 +28,7 @@ pub(super) fn batch(in_slot: bool, crops: usize, bytes: usize, queue_secs: f64) 
     metrics::histogram!("hiend_serve_queue_seconds").record(queue_secs);
 }
 
-/// Records a request that was refused.
+/// Records a refused request.
 pub(super) fn refused(status: &Status) {
     metrics::counter!("hiend_serve_refused_total", "code" => format!("{:?}", status.code())).increment(1);
 }

@@ -11,7 +11,7 @@ use super::serving::ACCEPT_PAUSE;
 use crate::shared_memory::pass;
 use crate::wire::{FD_SUFFIX, TICKET_LEN};
 
-/// Time for a client to send its ticket, as long as the ticket is valid.
+/// Time for a client to send its ticket: the ticket's lifetime.
 const PATIENCE: Duration = super::hub::TICKET_LIFE;
 
 /// Path of the socket for files, next to the service's socket.
@@ -21,7 +21,7 @@ pub(super) fn path(socket: &Path) -> PathBuf {
     path.into()
 }
 
-/// Answers tickets until the task is ended, at the latest when the service is gone.
+/// Answers tickets until the task is aborted or the service is gone.
 pub(super) async fn serve(listener: tokio::net::UnixListener, hub: Weak<Hub>) {
     loop {
         let socket = listener.accept().await;
@@ -45,7 +45,7 @@ pub(super) async fn serve(listener: tokio::net::UnixListener, hub: Weak<Hub>) {
     }
 }
 
-/// Waits for a ticket, without a thread, and sends its file.
+/// Waits for a ticket without blocking a thread, and sends the ticket's file.
 async fn answer(socket: tokio::net::UnixStream, hub: &Weak<Hub>) -> io::Result<()> {
     let ticket = tokio::time::timeout(PATIENCE, read_ticket(&socket)).await??;
     let file = hub.upgrade().and_then(|hub| hub.redeem(ticket));

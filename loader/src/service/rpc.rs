@@ -1,4 +1,4 @@
-//! Methods of the contract over HTTP/2. The bytes of batches go from their memory to the socket without a copy.
+//! Methods of the loader service over HTTP/2. The bytes of batches go from their memory to the socket without a copy.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -88,7 +88,7 @@ async fn answer(hub: Arc<Hub>, request: Request<Body>) -> Result<Pieces, Status>
     }
 }
 
-/// Status of work that ended without a result. Work that a shutdown cancelled may be done by another server.
+/// Status for work that ended without a result. Another server may do work that a shutdown cancelled.
 fn ended(error: &tokio::task::JoinError) -> Status {
     if error.is_cancelled() {
         Status::unavailable("the server is shutting down")
@@ -97,7 +97,7 @@ fn ended(error: &tokio::task::JoinError) -> Status {
     }
 }
 
-/// The only message of a request.
+/// Reads the only message of a request.
 async fn message<T: prost::Message + Default + Send + 'static>(request: Request<Body>) -> Result<T, Status> {
     let decoder = ProstDecoder::<T>::new(BufferSettings::default());
     let mut stream = Streaming::new_request(decoder, request.into_body(), None, Some(REQUEST_LIMIT));

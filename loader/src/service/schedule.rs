@@ -1,7 +1,7 @@
-//! Order in which batches are made: one client after another, each within its own memory.
+//! Order in which batches are made: clients take turns, each within its own memory.
 //!
-//! A client whose memory is full, because it does not read, is passed over; the others take its turns. Requests of one
-//! client are served in their order.
+//! A client whose memory is full because it does not read is passed over; the others take its turns. Requests of one
+//! client are served in order.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -11,17 +11,17 @@ use crate::plural::count;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Memory of one client, in bytes.
+/// Account of one client's memory, in bytes.
 #[derive(Debug)]
 pub(super) struct Account {
     limit: u64,
     held: AtomicU64,
-    /// Bytes among those held that stay until the client goes: its shared memory.
+    /// Bytes in use that are only freed when the client leaves: its shared memory.
     pinned: AtomicU64,
     schedule: Arc<Schedule>,
 }
 
-/// Bytes of an account in use; dropping it frees them.
+/// Reserved bytes of an account; dropping the reservation frees them.
 #[derive(Debug)]
 pub(super) struct Reservation {
     account: Arc<Account>,
@@ -33,20 +33,20 @@ pub(super) struct Reservation {
 pub(super) struct Job {
     /// Bytes to reserve before the job starts.
     pub(super) bytes: u64,
-    /// Visits of the batch, a measure of the work.
+    /// Number of visits of the batch, a measure of the work.
     pub(super) visits: usize,
-    /// True once the request has ended.
+    /// Returns true once the request has ended.
     pub(super) is_cancelled: Box<dyn Fn() -> bool + Send>,
-    /// Makes the batch.
+    /// Function that makes the batch.
     pub(super) work: Box<dyn FnOnce(Reservation) + Send>,
 }
 
 /// Jobs of all clients.
 #[derive(Debug)]
 pub(super) struct Schedule {
-    /// Jobs that one client may have waiting.
+    /// Largest number of waiting jobs of one client.
     most_waiting: usize,
-    /// Visits in progress above which no third batch is begun.
+    /// Number of visits in progress above which no third batch is begun.
     enough_visits: usize,
     state: Mutex<State>,
     changed: Condvar,
@@ -54,11 +54,11 @@ pub(super) struct Schedule {
 
 #[derive(Default)]
 struct State {
-    /// Clients with waiting jobs; the first one has the next turn.
+    /// Clients with waiting jobs; the first client has the next turn.
     turns: VecDeque<Turn>,
     running: usize,
     running_visits: usize,
-    /// Times at which the jobs in progress were begun, by number.
+    /// Start times of the jobs in progress, by number.
     begun: BTreeMap<u64, Instant>,
     next_number: u64,
     stopped: bool,
@@ -81,13 +81,13 @@ impl std::fmt::Debug for State {
 /// Reason why a job is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
-    /// The client has enough jobs waiting.
+    /// The client already has the largest number of waiting jobs.
     #[error("this client has {} waiting; wait for their batches first", count(waiting, "request"))]
     TooMany {
-        /// Jobs that wait.
+        /// Number of waiting jobs.
         waiting: usize,
     },
-    /// The job needs more than the client's memory, or than its shared memory leaves of it.
+    /// The job needs more than the client's memory, or more than its shared memory leaves of it.
     #[error(
         "the batch takes {bytes} bytes, but a client has {limit}, {pinned} of them for shared memory; raise \
          --client-memory of the service"
@@ -100,25 +100,26 @@ pub(super) enum Refused {
         /// Bytes of the client's shared memory.
         pinned: u64,
     },
-    /// The server ends.
+    /// The server is shutting down.
     #[error("the server is shutting down")]
     Stopped,
 }
 
 impl Account {
-    /// Memory of a new client.
+    /// Creates the account of a new client.
     pub(super) fn new(schedule: &Arc<Schedule>, limit: u64) -> Arc<Self> {
         Arc::new(Self { limit, held: AtomicU64::new(0), pinned: AtomicU64::new(0), schedule: Arc::clone(schedule) })
     }
 
-    /// Reserves bytes, if they are free.
+    /// Reserves bytes if they are free.
     pub(super) fn reserve(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
         let take = |held: u64| held.checked_add(bytes).filter(|&sum| sum <= self.limit);
         self.held.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).ok()?;
         Some(Reservation { account: Arc::clone(self), bytes, is_pinned: false })
     }
 
-    /// Reserves bytes, if they are free, that no batch will ever wait for.
+    /// Reserves bytes, if they are free, for memory that stays in use until the client leaves, so that no batch waits
+    /// for it.
     pub(super) fn pin(self: &Arc<Self>, bytes: u64) -> Option<Reservation> {
         let mut reservation = self.reserve(bytes)?;
         self.pinned.fetch_add(bytes, Ordering::AcqRel);
@@ -151,12 +152,12 @@ impl Drop for Reservation {
 }
 
 impl Schedule {
-    /// An empty schedule for a number of threads.
+    /// Creates an empty schedule for a number of threads.
     pub(super) fn new(threads: usize, most_waiting: usize) -> Arc<Self> {
         Arc::new(Self { most_waiting, enough_visits: 2 * threads, state: Mutex::default(), changed: Condvar::new() })
     }
 
-    /// Adds a job to those of a client.
+    /// Adds a job to the jobs of a client.
     ///
     /// # Errors
     /// If the client has too many jobs waiting, the job is too large, or the server ends.
@@ -183,7 +184,7 @@ impl Schedule {
         Ok(())
     }
 
-    /// Does jobs until [`Self::stop`].
+    /// Runs jobs until [`Self::stop`].
     pub(super) fn run(&self) {
         while let Some((job, reservation)) = self.next() {
             let visits = job.visits;
@@ -201,7 +202,7 @@ impl Schedule {
         }
     }
 
-    /// Ends the threads in [`Self::run`] once their jobs are done, and drops all waiting jobs.
+    /// Ends the threads in [`Self::run`] after their current jobs, and drops all waiting jobs.
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         state.stopped = true;
@@ -211,7 +212,7 @@ impl Schedule {
         drop(dropped);
     }
 
-    /// Makes the threads look for cancelled jobs.
+    /// Wakes the threads to look for cancelled jobs.
     pub(super) fn nudge(&self) {
         // A thread between its check of the jobs and its wait would miss the call.
         drop(self.lock());
@@ -223,7 +224,7 @@ impl Schedule {
         self.lock().turns.iter().map(|turn| turn.jobs.len()).sum()
     }
 
-    /// Number of jobs in progress, and the time since the oldest of them was begun.
+    /// Number of jobs in progress, and the age of the oldest.
     pub(super) fn in_work(&self, now: Instant) -> (usize, Duration) {
         let state = self.lock();
         let oldest = state.begun.values().min().map(|&begun| now.saturating_duration_since(begun));
@@ -262,14 +263,14 @@ impl Schedule {
     }
 }
 
-/// Jobs and turns to be dropped after the lock is released.
+/// Jobs and turns that are dropped after the lock is released.
 enum Dropped {
     Job { _job: Job },
     Turn { _turn: Turn },
 }
 
 impl State {
-    /// Records that a job is begun; returns its number.
+    /// Records that a job has begun; returns its number.
     fn begin(&mut self, now: Instant) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
@@ -277,7 +278,7 @@ impl State {
         number
     }
 
-    /// The next job whose client has memory for it. The client's next turn comes after those of all others.
+    /// Takes the next job whose client has memory for it. The client's next turn comes after those of all others.
     fn next(&mut self, dropped: &mut Vec<Dropped>) -> Option<(Job, Reservation)> {
         for _ in 0..self.turns.len() {
             let mut turn = self.turns.pop_front()?;
@@ -306,7 +307,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicBool;
 
-    /// Submits a job that keeps its reservation in a list under a name.
+    /// Test bench whose jobs store their reservations in a list, by name.
     struct Bench {
         schedule: Arc<Schedule>,
         kept: Arc<Mutex<Vec<(u32, Reservation)>>>,
@@ -323,7 +324,7 @@ mod tests {
             self.schedule.submit(account, Job { bytes, visits: 1, is_cancelled: Box::new(|| false), work })
         }
 
-        /// Does the jobs that may start now; returns their names.
+        /// Runs the jobs that may start now; returns their names.
         fn run(&self) -> Vec<u32> {
             let before = self.kept.lock().unwrap().len();
             loop {

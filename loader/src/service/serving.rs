@@ -12,16 +12,16 @@ use super::listen::Connection;
 use super::rpc::Rpc;
 use super::{MOST_WAITING, pass};
 
-/// Time between pings, and time for their answers; a client that answers none for so long is gone.
+/// Interval between pings, and timeout for their answers; a client that answers none for that long is gone.
 const PING: Duration = Duration::from_secs(20);
 
-/// Pause after a connection that could not be accepted.
+/// Pause after accepting a connection failed.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Largest HTTP/2 frame that the server reads; requests are small.
 const FRAME_LIMIT: u32 = 64 << 10;
 
-/// A bound address, before the runtime knows it.
+/// A bound address that is not yet registered with the runtime.
 pub(super) enum Listener {
     Tcp(std::net::TcpListener),
     /// A Unix socket, and the socket that passes files of shared memory, if memory is shared.
@@ -86,8 +86,8 @@ impl Listener {
     }
 }
 
-/// The socket of a new connection; reports an error and pauses, because a process without free file descriptors gets the
-/// same error at once again.
+/// Returns the socket of a new connection. Reports an error and pauses, because a process without free file descriptors
+/// would immediately get the same error again.
 async fn accepted<S>(socket: std::io::Result<S>) -> Option<S> {
     match socket {
         Ok(socket) => Some(socket),
@@ -99,7 +99,7 @@ async fn accepted<S>(socket: std::io::Result<S>) -> Option<S> {
     }
 }
 
-/// Server with the bounds of every connection.
+/// Creates a server with limits on every connection.
 fn server() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(PING))

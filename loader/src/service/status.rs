@@ -9,21 +9,21 @@ use crate::batch::BatchTimes;
 use crate::plural::count;
 use crate::verdict::{SpanTimes, Stage};
 
-/// Length of the spans over which times are averaged: the current one and the one before it count.
+/// Length of the spans over which times are averaged; the current span and the one before it are included.
 const SPAN: Duration = Duration::from_mins(1);
 
 /// State of a service at one time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
-    /// Clients that are served.
+    /// Number of clients being served.
     pub clients: usize,
-    /// Open streams.
+    /// Number of open streams.
     pub streams: usize,
-    /// Requests that wait for their turn or for memory of their client.
+    /// Number of requests that wait for their turn or for memory of their client.
     pub waiting: usize,
-    /// Batches being made.
+    /// Number of batches being made.
     pub in_work: usize,
-    /// Time since the oldest of them was begun.
+    /// Age of the oldest batch being made.
     pub oldest: Duration,
     /// Bytes held for clients.
     pub held_bytes: u64,
@@ -31,16 +31,16 @@ pub struct Status {
     pub recent: Recent,
 }
 
-/// Times of the batches made recently.
+/// Times of recently made batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Recent {
     /// Sums of the times by stage.
     pub times: SpanTimes,
-    /// Sum of the times for which requests waited for their turn and for memory, in seconds.
+    /// Total time for which requests waited for their turn and for memory, in seconds.
     pub queue_secs: f64,
 }
 
-/// Access to the state of a service for as long as it runs.
+/// Access to the state of a service while it runs.
 #[derive(Clone)]
 pub struct Monitor {
     hub: Weak<Hub>,
@@ -57,7 +57,7 @@ impl Monitor {
         Self { hub: Arc::downgrade(hub) }
     }
 
-    /// The state now; `None` once the service has ended.
+    /// Current state; `None` once the service has ended.
     #[must_use]
     pub fn status(&self) -> Option<Status> {
         let hub = self.hub.upgrade()?;

@@ -26,7 +26,7 @@ struct Entry {
     last_used: Instant,
 }
 
-/// Too many streams are open.
+/// Error of a stream beyond the limit on open streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the limit of {} is reached; streams close when they are idle", count(.0, "open stream"))]
 pub(super) struct Full(usize);
@@ -45,7 +45,7 @@ impl Streams {
         Some(Arc::clone(&entry.stream))
     }
 
-    /// Adds a stream. One that another request has opened meanwhile is kept instead.
+    /// Adds a stream. If another request has opened it meanwhile, that one is kept instead.
     ///
     /// # Errors
     /// If there is no room.
@@ -60,7 +60,7 @@ impl Streams {
         Ok(Arc::clone(&entry.stream))
     }
 
-    /// Returns true if a further stream fits.
+    /// Checks that another stream fits.
     pub(super) fn has_room(&self) -> Result<(), Full> {
         let open = self.lock().len();
         if open < self.most { Ok(()) } else { Err(Full(open)) }

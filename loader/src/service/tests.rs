@@ -79,7 +79,7 @@ impl Setup {
         ServiceConfig { listen: vec![Listen::Unix(self.socket())], ..self.config() }
     }
 
-    /// Digests of the batches that a loader in this process gives.
+    /// Digests of the batches made by a loader in this process.
     fn digests(
         &self,
         config: &StreamConfig,

@@ -1,9 +1,9 @@
-//! File descriptors sent over a Unix socket (`SCM_RIGHTS`), which the standard library cannot do.
+//! Passing of file descriptors over a Unix socket (`SCM_RIGHTS`), which the standard library does not support.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
-/// Room for the control message of one descriptor, aligned as its header must be.
+/// Buffer for the control message of one descriptor, aligned as its header requires.
 type Control = [u64; 4];
 
 /// Bytes of the control message's content.
@@ -11,7 +11,7 @@ const RIGHTS_LEN: libc::c_uint = 4;
 
 const _: () = assert!(size_of::<RawFd>() == 4);
 
-/// Sends a descriptor with one byte.
+/// Sends a descriptor together with one byte.
 ///
 /// # Errors
 /// If the socket is closed or full.
@@ -35,7 +35,7 @@ pub(crate) fn send(socket: BorrowedFd<'_>, file: BorrowedFd<'_>) -> io::Result<(
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Receives a descriptor with one byte.
+/// Receives a descriptor together with one byte.
 ///
 /// # Errors
 /// If the socket is closed or brings no descriptor.
@@ -65,7 +65,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server sent no file"))
 }
 
-/// A message of one piece, with room for control data.
+/// Creates a message of one piece, with a buffer for control data.
 #[expect(unsafe_code, reason = "a struct of the system with hidden fields")]
 fn message(piece: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
     // SAFETY: zeros are a valid message: no name, no pieces, no control data.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::nearest::hint;
 use crate::plural::count;
 
-/// Error for a selection that does not fit the cases.
+/// Error of a selection that does not match the cases.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
     /// A dataset to include is not in the cache.
@@ -21,7 +21,7 @@ pub enum SelectError {
     UnknownCase {
         /// File of the list.
         list: PathBuf,
-        /// Name, as listed.
+        /// Name in the list.
         name: String,
         /// Key of the most similar case of the cache, if one is similar.
         nearest: Option<String>,
@@ -34,19 +34,19 @@ pub enum SelectError {
         /// Key of the most similar case of the cache, if one is similar.
         nearest: Option<String>,
     },
-    /// A name without its dataset is that of cases in several of the selected datasets.
+    /// A name without its dataset matches cases in several of the selected datasets.
     #[error(
         "{}: {name:?} is the name of {first} and of {second}; write DATASET/CASE, or select one dataset with stream.include",
         origin(list.as_deref())
     )]
     Ambiguous {
-        /// File of the list; none if the configuration names the cases.
+        /// File of the list; `None` if the configuration names the cases.
         list: Option<PathBuf>,
-        /// Name, as listed.
+        /// Name in the list.
         name: String,
-        /// Key of the first case of this name.
+        /// Key of the first case with this name.
         first: String,
-        /// Key of the next one.
+        /// Key of another case with this name.
         second: String,
     },
     /// A named case is in the cache, but in a dataset that is not selected.
@@ -55,11 +55,11 @@ pub enum SelectError {
         origin(list.as_deref())
     )]
     Excluded {
-        /// File of the list; none if the configuration names the cases.
+        /// File of the list; `None` if the configuration names the cases.
         list: Option<PathBuf>,
-        /// Name, as listed.
+        /// Name in the list.
         name: String,
-        /// Key of the first case of this name.
+        /// Key of the case with this name.
         case: String,
     },
     /// The list cannot be read.
@@ -67,7 +67,7 @@ pub enum SelectError {
     ReadList {
         /// File of the list.
         list: PathBuf,
-        /// Error of reading the list.
+        /// Error from reading the list.
         source: std::io::Error,
     },
     /// The list names no case.
@@ -76,7 +76,7 @@ pub enum SelectError {
         /// File of the list.
         list: PathBuf,
     },
-    /// The file of folds is not nnU-Net's.
+    /// The file of folds is not in nnU-Net's format.
     #[error("{}: {reason}", splits.display())]
     BadSplits {
         /// Path of the file of folds.
@@ -92,20 +92,20 @@ pub enum SelectError {
         /// Number of cases in the cache.
         cases: usize,
     },
-    /// No case would be left to validate on.
+    /// No case would be left for validation.
     #[error(
         "split: shots = {shots} of {}; expected fewer shots than cases, so that some validate",
         count(cases, "case")
     )]
     TooManyShots {
-        /// Cases to learn from, as configured.
+        /// Number of training cases, as configured.
         shots: usize,
-        /// Selected cases.
+        /// Number of selected cases.
         cases: usize,
     },
 }
 
-/// Place where cases are named: the file of a list, or the configuration.
+/// Source of the names, for messages: the file of a list, or the configuration.
 fn origin(list: Option<&Path>) -> String {
     list.map_or_else(|| "split".to_owned(), |list| list.display().to_string())
 }

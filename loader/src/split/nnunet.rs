@@ -1,4 +1,4 @@
-//! `splits_final.json` of nnU-Net: the cases to train and to validate on, for each fold.
+//! `splits_final.json` of nnU-Net: the training and validation cases of each fold.
 
 use std::collections::BTreeSet;
 
@@ -7,14 +7,14 @@ use serde::Deserialize;
 use super::{FileSplit, Part, SelectError};
 use crate::plural::count;
 
-/// Names of the cases of a fold.
+/// Names of the cases in a fold.
 #[derive(Deserialize)]
 struct Fold {
     train: BTreeSet<String>,
     val: BTreeSet<String>,
 }
 
-/// Reads the names of a fold's part.
+/// Reads the names of the selected part of a fold.
 ///
 /// # Errors
 /// If the file cannot be read, is not a list of folds, does not have this fold, or trains on a case that it validates

@@ -1,4 +1,4 @@
-//! The cases that a compiled selection takes.
+//! Cases that a compiled selection takes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::nearest::{hint, nearest_case, nearest_dataset};
 /// Names by which a case is selected.
 #[derive(Clone, Copy, Debug)]
 pub struct CaseName<'a> {
-    /// Dataset.
+    /// Name of the dataset.
     pub dataset: &'a str,
     /// `DATASET/CASE`.
     pub key: &'a str,
@@ -81,20 +81,20 @@ impl Selector {
         Ok(taken.into_iter().map(|(idx, _)| idx).collect())
     }
 
-    /// Returns whether `include` and `exclude` leave the dataset of any of the cases.
+    /// Returns whether the dataset of any of the cases is included and not excluded.
     #[must_use]
     pub fn selects_a_dataset(&self, cases: &[CaseName<'_>]) -> bool {
         cases.iter().any(|case| self.is_of_selected_dataset(case))
     }
 
-    /// Returns whether `include` and `exclude` leave a case's dataset.
+    /// Returns whether a case's dataset is included and not excluded.
     fn is_of_selected_dataset(&self, case: &CaseName<'_>) -> bool {
         let meets =
             |patterns: &[(String, WildMatch)]| patterns.iter().any(|(_, pattern)| names_dataset(pattern, case.dataset));
         (self.include.is_empty() || meets(&self.include)) && !meets(&self.exclude)
     }
 
-    /// Checks that every listed name is that of exactly one case of the selected datasets.
+    /// Checks that every listed name matches exactly one case of the selected datasets.
     ///
     /// # Errors
     /// The first name that is not.
@@ -129,7 +129,7 @@ impl Selector {
         Ok(())
     }
 
-    /// File that names the cases, if there is one.
+    /// File that names the cases; `None` if there is no such file.
     fn list(&self) -> Option<PathBuf> {
         match &self.split {
             Split::List(ListSplit { list }) | Split::File(FileSplit { splits: list, .. }) => Some(list.clone()),
@@ -138,9 +138,9 @@ impl Selector {
     }
 }
 
-/// Remarks on the entries of `exclude` that match no dataset of `cases`, which may be those of several caches: a line each, with
-/// the dataset that was probably meant. Such entries are allowed, so that one list serves many caches, and a misspelt name is
-/// one of them.
+/// Remarks on the entries of `exclude` that match no dataset of `cases`, which may come from several caches: one line
+/// each, with the dataset that was probably meant. Such entries are allowed, so that one list serves many caches; but a
+/// misspelt name looks the same.
 #[must_use]
 pub fn remarks_on_exclude(exclude: &[String], cases: &[CaseName<'_>]) -> Vec<String> {
     let datasets: BTreeSet<&str> = cases.iter().map(|case| case.dataset).collect();
@@ -170,7 +170,7 @@ fn names_dataset(pattern: &WildMatch, dataset: &str) -> bool {
     pattern.matches(&dataset) || pattern.matches(short)
 }
 
-/// Case of `DATASET/CASE`.
+/// Name of the case without its dataset: `CASE` for `DATASET/CASE`.
 fn short_key(key: &str) -> &str {
     key.rsplit_once('/').map_or(key, |(_, case)| case)
 }

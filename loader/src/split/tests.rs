@@ -10,7 +10,7 @@ fn select(split: &Split, include: &[&str], exclude: &[&str], keys: &[String]) ->
     Selector::new(&owned(include), &owned(exclude), split)?.select(&names(keys))
 }
 
-/// Folds of [`keys`] of 12 cases.
+/// Folds of the first 12 [`keys`].
 const HASHED_FOLDS: [u32; 12] = [3, 2, 3, 1, 0, 4, 0, 0, 4, 2, 3, 3];
 const DEALT_FOLDS: [u32; 12] = [1, 0, 4, 0, 2, 0, 2, 1, 1, 3, 4, 3];
 
@@ -52,7 +52,7 @@ proptest! {
                 prop_assert!(train.iter().all(|case| !validation.contains(case)));
                 sizes.push(validation.len());
                 held_out.extend(validation);
-                // Which datasets are included changes no case's fold.
+                // A case's fold does not depend on the datasets included.
                 let all = select(&split(fold, Part::Train), &[], &[], &keys).unwrap();
                 prop_assert!(train.iter().all(|case| all.contains(case)));
             }
@@ -66,7 +66,8 @@ proptest! {
     }
 }
 
-/// Folds of the program that introduced each rule: a change would mix training and validation cases of existing runs.
+/// Expected folds come from the program that introduced each rule: a change would mix training and validation cases of
+/// existing runs.
 #[test]
 fn the_rules_of_folds_are_frozen() {
     let keys = keys(12);
@@ -112,7 +113,7 @@ fn datasets_are_included_and_excluded_by_name() {
 }
 
 #[test]
-fn names_to_exclude_that_match_nothing_are_told() {
+fn names_to_exclude_that_match_nothing_are_reported() {
     let keys = keys(6);
     let remarks = |exclude: &[&str]| {
         let exclude: Vec<String> = exclude.iter().map(|&name| name.to_owned()).collect();
@@ -175,7 +176,7 @@ fn folds_of_nnunet_are_read() {
     assert!(error(split(0, None, Part::Train)).contains(": not a list of folds as nnU-Net writes it: "));
 }
 
-/// Names without datasets, in all three kinds of lists, among cases of which two have the same name.
+/// Tests names without a dataset in all three kinds of lists; two cases of the cache share a name.
 #[test]
 fn a_name_selects_one_case_or_is_refused() {
     let keys = ["A/case0", "A/case1", "B/case0", "B/case2"].map(str::to_owned);

@@ -1,4 +1,4 @@
-//! Names of metrics, in tables that programs describe to their recorder and that tests compare with dashboards.
+//! Names of metrics, in tables that programs pass to their recorder and that tests compare with dashboards.
 
 use metrics::{SharedString, describe_counter, describe_gauge, describe_histogram};
 

@@ -1,13 +1,14 @@
-//! Elementary functions as short polynomials that the compiler vectorises to eight lanes, and a generator of normals.
+//! Elementary functions as short polynomials that the compiler vectorises to eight lanes, and a generator of normally
+//! distributed numbers.
 //!
-//! They replace the system's library for two reasons. The library is called voxel by voxel: `f32::powf` alone takes
-//! 5.1 ms for 96³ voxels, while all of `GammaParams::apply` with [`pow`] takes 1.9 ms. And its last bits differ between
-//! systems, while plain multiplications and additions (Rust never fuses them) give the same bits everywhere.
+//! They replace the system's math library for two reasons. The library is called voxel by voxel: `f32::powf` alone
+//! takes 5.1 ms for 96³ voxels, while all of `GammaParams::apply` with [`pow`] takes 1.9 ms. And its last bits differ
+//! between systems, while plain multiplications and additions (Rust never fuses them) give the same bits everywhere.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// Lanes computed together: one AVX2 register of f32.
+/// Number of lanes computed together: one AVX2 register of f32.
 pub(super) const LANES: usize = 8;
 
 /// Base-2 logarithm of a positive, normal number; absolute error below 5e-7 (relative to max(1, |result|)).
@@ -41,7 +42,7 @@ pub(super) fn exp2(y: f32) -> f32 {
 }
 
 /// `x` to the power `exponent`, for x in [0, 1] and an exponent in (0, 8]. The relative error is below 1e-5 for results
-/// above 2^-100; smaller ones become some number below 2^-60.
+/// above 2^-100; smaller results are some number below 2^-60.
 #[inline]
 pub(super) fn pow(x: f32, exponent: f32) -> f32 {
     const TINY: f32 = 7.888_609e-31; // 2^-100
@@ -58,11 +59,11 @@ fn sin_turns(t: f32) -> f32 {
     a * series
 }
 
-/// Generator of standard normals, by the Box-Muller transform of words of `ChaCha8`.
+/// Generator of standard normal numbers, by the Box-Muller transform of words of `ChaCha8`.
 ///
 /// Each normal is a function of the seed and its number: normal n comes from block n/16 of the key stream, so that a
-/// device can make the same field in any order. The words of a block are eight radii, then eight angles; pair i gives
-/// the normals i and 8 + i.
+/// device can generate the same numbers in any order. The words of a block are eight radii, then eight angles; pair i
+/// gives the normals i and 8 + i.
 ///
 /// Adding 96³ normals to a crop takes 2.1 ms on a core whose sibling was busy (`cargo bench -p benches --bench
 /// transforms -- gaussian_noise`). Eight xoshiro128++ in parallel took 1.0 ms on an idle core, but each of their numbers
@@ -79,18 +80,18 @@ pub(super) struct Normals {
     next: usize,
 }
 
-/// Words generated at a time, 1 KiB: several blocks, so that they are computed in vectors.
+/// Number of words generated at a time (1 KiB): several blocks, so that they are computed in vectors.
 const WORDS: usize = 256;
 
 impl Normals {
-    /// Generator of the sequence of `seed`.
+    /// Creates the generator of the sequence for `seed`.
     pub(super) fn new(seed: u64) -> Self {
         let mut key = [0u8; 32];
         key[..8].copy_from_slice(&seed.to_le_bytes());
         Self { source: ChaCha8Rng::from_seed(key), words: [0; WORDS], next: WORDS }
     }
 
-    /// Next sixteen normals.
+    /// Returns the next sixteen normals.
     #[inline]
     pub(super) fn next_pair(&mut self) -> ([f32; LANES], [f32; LANES]) {
         const UNIT: f32 = 1.0 / 16_777_216.0; // 2^-24
@@ -105,7 +106,7 @@ impl Normals {
             // In (0, 1], so that the logarithm is finite.
             let u = ((radii[i] >> 8) + 1) as i32 as f32 * UNIT;
             let radius = (-2.0 * std::f32::consts::LN_2 * log2(u)).max(0.0).sqrt();
-            // In [-1/2, 1/2) turns.
+            // Within [-1/2, 1/2) turns.
             let turn = (angles[i] as i32 >> 8) as f32 * UNIT;
             first[i] = radius * sin_turns(0.25 - turn.abs());
             second[i] = radius * sin_turns((0.25 - (turn.abs() - 0.25).abs()).copysign(turn));

@@ -11,9 +11,9 @@ use super::rotate90::Rotate90Params;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AxisMap {
-    /// Source axis that output axis `a` runs along.
+    /// Source axis along which output axis `a` runs.
     pub source: [usize; 3],
-    /// True if output axis `a` runs against its source axis.
+    /// True if output axis `a` runs in the opposite direction of its source axis.
     pub flipped: [bool; 3],
 }
 
@@ -49,8 +49,7 @@ impl AxisMap {
     }
 
     /// Start and strides of a walk through the source in the order of an output of `shape`: the index of the output's
-    /// first voxel, and the increment of the index along each output axis. `strides` are those of the source, along
-    /// x, y, z.
+    /// first voxel, and the increment of the index along each output axis. `strides` are the source's along x, y, z.
     #[must_use]
     pub fn walk(&self, shape: [usize; 3], strides: [usize; 3]) -> (usize, [isize; 3]) {
         let mut start = 0;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::range::{PositiveRange, Probability};
 use crate::rng::{DrawId, Operation};
 
-/// Settings of the multiplication of all voxels by a factor, which is as likely below 1 as above it.
+/// Settings of the multiplication of all voxels by a factor, which is below 1 as often as above it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Brightness {

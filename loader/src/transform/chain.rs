@@ -1,8 +1,8 @@
 //! Chains: the transforms that a crop goes through, in order, and the parameters sampled for one crop.
 //!
-//! [`Chain`] and [`SampledParams`] are matched here only. Other modules ask a crop's parameters for the parts that they
-//! carry out: [`SampledParams::axis_map`] and [`SampledParams::intensity`] fit into a copy of the crop,
-//! [`SampledParams::rest`] does not.
+//! [`Chain`] and [`SampledParams`] are matched here only. Other modules query a crop's parameters for their own part:
+//! [`SampledParams::axis_map`] and [`SampledParams::intensity`] are applied while the crop is copied,
+//! [`SampledParams::rest`] afterwards.
 
 use serde::{Deserialize, Serialize};
 
@@ -36,12 +36,12 @@ pub enum Chain {
     Nnunet(Nnunet),
 }
 
-/// Settings of the chain without transforms: none.
+/// Settings of the empty chain; it has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plain {}
 
-/// All parameters of one crop's augmentation: enough to repeat it.
+/// All parameters of one crop's augmentation, which suffice to repeat it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "chain", rename_all = "snake_case")]
 pub enum SampledParams {
@@ -53,12 +53,12 @@ pub enum SampledParams {
     Nnunet(NnunetParams),
 }
 
-/// The part of an augmentation that cannot be applied while a crop is copied from the volume.
+/// Part of an augmentation that cannot be applied while a crop is copied from the volume.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rest<'a> {
     /// No transforms: the copied crop is finished.
     Nothing,
-    /// Transforms of the copied crop, in place.
+    /// Transforms applied in place to the copied crop.
     InPlace(&'a NnunetParams),
     /// Resampling from a box of another size, followed by transforms in place.
     Resampled(&'a NnunetParams),
@@ -87,25 +87,25 @@ pub struct CropMut<'a> {
 }
 
 impl Chain {
-    /// Preset of the pre-training recipe.
+    /// Creates the preset of the pre-training recipe.
     #[must_use]
     pub fn recipe() -> Self {
         Self::Recipe(Recipe::default())
     }
 
-    /// Preset of nnU-Net.
+    /// Creates the preset of nnU-Net.
     #[must_use]
     pub fn nnunet() -> Self {
         Self::Nnunet(Nnunet::default())
     }
 
-    /// No augmentation.
+    /// Creates the preset without augmentation.
     #[must_use]
     pub fn plain() -> Self {
         Self::Plain(Plain {})
     }
 
-    /// Returns true if intensities are at most multiplied and shifted, so that a crop can be handed on as stored
+    /// Returns true if intensities are at most multiplied and shifted, so that a crop can be passed on as stored
     /// values.
     #[must_use]
     pub fn is_linear(&self) -> bool {
@@ -124,7 +124,7 @@ impl Chain {
         matches!(self, Self::Recipe(recipe) if recipe.rotate90.probability.get() > 0.0)
     }
 
-    /// Sides of a box that holds [`SampledParams::source_box`] of every crop of `crop_size`.
+    /// Shape of a box that contains the [`SampledParams::source_box`] of every crop of `crop_size`.
     #[must_use]
     pub fn largest_source_box(&self, crop_size: [usize; 3]) -> [usize; 3] {
         let [x, y, z] = crop_size;
@@ -135,7 +135,7 @@ impl Chain {
         }
     }
 
-    /// Samples all parameters of the crop `id`, as a pure function of it.
+    /// Samples all parameters of a crop, as a pure function of its identity `id`.
     #[must_use]
     pub fn sample_params(&self, id: &DrawId) -> SampledParams {
         match self {
@@ -147,7 +147,7 @@ impl Chain {
 }
 
 impl SampledParams {
-    /// Shape of the box to cut from the volume, about the crop's centre, for a crop of `crop_size`.
+    /// Shape of the box, centred on the crop's centre, to cut from the volume for a crop of `crop_size`.
     #[must_use]
     pub fn source_box(&self, crop_size: [usize; 3]) -> [usize; 3] {
         match self {
@@ -166,7 +166,7 @@ impl SampledParams {
         }
     }
 
-    /// Factor and summand to apply to each voxel while the crop is copied.
+    /// Multiplier and offset to apply to each voxel while the crop is copied.
     #[must_use]
     pub fn intensity(&self) -> (f32, f32) {
         match self {
@@ -175,7 +175,7 @@ impl SampledParams {
         }
     }
 
-    /// Returns true if the parameters are those of a linear chain, see [`Chain::is_linear`].
+    /// Returns true if the parameters belong to a linear chain, see [`Chain::is_linear`].
     #[must_use]
     pub fn is_linear(&self) -> bool {
         matches!(self.rest(), Rest::Nothing)
@@ -183,8 +183,8 @@ impl SampledParams {
 
     /// Returns true if the copy of the crop applies the whole augmentation, so that a copied crop is finished.
     ///
-    /// Crops without augmentation do not count: through a row buffer and non-temporal stores, 256 of them took 1.12 s of
-    /// CPU time instead of 1.06 (`hiend-shard stream --augment plain`, digests included).
+    /// Crops without augmentation are excluded: through a row buffer and non-temporal stores, 256 of them took 1.12 s
+    /// of CPU time instead of 1.06 (`hiend-shard stream --augment plain`, digests included).
     #[must_use]
     pub fn is_fused(&self) -> bool {
         matches!(self, Self::Recipe(_))
@@ -200,7 +200,7 @@ impl SampledParams {
         }
     }
 
-    /// Describes each transform that is applied by one phrase, in order.
+    /// Describes each applied transform by a phrase, in order.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
         match self {
@@ -210,7 +210,7 @@ impl SampledParams {
         }
     }
 
-    /// Makes the augmented crop from the box of [`Self::source_box`].
+    /// Makes the augmented crop from the box whose shape is [`Self::source_box`].
     ///
     /// # Panics
     /// If a slice does not have its shape, if the source's shape does not fit, or if only one side has labels.
@@ -377,7 +377,7 @@ mod tests {
         assert_eq!(&hasher.finalize().to_hex()[..16], "2b835a8d1bb4d0d4");
     }
 
-    /// Rates over many crops are within five standard errors of the stated probabilities.
+    /// Observed rates over many crops lie within five standard errors of the stated probabilities.
     #[test]
     fn transforms_are_applied_at_their_stated_rates() {
         const NUM_CROPS: u32 = 20_000;

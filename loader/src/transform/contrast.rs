@@ -10,7 +10,7 @@ use crate::rng::{DrawId, Operation};
 
 /// Settings of the change of contrast: x becomes mean + m (x - mean), clamped to the crop's extremes.
 ///
-/// The multiplier m is as likely below 1 as above it.
+/// The multiplier m is below 1 as often as above it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Contrast {
@@ -20,7 +20,7 @@ pub struct Contrast {
     pub factor: PositiveRange,
 }
 
-/// Sampled multiplier.
+/// Sampled multiplier of one crop.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContrastParams {

@@ -11,7 +11,7 @@ use crate::rng::{DrawId, Operation};
 
 /// Settings of the gamma correction: x becomes ((x - min)/(max - min))^g (max - min) + min.
 ///
-/// The exponent g is as likely below 1 as above it.
+/// The exponent g is below 1 as often as above it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gamma {
@@ -29,7 +29,7 @@ pub struct Gamma {
 pub enum Polarity {
     /// The image itself.
     Plain,
-    /// The image times -1, so that bright becomes dark; inverted again afterwards.
+    /// The image times -1, so that bright becomes dark; the sign is restored afterwards.
     Inverted,
 }
 
@@ -52,7 +52,7 @@ impl Default for Gamma {
 }
 
 impl Gamma {
-    /// Default settings of nnU-Net's gamma correction of the inverse: the same but rarer.
+    /// Default settings of nnU-Net's gamma correction of the inverted image: the same range, but a lower probability.
     #[must_use]
     pub fn inverted() -> Self {
         Self { probability: Probability::known(0.1), ..Self::default() }
@@ -72,10 +72,10 @@ impl Gamma {
 }
 
 impl GammaParams {
-    /// Intensity range below which a crop counts as constant; dividing by it would only amplify noise.
+    /// Intensity range below which a crop counts as constant; dividing by such a range would only amplify noise.
     pub const FLAT: f32 = 1e-7;
 
-    /// Corrects a crop. A constant crop is unchanged.
+    /// Applies the correction to a crop. A constant crop is unchanged.
     pub fn apply(&self, image: &mut [f32]) {
         const PIECE: usize = 2048;
         let before = moments(image);

@@ -12,9 +12,10 @@ use crate::rng::{DrawId, Operation};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GaussianBlur {
-    /// Probability of the transform.
+    /// Probability of applying the transform.
     pub probability: Probability,
-    /// Probability of the channel, given the transform. As in nnU-Net, both are sampled even for a single channel.
+    /// Probability of blurring the channel if the transform is applied. As in nnU-Net, both are sampled even for a
+    /// single channel.
     pub channel_probability: Probability,
     /// Range of the standard deviation along each axis, in voxels.
     pub sigma: PositiveRange,
@@ -59,16 +60,16 @@ impl GaussianBlurParams {
         weights
     }
 
-    /// Index of the voxel that is read for `at + offset` on an axis of `n` voxels, reflected at the borders.
+    /// Index of the voxel that tap `offset` reads for voxel `at` on an axis of `n` voxels, reflected at the borders.
     #[must_use]
     pub fn read_at(at: usize, offset: isize, n: usize) -> usize {
         reflect(at, offset, n)
     }
 
-    /// Blurs a crop of `shape` in place. At its borders it is reflected about the border voxel.
+    /// Blurs a crop of `shape` in place. The crop is continued beyond its borders by reflection about the border voxel.
     ///
-    /// Planes along x pass through a ring of 2 r + 1 planes that are blurred along z and y already, so the crop is read
-    /// and written once and the ring stays in the second-level cache.
+    /// Planes along x pass through a ring of 2 r + 1 planes already blurred along z and y, so the crop is read and
+    /// written once and the ring stays in the second-level cache.
     ///
     /// # Panics
     /// If `image` does not have `shape`.
@@ -113,8 +114,8 @@ impl GaussianBlurParams {
     }
 }
 
-/// Taps on each side of the centre, by nnU-Net's rule, which cuts the kernel at about three standard deviations: 3 taps
-/// in total below 0.583 voxels, 5 below 0.917, then 7.
+/// Number of taps on each side of the centre, by nnU-Net's rule, which cuts the kernel at about three standard
+/// deviations: 3 taps in total below 0.583 voxels, 5 below 0.917, then 7.
 fn radius(sigma: f32) -> usize {
     (3.0 * sigma + 0.25) as usize
 }
@@ -177,7 +178,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Blurs by the definition, voxel by voxel and axis by axis, in f64.
+    /// Blurs by the definition: voxel by voxel and axis by axis, in f64.
     fn by_definition(image: &[f32], shape: [usize; 3], sigma: [f32; 3]) -> Vec<f64> {
         let strides = [shape[1] * shape[2], shape[2], 1];
         let mut now: Vec<f64> = image.iter().map(|&v| f64::from(v)).collect();

@@ -9,7 +9,7 @@ use super::approx::{LANES, Normals};
 use super::range::{Probability, Range};
 use crate::rng::{DrawId, Operation};
 
-/// Settings of the noise: independent normal numbers of one sampled standard deviation.
+/// Settings of the noise: independent normal numbers with one sampled standard deviation.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GaussianNoise {
@@ -20,8 +20,8 @@ pub struct GaussianNoise {
     /// nnU-Net calls it a variance but uses it as a standard deviation.
     ///
     /// DIFFERENCE: nnU-Net adds the noise to values of standard deviation 1; here one unit is the whole window, 425 HU,
-    /// so the same number is about four times as much noise on abdominal CT. The default is nnU-Net's number; set
-    /// `[0, 0.025]` for its strength on CT.
+    /// so the same number is about four times as much noise on abdominal CT. The default is nnU-Net's number; set `[0,
+    /// 0.025]` for nnU-Net's strength on CT.
     pub std: Range,
 }
 
@@ -54,7 +54,7 @@ impl GaussianNoise {
 }
 
 impl GaussianNoiseParams {
-    /// First `count` normals of the field, of standard deviation 1.
+    /// First `count` normal numbers of the field, with standard deviation 1.
     ///
     /// Normal n comes from block n/16 of the key stream of `ChaCha8` whose key is the seed, little-endian, then
     /// zeros: with i = n mod 8, from the block's words i and 8 + i, `u = ((word >> 8) + 1) / 2^24` and

@@ -12,9 +12,10 @@ use crate::rng::{DrawId, Operation};
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LowResolution {
-    /// Probability of the transform.
+    /// Probability of applying the transform.
     pub probability: Probability,
-    /// Probability of the channel, given the transform. As in nnU-Net, both are sampled even for a single channel.
+    /// Probability of coarsening the channel if the transform is applied. As in nnU-Net, both are sampled even for a
+    /// single channel.
     pub channel_probability: Probability,
     /// Range of the factor, in coarse voxels per voxel of the crop; a factor above 1 counts as 1.
     pub scale: PositiveRange,
@@ -50,7 +51,7 @@ impl LowResolution {
     }
 }
 
-/// Voxels along one axis before and after downsampling.
+/// Number of voxels along one axis before and after downsampling.
 ///
 /// The coarse grid is never stored: its voxel i *is* the crop's voxel `nearest(i)`.
 #[derive(Clone, Copy, Debug)]
@@ -94,9 +95,9 @@ impl LowResolutionParams {
 
     /// Downsamples and upsamples a crop of `shape` in place.
     ///
-    /// Each coarse plane is upsampled along z and y when the first output plane needs it; two are kept, and output
-    /// planes are written over the crop. A coarse plane never reads a plane before the first output plane that needs it,
-    /// so nothing is overwritten before it is read.
+    /// Each coarse plane is upsampled along z and y when the first output plane needs it; two coarse planes are kept,
+    /// and output planes overwrite the crop. A coarse plane never reads a plane before the first output plane that
+    /// needs it, so nothing is overwritten before it is read.
     ///
     /// # Panics
     /// If `image` does not have `shape`.
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Applies the definition: makes the coarse image, then interpolates each voxel from eight of its voxels.
+    /// Applies the definition: makes the coarse image, then interpolates each voxel from eight coarse voxels.
     fn by_definition(image: &[f32], shape: [usize; 3], scale: f32) -> Vec<f32> {
         let axes = shape.map(|n| Axis::new(n, scale));
         let [cx, cy, cz] = axes.map(|axis| axis.num_coarse);

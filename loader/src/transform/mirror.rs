@@ -15,7 +15,7 @@ pub struct Mirror {
     pub probability: Probability,
 }
 
-/// Chain that a mirror belongs to. The two sample different random numbers.
+/// Chain that a mirror belongs to; each chain samples other random numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MirrorUse {
     /// Flip of the recipe's chain.
@@ -39,7 +39,7 @@ impl Default for Mirror {
 }
 
 impl Mirror {
-    /// Samples the axes to mirror of the crop `id`; `None` if there are none.
+    /// Samples the axes to mirror for the crop `id`; `None` if there are none.
     #[must_use]
     pub fn sample_params(&self, id: &DrawId, mirror_use: MirrorUse) -> Option<MirrorParams> {
         let mut rng = id.rng(match mirror_use {

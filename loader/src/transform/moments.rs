@@ -8,11 +8,12 @@ pub(super) struct Moments {
     pub(super) min: f32,
     pub(super) max: f32,
     pub(super) mean: f64,
-    /// Standard deviation with denominator n - 1, which cancels where it is used, in ratios of two.
+    /// Standard deviation with denominator n - 1; the denominator cancels, because only ratios of two deviations are
+    /// used.
     pub(super) std: f64,
 }
 
-/// Running sums over eight lanes, in f64 because 96³ squares summed in f32 lose three digits.
+/// Running sums over eight lanes, in f64 because summing 96³ squares in f32 loses three digits.
 #[derive(Debug)]
 pub(super) struct Sums {
     min: [f32; LANES],
@@ -23,7 +24,7 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// Sums over no voxels.
+    /// Creates the sums over no voxels.
     pub(super) fn new() -> Self {
         Self {
             min: [f32::INFINITY; LANES],
@@ -34,7 +35,7 @@ impl Sums {
         }
     }
 
-    /// Adds voxels. In all calls but the last, their number must be a multiple of eight.
+    /// Adds voxels. Except in the last call, their number must be a multiple of eight.
     pub(super) fn add_all(&mut self, voxels: &[f32]) {
         let (eights, rest) = voxels.as_chunks();
         for eight in eights {

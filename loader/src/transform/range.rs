@@ -1,20 +1,20 @@
-//! Probabilities and ranges of a config, checked while parsing so that sampling cannot fail.
+//! Probabilities and ranges of a configuration, checked while parsing so that sampling cannot fail.
 
 use std::fmt;
 
 use rand::{Rng, RngExt as _};
 use serde::{Deserialize, Serialize};
 
-/// Error for numbers that are not a valid probability or range.
+/// Error of numbers that are not a valid probability or range.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum RangeError {
-    /// Number outside [0, 1], or not a number.
+    /// A number outside [0, 1], or NaN.
     #[error("invalid probability {value}; expected a number in [0, 1]")]
     Probability {
         /// Value as a number.
         value: f64,
     },
-    /// Range whose ends are not finite or are swapped.
+    /// A range whose ends are not finite or in the wrong order.
     #[error("invalid range [{low}, {high}]; expected finite ends, the lower one first")]
     Order {
         /// First end.
@@ -22,7 +22,7 @@ pub enum RangeError {
         /// Second end.
         high: f32,
     },
-    /// Range that is not entirely above zero where it must be.
+    /// A range that must lie above zero but does not.
     #[error("invalid range [{low}, {high}]; expected ends above zero")]
     Sign {
         /// First end.
@@ -32,7 +32,7 @@ pub enum RangeError {
     },
 }
 
-/// Probability in [0, 1]; in a config, a plain number. Zero switches a transform off.
+/// Probability in [0, 1]; in a configuration, a plain number. Zero switches a transform off.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "f64", into = "f64")]
 pub struct Probability(f64);
@@ -46,7 +46,7 @@ impl Probability {
         if value >= 0.0 && value <= 1.0 { Ok(Self(value)) } else { Err(RangeError::Probability { value }) }
     }
 
-    /// Probability of a constant.
+    /// Creates a probability from a valid constant.
     ///
     /// # Panics
     /// If `value` lies outside [0, 1].
@@ -64,7 +64,7 @@ impl Probability {
         self.0
     }
 
-    /// Samples whether the event happens. Takes exactly one number from `rng`, whatever the probability.
+    /// Samples whether the event happens. Consumes exactly one number from `rng`, whatever the probability.
     pub(super) fn sample(self, rng: &mut impl Rng) -> bool {
         rng.random::<f64>() < self.0
     }
@@ -83,7 +83,7 @@ impl From<Probability> for f64 {
     }
 }
 
-/// Closed interval of finite numbers; in a config, `[low, high]`.
+/// Closed interval with finite ends; in a configuration, `[low, high]`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "[f32; 2]", into = "[f32; 2]")]
 pub struct Range {
@@ -104,7 +104,7 @@ impl Range {
         }
     }
 
-    /// Range of constants.
+    /// Creates a range from valid constants.
     ///
     /// # Panics
     /// If [`Range::new`] fails.
@@ -128,9 +128,9 @@ impl Range {
         self.high
     }
 
-    /// Samples a number uniformly. Takes exactly one number from `rng`.
+    /// Samples a number uniformly. Consumes exactly one number from `rng`.
     pub(super) fn sample(self, rng: &mut impl Rng) -> f32 {
-        // In f64, where only the final conversion can leave the range; the clamp undoes that.
+        // Computed in f64: only the final conversion can leave the range, and the clamp corrects it.
         let at = rng.random::<f64>();
         let value = f64::from(self.low) + (f64::from(self.high) - f64::from(self.low)) * at;
         (value as f32).clamp(self.low, self.high)
@@ -168,7 +168,7 @@ impl PositiveRange {
         }
     }
 
-    /// Positive range of constants.
+    /// Creates a positive range from valid constants.
     ///
     /// # Panics
     /// If [`PositiveRange::new`] fails.
@@ -186,15 +186,15 @@ impl PositiveRange {
         self.0
     }
 
-    /// Samples a number uniformly. Takes exactly one number from `rng`.
+    /// Samples a number uniformly. Consumes exactly one number from `rng`.
     pub(super) fn sample(self, rng: &mut impl Rng) -> f32 {
         self.0.sample(rng)
     }
 
-    /// Samples a number that is as likely below 1 as above it and uniform on either side, as nnU-Net does for contrast,
+    /// Samples a number that is below 1 as often as above it and uniform on either side, as nnU-Net does for contrast,
     /// brightness and gamma.
     ///
-    /// A range on one side of 1 is sampled uniformly. Takes exactly two numbers from `rng`.
+    /// A range on one side of 1 is sampled uniformly. Consumes exactly two numbers from `rng`.
     pub(super) fn sample_about_one(self, rng: &mut impl Rng) -> f32 {
         let Range { low, high } = self.0;
         let below = rng.random::<f64>() < 0.5;
@@ -222,7 +222,7 @@ impl From<PositiveRange> for [f32; 2] {
     }
 }
 
-/// Writes the names of the axes that are set, as ` x z`.
+/// Writes the names of the axes whose element is true, such as ` x z`.
 pub(super) fn write_axes(f: &mut fmt::Formatter<'_>, axes: [bool; 3]) -> fmt::Result {
     for (set, name) in axes.into_iter().zip(["x", "y", "z"]) {
         if set {

@@ -1,4 +1,4 @@
-//! Quarter turns in the plane of the first two axes, in the sense of `np.rot90`: from x towards y.
+//! Quarter turns in the plane of the first two axes, in the direction of `np.rot90`: from x towards y.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ pub struct Rotate90 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rotate90Params {
-    /// Quarter turns: 1, 2 or 3; other numbers count modulo 4.
+    /// Number of quarter turns: 1, 2 or 3; other numbers count modulo 4.
     pub turns: u8,
 }
 

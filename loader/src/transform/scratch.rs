@@ -3,7 +3,7 @@
 /// Buffers that grow with a chain's first crop and are reused from then on.
 ///
 /// Their contents are unspecified between calls. For crops of 96³ and the default chains they stay below 0.5 MiB; the
-/// plain quarter turn, which the pipeline does not use, needs the size of a crop.
+/// unfused quarter turn, which the pipeline does not use, needs the size of a crop.
 #[derive(Debug, Default)]
 pub struct Scratch {
     floats: Vec<f32>,
@@ -11,13 +11,13 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Empty buffers.
+    /// Creates empty buffers.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Returns `num_floats` floats and `num_indices` indices, of unspecified value.
+    /// Returns `num_floats` floats and `num_indices` indices of unspecified value.
     pub(super) fn take(&mut self, num_floats: usize, num_indices: usize) -> (&mut [f32], &mut [u32]) {
         if self.floats.len() < num_floats {
             self.floats.resize(num_floats, 0.0);

@@ -21,7 +21,7 @@ pub struct ShiftIntensity {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShiftIntensityParams {
-    /// Summand of every voxel, in units of the window.
+    /// Value added to every voxel, in units of the window.
     pub shift: f32,
 }
 

@@ -4,10 +4,11 @@
 //! more of the source and makes organs smaller. (batchgeneratorsv2 multiplied by the transposed matrix until July 2026;
 //! this is the corrected sense.)
 //!
-//! A rotated crop needs more of the volume than its own box. [`SpatialParams::source_box`] is the box that it needs, and
-//! exactly that box is read from the cache: for 96³ crops and the default ranges, 1.45 times the crop's voxels on average
-//! (2.27 times if a rotation or scaling is applied; at most 11.3 times among 200,000 samples). Voxels outside the source
-//! count as 0, the window's lower end, which also pads volumes; a source of the full box is never read outside.
+//! A rotated crop needs more of the volume than its own box. [`SpatialParams::source_box`] is the box that it needs,
+//! and exactly that box is read from the cache: for 96³ crops and the default ranges, 1.45 times the crop's voxels on
+//! average (2.27 times if a rotation or scaling is applied; at most 11.3 times among 200,000 samples). Voxels outside
+//! the source count as 0, the window's lower end, which also pads volumes; a source as large as the full box is never
+//! read outside.
 //!
 //! DIFFERENCE: nnU-Net cuts one fixed, somewhat larger box for every crop, made for scales of 0.85 to 1.25, and fills
 //! corners outside it with 0, the mean of its normalised images; here corners show the volume. It also interpolates
@@ -89,7 +90,7 @@ impl Spatial {
 const MARGIN: f64 = 1e-3;
 
 impl Spatial {
-    /// Sides of a box that holds [`SpatialParams::source_box`] for whatever is sampled.
+    /// Shape of a box that contains the [`SpatialParams::source_box`] of every sample.
     #[must_use]
     pub fn largest_source_box(&self, crop_size: [usize; 3]) -> [usize; 3] {
         let half = crop_size.map(|n| (n as f64 - 1.0) / 2.0);
@@ -121,7 +122,7 @@ impl SpatialParams {
         ]
     }
 
-    /// Shape of the box, about the same centre, that holds every voxel read for a crop of `crop_size`.
+    /// Shape of the box, centred on the crop's centre, that contains every voxel read for a crop of `crop_size`.
     ///
     /// The sides differ from the crop's by even numbers, so the box starts a whole number of voxels, `(side - crop)/2`,
     /// before the crop; the number is negative if the scale makes the box smaller than the crop.
@@ -295,7 +296,7 @@ mod tests {
         assert_eq!(params([12.0, -3.25, 0.0], 1.1).to_string(), "rotate 12.0° -3.2° 0.0° scale 1.100");
     }
 
-    /// Parameters well beyond the default ranges.
+    /// Strategy for parameters well beyond the default ranges.
     fn any_params() -> impl Strategy<Value = SpatialParams> {
         let angle = || -180.0f32..180.0;
         ([angle(), angle(), angle()], 0.3f32..2.0).prop_map(|(angles, scale)| params(angles, scale))
@@ -394,7 +395,7 @@ mod tests {
         }
     }
 
-    /// Nearest-neighbour resampling of labels by the definition, voxel by voxel in f64.
+    /// Nearest-neighbour resampling of labels by the definition: voxel by voxel, in f64.
     struct Nearest<'a> {
         params: SpatialParams,
         source: &'a [u8],

@@ -9,7 +9,8 @@ use crate::rng::{DrawId, case_key};
 use crate::sampler::Kind;
 
 impl Visitor {
-    /// Fetches the chunks that a visit will read, and waits until they are at hand. `ignore` is that of the visit.
+    /// Fetches the chunks that a visit will read, and waits until they are available locally. `ignore` is the ignore
+    /// label passed to the visit.
     ///
     /// Takes three round trips: the index, then the chunks that hold the centres, then those of the crops.
     ///

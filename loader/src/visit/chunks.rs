@@ -1,8 +1,8 @@
 //! Chunks of a visit for a device that decodes them: verified and copied as they are stored, each once.
 //!
-//! Labels are decoded here, and only cut, flipped and turned. An entropy coder shrinks them to a few hundredths of a byte per
-//! voxel, and its data can only be read from their beginning, which gives a device nothing to share among its threads.
-//! Training checks every label on the host anyway.
+//! Labels are decoded here, and only cut, flipped and turned. An entropy coder shrinks them to a few hundredths of a
+//! byte per voxel, and its data can only be read from the beginning, so a device could not divide the work among its
+//! threads. Training checks every label on the host anyway.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use super::form::Planned;
 use super::plan::CropPlan;
 use crate::batch::{ChunkSource, CropChunks, VoxelForm};
 
-/// Copier of coded chunks, and of labels.
+/// Copies coded chunks of a case to a batch, and decodes labels.
 #[derive(Default)]
 pub(super) struct ChunkCopier {
     /// Content of each wanted chunk of the volume.
@@ -35,12 +35,13 @@ struct LabelCut {
 }
 
 impl ChunkCopier {
-    /// Bytes of the buffers whose size depends on the case.
+    /// Size in bytes of the buffers that depend on the case.
     pub(super) fn buffer_bytes(&self) -> u64 {
         (self.sources.capacity() * size_of::<ChunkSource>()) as u64
     }
 
-    /// Writes the records of all chunks that the planned crops meet to the beginning of `words`; returns the crops.
+    /// Writes the records of all chunks that the planned crops intersect to the beginning of `words`; returns the
+    /// crops.
     ///
     /// # Errors
     /// If the image has another codec, a chunk cannot be read or is corrupt, or `words` has less room than [`most_words`]
@@ -126,7 +127,7 @@ impl ChunkCopier {
 }
 
 impl LabelCut {
-    /// Places the labels of crops one after the other.
+    /// Places the labels of all crops one after the other.
     fn all(planned: &Planned<'_>) -> Vec<Self> {
         let mut end = 0;
         let place = |crop: &CropPlan| {
@@ -144,7 +145,8 @@ impl LabelCut {
     }
 }
 
-/// Maximum number of words of the records of a visit: `num_crops` boxes of up to `box_shape` in a volume of `grid`.
+/// Maximum number of words that the records of a visit take: `num_crops` boxes of up to `box_shape` in a volume with
+/// `grid`.
 pub(crate) fn most_words(packed: Packed, grid: &Grid, num_crops: usize, box_shape: [usize; 3]) -> usize {
     let chunk = grid.chunk();
     // A box of n voxels that begins with the last voxel of a chunk meets the most chunks.

@@ -1,8 +1,8 @@
 //! Copies of the chunks of a column into one crop: converted, flipped and turned in one pass.
 //!
-//! A column is all chunks that lie above one another along z. Its rows are as long as the crop's, so the crop is
-//! written in whole rows, in the order in which they lie in memory. Chunk by chunk, a crop is written in pieces of 32
-//! voxels instead; that took 1.3 to 1.5 times as long (`benches/README.md`, "Copying").
+//! A column consists of all chunks with the same x and y. Its rows are as long as the crop's, so the crop is written in
+//! whole rows, in the order in which they lie in memory. Chunk by chunk, a crop is written in pieces of 32 voxels
+//! instead; that took 1.3 to 1.5 times as long (`benches/README.md`, "Copying").
 
 use hiend_cache::Box3;
 use hiend_cache::grid::Grid;
@@ -14,9 +14,9 @@ use crate::transform::AxisMap;
 /// Layout in which a crop's rows are written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
-    /// Source of each axis of the crop. Keeps z where it is, so that rows stay rows.
+    /// Source of each axis of the crop. Maps z to z, so that rows stay rows.
     pub(super) map: AxisMap,
-    /// Voxels along x, y, z.
+    /// Size of the crop in voxels along x, y, z.
     pub(super) size: [usize; 3],
 }
 
@@ -24,9 +24,9 @@ pub(super) struct Layout {
 #[derive(Debug)]
 pub(super) struct ColumnCopy<'a> {
     pub(super) grid: &'a Grid,
-    /// The whole column.
+    /// Box of the whole column.
     pub(super) column: Box3,
-    /// The part of it that is copied.
+    /// Part of the column that is copied.
     pub(super) part: Box3,
     /// First voxel of the crop's box.
     pub(super) box_start: [i64; 3],
@@ -35,20 +35,20 @@ pub(super) struct ColumnCopy<'a> {
 /// Buffers for copying rows.
 #[derive(Debug, Default)]
 pub(super) struct RowBuffers {
-    /// A finished row on its way past the caches.
+    /// A finished row, before it is written past the caches.
     row: Vec<f32>,
     pieces: Vec<Piece>,
 }
 
 impl RowBuffers {
-    /// Floats allocated.
+    /// Number of floats allocated.
     pub(super) fn capacity(&self) -> usize {
         self.row.capacity()
     }
 }
 
 impl ColumnCopy<'_> {
-    /// Copies the image as floats. Rows bypass the caches if `finished` says that nothing reads them soon.
+    /// Copies the image as floats. Rows bypass the caches if `finished` is true, because nothing reads them soon.
     pub(super) fn floats(
         &self,
         chunks: &[Vec<u16>],
@@ -70,15 +70,15 @@ impl ColumnCopy<'_> {
         }
     }
 
-    /// Copies stored values or labels as they are.
+    /// Copies stored values or labels unchanged.
     pub(super) fn values<T: Copy>(&self, chunks: &[Vec<T>], layout: Layout, buffers: &mut RowBuffers, crop: &mut [T]) {
         self.rows(chunks, layout, (None, |_: &[T], _: &mut [T]| ()), &mut buffers.pieces, crop, |value| value);
     }
 
     /// Copies row by row along z. With a row buffer, each row is assembled there and then written by `store`.
     ///
-    /// Rows are visited in the crop's memory order: writes go to main memory, which favours sequential access; reads
-    /// hit the core's cache, which does not care.
+    /// Rows are visited in the crop's memory order: writes go to main memory, which favours sequential access, while
+    /// reads hit the core's cache, where the order does not matter.
     fn rows<T: Copy, U>(
         &self,
         chunks: &[Vec<T>],
@@ -145,11 +145,11 @@ struct Piece {
     chunk: usize,
     /// Length of the chunk along z.
     stride: usize,
-    /// Start in the chunk's row.
+    /// Start index in the chunk's row.
     from: usize,
-    /// Start in the crop's row.
+    /// Start index in the crop's row.
     to: usize,
-    /// Voxels.
+    /// Number of voxels.
     len: usize,
 }
 
@@ -159,19 +159,19 @@ struct Axis {
     count: usize,
     /// First index in the crop.
     first: usize,
-    /// First index in the column, along the axis that this one is read from.
+    /// First index in the column, along the axis from which this one is read.
     from: usize,
     flipped: bool,
 }
 
 impl Axis {
-    /// Index in the column that index `at` of the range is read from.
+    /// Index in the column from which index `at` of the range is read.
     fn source(&self, at: usize) -> usize {
         self.from + if self.flipped { self.count - 1 - at } else { at }
     }
 }
 
-/// Voxels converted together.
+/// Number of voxels converted together.
 const BLOCK: usize = 8;
 
 /// Converts a row of voxels, reversed if `FLIPPED`.

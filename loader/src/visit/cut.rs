@@ -14,7 +14,7 @@ use crate::batch::{CropBox, Dequantize};
 use crate::preprocess::window::Scale;
 use crate::transform::{AxisMap, CropMut, CropRef, Rest, Scratch};
 
-/// One crop and its places in memory.
+/// One crop and its locations in memory.
 pub(super) struct Cut {
     pub(super) crop: CropPlan,
     /// Part of the crop's box inside the volume.
@@ -25,12 +25,12 @@ pub(super) struct Cut {
     layout: Layout,
     /// Indices of the voxels in the slot.
     held: Range<usize>,
-    /// Indices of the box in the staging buffer, if the crop is resampled into its place.
+    /// Indices of the box in the staging buffer, if the crop is resampled from there.
     staged: Option<Range<usize>>,
 }
 
 impl Cut {
-    /// Places crops one after the other.
+    /// Places all crops one after the other.
     pub(super) fn all<F: CutForm>(
         crops: Vec<CropPlan>,
         scale: Scale,
@@ -54,7 +54,7 @@ impl Cut {
         crops.into_iter().map(place).collect()
     }
 
-    /// The box that a batch reports for this crop.
+    /// Box that a batch reports for this crop.
     pub(super) fn crop_box(&self) -> CropBox {
         let Self { crop, held, dequantize, .. } = self;
         CropBox { start: held.start, shape: crop.box_shape, scale: dequantize.scale, params: crop.params }
@@ -66,7 +66,7 @@ impl Cut {
     }
 }
 
-/// The next `shape` voxels of a buffer that is used up to `end`.
+/// Reserves the next `shape` voxels of a buffer that is in use up to `end`.
 fn next(end: &mut usize, shape: [usize; 3]) -> Range<usize> {
     let start = *end;
     *end += shape.iter().product::<usize>();
@@ -77,20 +77,20 @@ fn next(end: &mut usize, shape: [usize; 3]) -> Range<usize> {
 #[derive(Default)]
 pub(super) struct Cutter {
     rows: RowBuffers,
-    /// Boxes of crops that are resampled into their places, in the units of the stream.
+    /// Boxes of crops that are to be resampled, in the units of the stream.
     staged_image: Vec<f32>,
     staged_label: Vec<u8>,
     scratch: Scratch,
 }
 
 impl Cutter {
-    /// Bytes of the buffers whose size depends on the crops.
+    /// Size in bytes of the buffers that depend on the crops.
     pub(super) fn buffer_bytes(&self) -> u64 {
         let floats = self.staged_image.capacity() + self.rows.capacity();
         (floats * size_of::<f32>() + self.staged_label.capacity()) as u64
     }
 
-    /// Fills what no chunk will write: places of padded crops, and the staging buffer.
+    /// Fills the voxels that no chunk will write: those of padded crops, and the staging buffer.
     pub(super) fn prepare<F: CutForm>(&mut self, cuts: &[Cut], slot: &mut VisitSlot<'_, F>) {
         let mut staged_len = 0;
         for cut in cuts {
@@ -107,7 +107,7 @@ impl Cutter {
         zeros(&mut self.staged_label, if slot.labels.is_some() { staged_len } else { 0 });
     }
 
-    /// Copies the decoded column that begins with chunk `column` into all crops that meet it.
+    /// Copies the decoded column that begins with chunk `column` into all crops that intersect it.
     pub(super) fn copy<F: CutForm>(
         &mut self,
         decoded: &ColumnDecoder,
@@ -138,7 +138,7 @@ impl Cutter {
         }
     }
 
-    /// Applies what the copy could not: resampling into place, and transforms that need a crop's other voxels.
+    /// Applies the transforms that copying could not: resampling, and transforms that need a crop's other voxels.
     pub(super) fn finish<F: CutForm>(&mut self, cuts: &[Cut], slot: &mut VisitSlot<'_, F>) {
         let Some(images) = F::Voxel::floats(slot.images) else { return };
         for cut in cuts {
@@ -158,7 +158,8 @@ impl Cutter {
     }
 }
 
-/// Makes `buffer` hold `len` zeros. Grows it to exactly that: half as much again would double the largest buffer.
+/// Makes `buffer` hold `len` zeros. Reserves exactly that many, because amortised growth could double the largest
+/// buffer.
 fn zeros<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
     buffer.clear();
     buffer.reserve_exact(len);

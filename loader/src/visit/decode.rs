@@ -7,7 +7,7 @@ use hiend_cache::{Box3, Case, VolumeReader};
 
 use super::VisitTimes;
 
-/// Arrays of a case that are decoded.
+/// Arrays of a case that are decoded: the image, and the labels if wanted.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Arrays {
     pub(super) image: bool,
@@ -17,11 +17,11 @@ pub(super) struct Arrays {
 /// Decoder of one column of chunks at a time.
 #[derive(Default)]
 pub(super) struct ColumnDecoder {
-    /// Parts of the volume that crops need.
+    /// Boxes of the volume that crops need.
     regions: Vec<Box3>,
-    /// True if any region meets a chunk.
+    /// For each chunk, true if any region intersects it.
     wanted: Vec<bool>,
-    /// Pairs of a region and a chunk that meet.
+    /// Number of pairs of a region and a chunk that intersect.
     num_uses: u64,
     /// Image of the current column, chunk by chunk; only wanted chunks hold voxels of it.
     pub(super) image: Vec<Vec<u16>>,
@@ -30,7 +30,7 @@ pub(super) struct ColumnDecoder {
 }
 
 impl ColumnDecoder {
-    /// Bytes of the buffers whose size depends on the case.
+    /// Size in bytes of the buffers that depend on the case.
     pub(super) fn buffer_bytes(&self) -> u64 {
         let image = self.image.iter().map(Vec::capacity).sum::<usize>() * size_of::<u16>();
         let label = self.label.iter().map(Vec::capacity).sum::<usize>();
@@ -55,8 +55,8 @@ impl ColumnDecoder {
         self.wanted.iter().enumerate().filter(|(_, wanted)| **wanted).map(|(chunk, _)| chunk)
     }
 
-    /// Decodes the wanted chunks of `arrays` in the column that begins with chunk `column`, each as far as it is wanted.
-    /// Returns whether there are any.
+    /// Decodes the wanted chunks of `arrays` in the column that begins with chunk `column`, each only as far as it is
+    /// wanted. Returns whether there are any.
     pub(super) fn read(
         &mut self,
         reader: &mut VolumeReader,
@@ -87,7 +87,7 @@ impl ColumnDecoder {
         Ok(true)
     }
 
-    /// Chunks, bytes and chunk hits of the visit; without times.
+    /// Number of chunks, bytes and chunk hits of the visit; times are 0.
     pub(super) fn work(&self, index: &CaseIndex, labels: bool) -> VisitTimes {
         let arrays = [Some(&index.image), index.label.as_ref().filter(|_| labels)];
         let mut work = VisitTimes::default();
@@ -107,9 +107,9 @@ impl ColumnDecoder {
     }
 }
 
-/// Smallest box within a chunk, in the chunk's own voxels, that holds all its voxels in `regions`.
+/// Smallest box within a chunk, in coordinates relative to the chunk, that contains all its voxels in `regions`.
 ///
-/// A crop ends inside the chunks at its faces; it takes two fifths of the voxels of the chunks that it meets.
+/// Crops end inside the chunks at their faces; a crop needs two fifths of the voxels of the chunks that it intersects.
 fn wanted_part(chunk: &Box3, regions: &[Box3]) -> Box3 {
     let parts = regions.iter().filter_map(|region| region.intersection(chunk));
     let both = |a: Box3, b: Box3| Box3 {
@@ -126,13 +126,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wanted_part_is_the_hull_of_what_regions_share_with_the_chunk() {
+    fn wanted_part_is_the_hull_of_all_regions_within_the_chunk() {
         let chunk = Box3 { start: [8, 8, 8], end: [16, 16, 16] };
         let region = |start, end| Box3 { start, end };
         let regions = [
             region([0, 0, 0], [10, 9, 16]),
             region([12, 10, 9], [13, 20, 11]),
-            // Does not meet the chunk.
+            // This region does not meet the chunk.
             region([16, 0, 0], [20, 16, 16]),
         ];
         assert_eq!(wanted_part(&chunk, &regions), region([0, 0, 0], [5, 8, 8]));

@@ -1,4 +1,4 @@
-//! The forms of voxels as types: how a visit writes each, and how a batch holds it.
+//! Voxel forms as types: the way in which a visit writes each form, and in which a batch holds it.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::batch::{CropBox, CropChunks, Dequantize, Images, PooledBuffer, VoxelF
 use crate::preprocess::window::Scale;
 use crate::transform::{AxisMap, SampledParams};
 
-/// Crops of a visit, decided but not cut.
+/// Planned crops of a visit, not yet cut.
 pub struct Planned<'a> {
     pub(super) case: &'a Case,
     pub(super) index: &'a CaseIndex,
@@ -20,11 +20,11 @@ pub struct Planned<'a> {
     /// Conversion from stored values to the units of the stream.
     pub(super) scale: Scale,
     pub(super) crop_size: [usize; 3],
-    /// Start of the visit.
+    /// Time at which the visit started.
     pub(super) started: Instant,
 }
 
-/// A [`VoxelForm`] as a type.
+/// Type-level counterpart of a [`VoxelForm`].
 pub trait Form: sealed::Sealed + Send + Sync + Sized + 'static {
     /// Type of a voxel.
     type Voxel: bytemuck::Pod + Default + Send + Sync;
@@ -35,10 +35,10 @@ pub trait Form: sealed::Sealed + Send + Sync + Sized + 'static {
     /// The voxel form that this type stands for.
     const FORM: VoxelForm;
 
-    /// Absence of gaps between the voxels of a batch, also where a case was skipped.
+    /// True if the voxels of a batch are contiguous, even where a case was skipped.
     const IS_DENSE: bool = true;
 
-    /// Makes the planned crops in `slot`. Positions in the crops returned count from the beginning of the slot.
+    /// Makes the planned crops in `slot`. Positions in the returned crops are relative to the beginning of the slot.
     ///
     /// # Errors
     /// If a chunk cannot be read or is corrupt.
@@ -48,10 +48,10 @@ pub trait Form: sealed::Sealed + Send + Sync + Sized + 'static {
         slot: &mut VisitSlot<'_, Self>,
     ) -> Result<(Vec<Self::Crop>, VisitTimes), hiend_cache::Error>;
 
-    /// Moves the description of a crop to the slot that begins at `start` in the batch.
+    /// Adjusts the description of a crop to a slot that begins at `start` in the batch.
     fn moved(crop: Self::Crop, start: usize) -> Self::Crop;
 
-    /// Images of a batch; `crops` has an entry per crop.
+    /// Wraps the images of a batch; `crops` has one entry per crop.
     fn images(voxels: PooledBuffer<Self::Voxel>, crops: Vec<Self::Crop>) -> Images;
 }
 
@@ -63,12 +63,12 @@ pub(super) trait CutForm: Form<Crop = CropBox, Voxel: CutVoxel> {
     }
 }
 
-/// A voxel as a visit writes it.
+/// Voxel type that a visit writes.
 pub(super) trait CutVoxel: Sized {
-    /// Voxel outside the volume.
+    /// Value of a voxel outside the volume.
     fn outside(dequantize: &Dequantize) -> Self;
 
-    /// Copies a crop's part of a column into the crop; `finished` says that nothing more will be done to it.
+    /// Copies a crop's part of a column into the crop; `finished` is true if no further step changes the crop.
     fn copy(
         column: &ColumnCopy<'_>,
         chunks: &[Vec<u16>],
@@ -79,7 +79,7 @@ pub(super) trait CutVoxel: Sized {
         crop: &mut [Self],
     );
 
-    /// The voxels as floats, if the rest of the augmentation is to be applied to them.
+    /// Returns the voxels as floats if the rest of the augmentation is to be applied to them, `None` otherwise.
     fn floats(voxels: &mut [Self]) -> Option<&mut [f32]>;
 }
 
@@ -105,7 +105,7 @@ impl CutVoxel for f32 {
     }
 }
 
-/// A voxel as it is stored, left to be converted by the batch's consumer.
+/// Stored value, which the batch's consumer converts.
 impl CutVoxel for u16 {
     fn outside(dequantize: &Dequantize) -> u16 {
         dequantize.scale.outside()
@@ -140,7 +140,8 @@ mod sealed {
 #[derive(Clone, Copy, Debug)]
 pub struct Floats;
 
-/// [`Images::Quantized`]: the visit flips and turns. Of a chain that is not linear it leaves the rest undone.
+/// [`Images::Quantized`]: the visit flips and turns. For a chain that is not linear, it leaves the other transforms
+/// undone.
 #[derive(Clone, Copy, Debug)]
 pub struct Quantized;
 

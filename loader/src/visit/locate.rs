@@ -1,11 +1,11 @@
-//! The voxel that a [`CentrePick`] stands for.
+//! Finds the voxel that a [`CentrePick`] stands for.
 
 use hiend_cache::shard::reader::CaseIndex;
 use hiend_cache::{Case, ChunkError, VolumeReader};
 
 use crate::sampler::{CentrePick, Kind};
 
-/// Buffers for one chunk of image and one of labels.
+/// Buffers for one image chunk and one label chunk.
 #[derive(Default)]
 pub(super) struct Locator {
     image: Vec<u16>,
@@ -13,7 +13,7 @@ pub(super) struct Locator {
 }
 
 impl Locator {
-    /// Bytes of the buffers.
+    /// Size of the buffers in bytes.
     pub(super) fn buffer_bytes(&self) -> u64 {
         (self.image.capacity() * size_of::<u16>() + self.label.capacity()) as u64
     }
@@ -55,7 +55,8 @@ impl Locator {
     }
 }
 
-/// Index of the `nth` voxel that matches, from 0. Whole blocks are counted, in vector code, before one is searched.
+/// Index of the `nth` matching voxel, counted from 0. Matches are counted block by block in vector code before one
+/// block is searched.
 fn nth_matching<T>(voxels: &[T], mut nth: usize, matches: impl Fn(&T) -> bool) -> Option<usize> {
     const BLOCK: usize = 256;
     for (number, block) in voxels.chunks(BLOCK).enumerate() {

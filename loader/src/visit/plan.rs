@@ -1,4 +1,4 @@
-//! Parameters, position and box of each crop, before anything is read.
+//! Plan of a visit: parameters, position and box of each crop, before anything is read.
 
 use hiend_cache::Box3;
 
@@ -13,7 +13,7 @@ use crate::transform::{Chain, Rest, SampledParams};
 pub struct VisitPlan {
     /// Voxels of a crop along x, y, z.
     pub crop_size: [usize; 3],
-    /// Crops per visit.
+    /// Number of crops per visit.
     pub num_crops: usize,
     /// Share of crops whose centre is foreground, 0 to 1.
     pub foreground_rate: f64,
@@ -28,8 +28,8 @@ pub struct VisitPlan {
 }
 
 impl VisitPlan {
-    /// Voxels that a visit holds in a batch of the given form; of [`VoxelForm::Chunks`], labels. `id` is the identity of its
-    /// first crop.
+    /// Number of voxels (for [`VoxelForm::Chunks`], labels) that a visit holds in a batch of the given form. `id` is
+    /// the identity of its first crop.
     #[must_use]
     pub fn held_voxels(&self, id: &DrawId, form: VoxelForm) -> usize {
         // A turned box has as many voxels as its crop.
@@ -56,19 +56,20 @@ impl VisitPlan {
     }
 }
 
-/// Returns true if a crop is cut as a box into a buffer of its own and resampled from there into its place.
+/// Returns true if a crop is first cut as a box into a staging buffer and resampled from there.
 pub(super) fn is_staged(form: VoxelForm, params: &SampledParams) -> bool {
     form == VoxelForm::Floats && matches!(params.rest(), Rest::Resampled(_))
 }
 
-/// One crop of a visit, decided but not cut.
+/// One planned crop of a visit, not yet cut.
 pub(super) struct CropPlan {
     pub(super) params: SampledParams,
     /// First voxel of the crop.
     pub(super) origin: [i64; 3],
-    /// First voxel of the box that the crop is made of.
+    /// First voxel of the box from which the crop is made.
     pub(super) box_start: [i64; 3],
-    /// Voxels of that box: the crop's, turned, or others if the crop is resampled.
+    /// Number of voxels of the box along x, y, z: the size of the turned crop, or another size if the crop is
+    /// resampled.
     pub(super) box_shape: [usize; 3],
 }
 

@@ -125,7 +125,7 @@ fn every_form_equals_the_unfused_recipe_bit_for_bit() {
     }
 }
 
-/// Whole visits: times add up, records and boxes name the crops, and a chunk shared by crops is decoded once.
+/// In a whole visit, times add up, records and boxes name the crops, and a chunk shared by crops is decoded once.
 #[test]
 fn visit_reports_its_crops_and_its_work() {
     let (_dir, cache) = cache_of([40, 37, 50], 16);

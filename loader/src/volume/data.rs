@@ -1,4 +1,4 @@
-//! Voxels behind a text header, or in a file of their own in the folder of the header.
+//! Voxels that follow a text header, or that lie in a separate file in the folder of the header.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use super::{
     read_file, stand_in,
 };
 
-/// A validated text header, and the place of its voxels.
+/// A validated text header, and the location of its voxels.
 pub(super) struct Header {
     pub info: VolumeInfo,
     pub data: Data,
 }
 
-/// Place and form of the voxels.
+/// Location and encoding of the voxels.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Data {
-    /// Name of the file that holds them; `None` for the header's own.
+    /// Name of the file that holds the voxels; `None` for the header's own file.
     pub file: Option<String>,
-    /// First byte of the encoded voxels in that file.
+    /// Start of the encoded voxels in that file.
     pub start: Start,
     /// Lines to skip at `start`.
     pub skip_lines: u64,
@@ -30,23 +30,23 @@ pub(super) struct Data {
     pub skip_bytes: u64,
 }
 
-/// Beginning of encoded voxels.
+/// Position at which encoded voxels begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
     /// Offset in bytes from the beginning of the file.
     At(u64),
-    /// Offset from the end of the file by the bytes that the voxels take when stored raw; not before this byte.
+    /// Position of raw voxels that end with the file: its length minus their size, but not before this byte.
     FromEnd(u64),
 }
 
-/// Form of stored voxels.
+/// Encoding of stored voxels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
-    /// Bytes of the header's type.
+    /// Bytes of the header's data type.
     Raw,
-    /// Bytes of the header's type, compressed as by gzip.
+    /// Bytes of the header's data type, compressed with gzip.
     Gzip,
-    /// Bytes of the header's type, compressed as a zlib stream or as by gzip.
+    /// Bytes of the header's data type, compressed as a zlib stream or with gzip.
     Zlib,
     /// Decimal numbers separated by white space.
     Text,
@@ -56,7 +56,7 @@ pub(super) enum Encoding {
 pub(super) type Parse = fn(&[u8]) -> Result<Header, VolumeFault>;
 
 impl Header {
-    /// Path of the file of the voxels, given the header's; `None` if they are in the same file.
+    /// Path of the file with the voxels, given the header's path; `None` if they are in the same file.
     fn data_path(&self, header: &Path) -> Result<Option<PathBuf>, VolumeFault> {
         let Some(name) = &self.data.file else { return Ok(None) };
         let plain = name.strip_prefix("./").unwrap_or(name);
@@ -71,7 +71,7 @@ impl Header {
     }
 }
 
-/// Returns true if the file extension means that header and voxels are in one file, so that no second file can change
+/// Returns true if the file extension implies that header and voxels are in one file, so that no second file can change
 /// separately.
 fn is_single(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ["nrrd", "mha"].iter().any(|single| ending.eq_ignore_ascii_case(single)))
@@ -84,8 +84,8 @@ pub(super) fn read_info(path: &Path, parse: Parse) -> Result<VolumeInfo, VolumeF
     Ok(header.info)
 }
 
-/// The file of the voxels of a header that has one, such as `a.raw` for `a.mhd`; `None` for all other files, those that
-/// cannot be read included.
+/// Path of the separate file with a header's voxels, such as `a.raw` for `a.mhd`; `None` for all other files, including
+/// those that cannot be read.
 #[must_use]
 pub fn detached(path: &Path) -> Option<PathBuf> {
     let parse: Parse = match Format::of_name(path)? {
@@ -132,13 +132,13 @@ pub(super) fn load(path: &Path, parse: Parse) -> Result<Loaded, VolumeError> {
     Ok(Loaded { info, blake3, file_bytes, bytes, offset, scaling: (1.0, 0.0) })
 }
 
-/// The fault of a header whose voxels are in a file of their own, given that file's fault.
+/// Fault of a header whose voxels are in a separate file, given the fault of that file.
 pub(crate) fn of_data_file(data_path: &Path, problem: impl Display) -> VolumeFault {
     let name = data_path.file_name().unwrap_or_default().to_string_lossy();
     VolumeFault::DataFile { name: quoted(&name), problem: problem.to_string() }
 }
 
-/// The decoded bytes, and the first one of the voxels.
+/// Returns the decoded bytes, and the offset of the first voxel.
 fn decode(file: Vec<u8>, data: &Data, info: &VolumeInfo) -> Result<(Vec<u8>, u64), VolumeFault> {
     let len = file.len() as u64;
     let mut start = match data.start {
@@ -173,7 +173,7 @@ fn decode(file: Vec<u8>, data: &Data, info: &VolumeInfo) -> Result<(Vec<u8>, u64
     }
 }
 
-/// Reads decimal numbers into voxels of the header's type.
+/// Parses decimal numbers into voxels of the header's data type.
 fn numbers(text: &[u8], info: &VolumeInfo) -> Result<Vec<u8>, VolumeFault> {
     let num_voxels: u64 = info.shape.iter().map(|&length| length as u64).product();
     let promised = info.data_bytes;
@@ -191,7 +191,7 @@ fn numbers(text: &[u8], info: &VolumeInfo) -> Result<Vec<u8>, VolumeFault> {
     Ok(bytes)
 }
 
-/// Appends a number in the stored form; `None` if it is not one of the type.
+/// Appends a number in the stored form; `None` if the text is not a number of the type.
 fn push(bytes: &mut Vec<u8>, word: &str, Stored { dtype, is_big_endian }: Stored) -> Option<()> {
     macro_rules! push {
         ($type:ty) => {{

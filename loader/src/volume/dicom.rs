@@ -1,13 +1,13 @@
 //! Series of DICOM files, of CT or another modality: one file per slice, all slices of a series in one folder.
 //!
 //! Elements are read with `dicom-parser`, token by token, and JPEG with `jpeg-decoder`. `dicom-object` and
-//! `dicom-pixeldata` are not used on files of others: they reserve whatever length an element claims, follow nested
+//! `dicom-pixeldata` are not used to read files: they reserve whatever length an element claims, follow nested
 //! sequences by recursion, and index beyond the end of damaged pixel data.
 //!
 //! | trouble | answer |
 //! |---|---|
-//! | localizers, modalities that are not asked for, secondary captures, labels | not part of a series; listed as unused |
-//! | slices twice, with the same pixels | read once, with a note |
+//! | localizers, modalities that are not wanted, secondary captures, labels | not part of a series; listed as unused |
+//! | duplicate slices with the same pixels | read once, with a note |
 //! | several images at one position, missing slices, varying distances | refused |
 //! | images of several sizes or orientations in one series | refused |
 //! | gantry tilt | kept as a sheared grid, with a note; resampling makes it upright |
@@ -50,8 +50,8 @@ pub(super) fn load_series(files: &[PathBuf]) -> Result<Loaded, VolumeError> {
     stack_of(files)?.load()
 }
 
-/// The files of the series that a path names: that of a file and those with it in its folder, or the only one of a
-/// folder. Series of images other than the wanted ones count as absent.
+/// Files of the series that a path names: for a file, the files of the same series in its folder; for a folder, its
+/// only series. Series of unwanted images count as absent.
 pub(super) fn files_of(path: &Path, wanted: Wanted) -> Result<Vec<PathBuf>, VolumeError> {
     let at = |reason: VolumeFault| VolumeError { path: path.to_owned(), reason };
     let data = std::fs::metadata(path).map_err(|err| at(VolumeFault::open(&err)))?;
@@ -79,7 +79,7 @@ pub(super) fn files_of(path: &Path, wanted: Wanted) -> Result<Vec<PathBuf>, Volu
     }))
 }
 
-/// The files of a folder that may be DICOM, sorted.
+/// Files of a folder that may be DICOM, sorted.
 ///
 /// # Errors
 /// If the folder cannot be listed.

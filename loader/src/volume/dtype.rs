@@ -18,7 +18,7 @@ pub(super) enum Dtype {
 }
 
 impl Dtype {
-    /// Bytes of a voxel.
+    /// Size of a voxel in bytes.
     pub(super) fn len(self) -> usize {
         match self {
             Self::U8 | Self::I8 => 1,
@@ -32,7 +32,7 @@ impl Dtype {
         matches!(self, Self::F32 | Self::F64)
     }
 
-    /// The type that `NIfTI` names so; `None` for types of several numbers per voxel.
+    /// Returns the type for a `NIfTI` data type; `None` for types of several numbers per voxel.
     pub(super) fn of_nifti(kind: NiftiType) -> Option<Self> {
         Some(match kind {
             NiftiType::Uint8 => Self::U8,

@@ -1,9 +1,9 @@
 //! Reasons why a volume's files cannot be used.
 
-/// Reason why a file cannot be used, in one line and, where that helps, with the remedy.
+/// Reason why a file cannot be used, in one line, with a remedy where there is one.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum VolumeFault {
-    /// Files that make no CT series.
+    /// Files that do not form a usable DICOM series.
     #[cfg(feature = "dicom")]
     #[error(transparent)]
     Dicom(#[from] super::dicom::DicomFault),
@@ -27,10 +27,10 @@ pub enum VolumeFault {
         /// The system's reason.
         message: String,
     },
-    /// The voxels to write are not as many as the scan has.
+    /// The number of voxels to write differs from that of the scan.
     #[error("{message}")]
     VoxelCount {
-        /// The two numbers.
+        /// Message with both numbers.
         message: String,
     },
     /// A folder, FIFO, socket or device.
@@ -39,7 +39,7 @@ pub enum VolumeFault {
     /// A file without content.
     #[error("the file is empty (0 bytes)")]
     Empty,
-    /// A file that stands in for a volume: a pointer of version control, a page of a server, an archive.
+    /// A file that replaces a volume: a pointer of version control, a server's page, an archive.
     #[error("{found}; {remedy}")]
     StandIn {
         /// Kind of file found, with an article.
@@ -47,7 +47,7 @@ pub enum VolumeFault {
         /// Advice to the user.
         remedy: &'static str,
     },
-    /// Compressed data in compressed data.
+    /// Data compressed twice.
     #[error("compressed with gzip twice; decompress it once, for example with gunzip")]
     GzipTwice,
     /// A file of another format.
@@ -65,7 +65,7 @@ pub enum VolumeFault {
         /// The parser's reason.
         message: String,
     },
-    /// A file that does not begin as its ending says.
+    /// A file whose first bytes do not match its extension.
     #[error("not {format} (it does not begin with {magic})")]
     NotFormat {
         /// Name of the format, with an article.
@@ -73,8 +73,8 @@ pub enum VolumeFault {
         /// The expected beginning.
         magic: &'static str,
     },
-    /// A text header that does not end where one should.
-    #[error("header without end in its first {limit} bytes")]
+    /// A text header without an end in the first bytes of the file.
+    #[error("header does not end within its first {limit} bytes")]
     HeaderEnd {
         /// Largest size of a header, in bytes.
         limit: u64,
@@ -82,56 +82,56 @@ pub enum VolumeFault {
     /// A line of a text header that cannot be understood.
     #[error("header line {line}: expected {expected}")]
     HeaderLine {
-        /// The line's content, escaped and shortened.
+        /// Content of the line, escaped and shortened.
         line: String,
         /// The expected form.
         expected: &'static str,
     },
-    /// A field of a text header with a value that cannot be used.
+    /// A field of a text header with an unusable value.
     #[error("header field `{field}` is {value}; expected {expected}")]
     Field {
         /// Name of the field.
         field: &'static str,
-        /// The value, escaped and shortened.
+        /// Value, escaped and shortened.
         value: String,
         /// The expected values.
         expected: String,
     },
-    /// A field that a text header must have.
+    /// A field that is missing from a text header.
     #[error("header without the field `{field}`")]
     NoField {
         /// Name of the field.
         field: &'static str,
     },
-    /// Voxels in a file that may not be read.
+    /// Voxels in a file at a location that is not allowed.
     #[error("voxels in the file {name}; expected one file in the folder of its header")]
     DataElsewhere {
-        /// The name, escaped and shortened.
+        /// Name of the file, escaped and shortened.
         name: String,
     },
-    /// Voxels in a file of their own that is missing, too short or damaged.
+    /// Voxels in a separate file that is missing, too short or damaged.
     #[error("voxels in the file {name} next to this header: {problem}; copy both files again, or correct the header")]
     DataFile {
-        /// Name of that file, escaped and shortened.
+        /// Name of the separate file, escaped and shortened.
         name: String,
-        /// The problem with it.
+        /// Problem with the file.
         problem: String,
     },
-    /// Voxels in another file, where the ending promises both in one.
+    /// Voxels in another file, although the extension implies a single file.
     #[error("voxels in the file {name}, which takes a header named .nhdr or .mhd; rename this file")]
     DetachedSingle {
-        /// The name, escaped and shortened.
+        /// Name of the file, escaped and shortened.
         name: String,
     },
-    /// Voxels as text that are not numbers.
+    /// Text voxels that are not numbers.
     #[error("voxel {number} is {value}; expected a number of the header's type")]
     VoxelText {
         /// Number of the voxel in the file, from 0.
         number: u64,
-        /// The text, escaped and shortened.
+        /// Text of the voxel, escaped and shortened.
         value: String,
     },
-    /// A number of dimensions outside of the standard.
+    /// A number of dimensions that the standard does not allow.
     #[error("{rank} dimensions; a NIfTI file has 1 to 7")]
     Rank {
         /// Number of dimensions.
@@ -142,7 +142,7 @@ pub enum VolumeFault {
     NegativeLength {
         /// Number of the dimension, from 1.
         dimension: usize,
-        /// Length of the dimension by the header.
+        /// Length of the dimension stated in the header.
         length: i16,
     },
     /// Several volumes in one file.
@@ -150,10 +150,10 @@ pub enum VolumeFault {
     NotThreeD {
         /// Number of dimensions.
         rank: usize,
-        /// Voxels along each.
+        /// Number of voxels along each dimension.
         lengths: Vec<usize>,
     },
-    /// Fewer than three dimensions, or one of no voxel or too many.
+    /// Fewer than three dimensions, or a dimension with no voxel or too many.
     #[error("image of shape {lengths:?}; expected three lengths of 1 to 32767")]
     Lengths {
         /// Voxels along each dimension.
@@ -177,13 +177,13 @@ pub enum VolumeFault {
         /// Name of the type.
         name: String,
     },
-    /// Voxels that would begin inside the header.
+    /// Voxels whose stated offset lies inside the header.
     #[error("invalid vox_offset {offset}; expected a whole number from 352")]
     VoxOffset {
         /// The offset, in bytes.
         offset: f32,
     },
-    /// Voxels that would begin behind the end of the file.
+    /// Voxels whose stated offset lies beyond the end of the file.
     #[error("vox_offset {offset} lies beyond the {len} bytes of the file; copy the file again, or correct the header")]
     VoxOffsetBeyond {
         /// The offset, in bytes.
@@ -191,12 +191,12 @@ pub enum VolumeFault {
         /// Size of the file, inflated, in bytes.
         len: usize,
     },
-    /// A scaling of which one half is valid.
+    /// A scaling whose slope is valid but whose intercept is not.
     #[error("valid slope {slope} but invalid intercept {intercept}; correct scl_inter in the header")]
     Intercept {
-        /// Slope by the header (`scl_slope`).
+        /// Slope stated in the header (`scl_slope`).
         slope: f64,
-        /// Intercept by the header (`scl_inter`).
+        /// Intercept stated in the header (`scl_inter`).
         intercept: f64,
     },
     /// A quaternion that does not describe a rotation.
@@ -208,47 +208,47 @@ pub enum VolumeFault {
         /// Parameters b, c and d of the quaternion.
         quaternion: [f32; 3],
     },
-    /// A voxel side that is not a length.
+    /// A voxel side that is not a positive length.
     #[error("spacing of {side} mm; the voxels' place in the body is unknown, correct the header")]
     Spacing {
         /// The side, in mm.
         side: f64,
     },
-    /// An affine with NaN or infinity.
+    /// An affine that contains NaN or infinity.
     #[error("affine with values that are not finite; the voxels' place in the body is unknown, correct the header")]
     AffineNotFinite,
     /// An affine whose axes are linearly dependent.
     #[error("affine whose axes span no volume; the voxels' place in the body is unknown, correct the header")]
     AffineFlat,
-    /// Compressed data that ends in the middle.
+    /// Compressed data that ends early.
     #[error("the compressed data ends early; the file was cut short")]
     GzipCut,
     /// Compressed data that is damaged.
     #[error("not valid compressed data ({message})")]
     Gzip {
-        /// The inflater's reason.
+        /// Reason given by the decompressor.
         message: String,
     },
-    /// A size that no address space holds.
+    /// A size that exceeds the address space.
     #[error("volume does not fit this machine's memory")]
     AddressSpace,
-    /// More voxels than the compressed bytes can hold.
+    /// More voxels than the compressed bytes can contain.
     #[error("header promises {size} bytes, which {compressed} compressed bytes cannot hold")]
     Promise {
-        /// Bytes that the header promises.
+        /// Number of bytes stated in the header.
         size: usize,
         /// Size of the file, in bytes.
         compressed: usize,
     },
-    /// Far more bytes than the header promises.
+    /// Far more bytes than the header states.
     #[error("more than {limit} bytes follow the {len} that the header promises")]
     Trailing {
-        /// Bytes that may follow.
+        /// Number of bytes that may follow the voxels.
         limit: u64,
-        /// Bytes that the header promises.
+        /// Number of bytes stated in the header.
         len: u64,
     },
-    /// Fewer bytes than the header promises.
+    /// Fewer bytes than the header states.
     #[error(
         "header promises {} x {} x {} voxels, but {missing} of {promised} bytes are missing",
         shape[0], shape[1], shape[2]
@@ -258,7 +258,7 @@ pub enum VolumeFault {
         shape: [usize; 3],
         /// Bytes that are missing.
         missing: u64,
-        /// Bytes that the header promises.
+        /// Number of bytes stated in the header.
         promised: u64,
     },
     /// Voxels of an image that are not numbers.
@@ -291,16 +291,16 @@ pub enum VolumeFault {
     /// A folder of masks without masks.
     #[error("no masks in this folder")]
     NoMasks,
-    /// A mask of several values.
+    /// A mask with several values.
     #[error("values {first} and {other} in a mask of one class; expected 0 and one other")]
     MaskValues {
-        /// Lowest value but 0.
+        /// Lowest value other than 0.
         first: u8,
         /// Another value.
         other: u8,
     },
-    /// A mask on another grid than the other masks.
-    #[error("mask on another grid than the other masks of the case")]
+    /// A mask whose grid differs from that of the other masks.
+    #[error("the grid differs from that of the other masks of the case")]
     MaskGrid,
 }
 

@@ -1,4 +1,4 @@
-//! Headers made of lines of text, as NRRD and `MetaImage` have them.
+//! Headers made of lines of text, as in NRRD and `MetaImage`.
 
 use std::io::Read;
 
@@ -9,14 +9,14 @@ pub(super) const MAX_HEADER: u64 = 1 << 20;
 /// Largest number of characters of a header that an error message repeats.
 const MAX_SHOWN: usize = 60;
 
-/// Reads as much of a file as a header may take.
+/// Reads a file up to the largest size of a header.
 pub(super) fn read(reader: impl Read) -> Result<Vec<u8>, VolumeFault> {
     let mut head = Vec::new();
     reader.take(MAX_HEADER).read_to_end(&mut head).map_err(|err| VolumeFault::read(&err))?;
     Ok(head)
 }
 
-/// The lines of a header, each with the first byte after it.
+/// Lines of a header, each with the offset of the first byte after it.
 pub(super) struct Lines<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -28,12 +28,12 @@ impl<'a> Lines<'a> {
         Self { bytes: &file[..file.len().min(limit)], at: 0 }
     }
 
-    /// First byte that no line has taken.
+    /// Offset of the first byte not yet read.
     pub(super) fn position(&self) -> usize {
         self.at
     }
 
-    /// The next line without its end, which is `\n` or `\r\n`; `None` at the end of the file.
+    /// Returns the next line without its end, which is `\n` or `\r\n`; `None` at the end of the file.
     ///
     /// # Errors
     /// If the header is larger than [`MAX_HEADER`].
@@ -53,24 +53,24 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// A part of a header for a message: in quotation marks, escaped and shortened.
+/// Formats a part of a header for a message: in quotation marks, escaped and shortened.
 pub(super) fn quoted(text: &str) -> String {
     let short: String = text.chars().take(MAX_SHOWN).collect();
     let more = if short.len() < text.len() { "…" } else { "" };
     format!("{short:?}{more}")
 }
 
-/// A fault of a field's value.
+/// Creates the fault of a field with an unusable value.
 pub(super) fn bad(field: &'static str, value: &str, expected: impl Into<String>) -> VolumeFault {
     VolumeFault::Field { field, value: quoted(value), expected: expected.into() }
 }
 
-/// The value of a field that a header must have.
+/// Value of a required field; an error if it is missing.
 pub(super) fn need<'a>(field: &'static str, value: Option<&'a String>) -> Result<&'a str, VolumeFault> {
     value.map(String::as_str).ok_or(VolumeFault::NoField { field })
 }
 
-/// The numbers of a field, separated by white space.
+/// Numbers of a field, separated by white space.
 pub(super) fn numbers(field: &'static str, value: &str) -> Result<Vec<f64>, VolumeFault> {
     let parsed: Option<Vec<f64>> = value.split_whitespace().map(|part| part.parse().ok()).collect();
     parsed.ok_or_else(|| bad(field, value, "numbers"))
@@ -84,7 +84,7 @@ pub(super) fn three(field: &'static str, value: &str) -> Result<[f64; 3], Volume
     }
 }
 
-/// The lengths of an array along its axes.
+/// Lengths of an array along its axes.
 pub(super) fn lengths(field: &'static str, value: &str) -> Result<Vec<usize>, VolumeFault> {
     let parsed: Option<Vec<usize>> = value.split_whitespace().map(|part| part.parse().ok()).collect();
     parsed.filter(|lengths| lengths.len() <= 16).ok_or_else(|| bad(field, value, "whole numbers of voxels"))

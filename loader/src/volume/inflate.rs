@@ -1,5 +1,5 @@
-//! Compressed data: gzip as `gzip` reads it, with several members, zero padding between and behind them, and other bytes
-//! behind ignored; and zlib streams.
+//! Compressed data: gzip as the program `gzip` reads it (several members, zero padding between and after them, other
+//! bytes after them ignored), and zlib streams.
 
 use std::io::{BufRead, Read};
 
@@ -9,12 +9,12 @@ use super::VolumeFault;
 
 /// First bytes of every gzip member.
 pub(super) const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// Bytes that may follow the voxels before a file is refused as something else than its header says.
+/// Number of bytes that may follow the voxels; files with more are rejected, because they contradict their header.
 const MAX_TRAILING: u64 = 64 << 20;
 
 /// Inflates all members of a file one after another.
 pub(super) struct GzipReader<R> {
-    /// `None` once the last member has ended.
+    /// Decoder of the current member; `None` once the last member has ended.
     member: Option<GzDecoder<R>>,
 }
 
@@ -39,7 +39,8 @@ impl<R: BufRead> Read for GzipReader<R> {
     }
 }
 
-/// The member that follows zero padding; `None` at the end of the file or before bytes that begin no member.
+/// Finds the member that follows zero padding; `None` at the end of the file or before bytes that do not begin a
+/// member.
 fn next_member<R: BufRead>(mut rest: R) -> std::io::Result<Option<GzDecoder<R>>> {
     loop {
         let ahead = rest.fill_buf()?;
@@ -59,7 +60,7 @@ fn next_member<R: BufRead>(mut rest: R) -> std::io::Result<Option<GzDecoder<R>>>
     }
 }
 
-/// An inflater's error in words.
+/// Converts an error of the decompressor to a fault.
 pub(super) fn reason(err: &std::io::Error) -> VolumeFault {
     match err.kind() {
         std::io::ErrorKind::UnexpectedEof => VolumeFault::GzipCut,
@@ -67,10 +68,11 @@ pub(super) fn reason(err: &std::io::Error) -> VolumeFault {
     }
 }
 
-/// Inflates the first `len` bytes of a gzip file, or all there are if the file holds fewer; bytes beyond are checked but not kept.
+/// Inflates the first `len` bytes of a gzip file, or all there are if the file holds fewer; bytes beyond are checked
+/// but not kept.
 ///
-/// libdeflate takes the whole file at once and is about twice as fast as zlib. Files that it does not take, those of
-/// several members or longer than their header says, go through the streaming decoder.
+/// libdeflate reads the whole file at once and is about twice as fast as zlib. Files that it cannot read, which have
+/// several members or are longer than their header states, go through the streaming decoder.
 pub(super) fn gzip(file: &[u8], len: u64) -> Result<Vec<u8>, VolumeFault> {
     let size = credible_size(file, len)?;
     let mut bytes = vec![0u8; size];
@@ -91,8 +93,8 @@ pub(super) fn zlib(data: &[u8], len: u64) -> Result<Vec<u8>, VolumeFault> {
     inflate_with(ZlibDecoder::new(data), len, bytes)
 }
 
-/// Checks that deflate can make `len` bytes of `data`, which it cannot shrink to less than 1/1032: no memory is reserved
-/// for what a header merely claims.
+/// Checks that `data` can expand to `len` bytes, given that deflate shrinks data to no less than 1/1032: no memory is
+/// reserved for a size that a header merely claims.
 fn credible_size(data: &[u8], len: u64) -> Result<usize, VolumeFault> {
     let size = usize::try_from(len).ok().ok_or(VolumeFault::AddressSpace)?;
     if size / 1032 > data.len() {
@@ -101,7 +103,7 @@ fn credible_size(data: &[u8], len: u64) -> Result<usize, VolumeFault> {
     Ok(size)
 }
 
-/// Reads `len` bytes into `bytes`, whose content is dropped, and checks what follows.
+/// Reads `len` bytes into `bytes`, replacing its content, and checks the bytes that follow.
 fn inflate_with(mut decoder: impl Read, len: u64, mut bytes: Vec<u8>) -> Result<Vec<u8>, VolumeFault> {
     bytes.clear();
     decoder.by_ref().take(len).read_to_end(&mut bytes).map_err(|err| reason(&err))?;
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_behind_the_voxels_is_refused() {
+    fn a_decompression_bomb_after_the_voxels_is_refused() {
         let bomb = member(&vec![0; 65 << 20]);
         assert!(matches!(gzip(&bomb, 100), Err(VolumeFault::Trailing { .. })));
     }

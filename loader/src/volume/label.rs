@@ -6,7 +6,7 @@ use super::{Volume, VolumeError, VolumeFault, VolumeInfo, Wanted, read_any};
 
 /// Largest distance of an unscaled value from a whole number that still counts as rounding.
 const TOLERANCE: f64 = 1e-3;
-/// Largest tolerance that a coarse slope can grant.
+/// Largest tolerance for values with a coarse slope.
 const MAX_TOLERANCE: f64 = 0.1;
 
 /// A label map in memory.
@@ -22,8 +22,8 @@ pub struct LabelVolume {
     pub file_bytes: u64,
 }
 
-/// Reads a label map. Values are rounded to whole numbers: a float map that a program stored as scaled integers comes
-/// back as 7.999954 where it was 8.
+/// Reads a label map. Values are rounded to whole numbers: a float map that a program stored as scaled integers may
+/// read 7.999954 instead of 8.
 ///
 /// # Errors
 /// If the file cannot be read, or a voxel is NaN, not a whole number within the file's precision, or outside 0 to 255.

@@ -12,7 +12,7 @@ use super::{Format, VolumeFault, VolumeInfo, stand_in};
 
 pub(super) use write::encode;
 
-/// Fields that are used, as the header has them.
+/// Fields of the header that are used.
 #[derive(Debug, Default)]
 struct Fields {
     object_type: Option<String>,
@@ -34,7 +34,7 @@ struct Fields {
 }
 
 impl Fields {
-    /// Place of a field; `None` for fields that are not used.
+    /// Finds the entry of a field; `None` for fields that are not used.
     fn of(&mut self, name: &str) -> Option<&mut Option<String>> {
         Some(match name {
             "ObjectType" => &mut self.object_type,
@@ -57,7 +57,7 @@ impl Fields {
         })
     }
 
-    /// Reads all lines up to `ElementDataFile`, the last one; returns the position after it as well.
+    /// Reads all lines up to `ElementDataFile`, the last one; also returns the position after it.
     fn read(file: &[u8]) -> Result<(Self, usize), VolumeFault> {
         if let Some(fault) = stand_in::fault(file) {
             return Err(fault);
@@ -125,7 +125,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, VolumeFault> {
     Ok(Header { info, data })
 }
 
-/// Refuses a scaling of the values, which some programs apply and others, ITK among them, do not.
+/// Rejects a scaling of the values, which some programs apply and others, such as ITK, do not.
 fn check_no_scaling(fields: &Fields) -> Result<(), VolumeFault> {
     let unscaled = [
         ("ElementToIntensityFunctionSlope", &fields.slope, 1.0),

@@ -16,8 +16,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// Ending of the files in which results for a volume of this format are written: its own where it holds a whole
-    /// volume in one file, else that of `NIfTI`.
+    /// Extension of the files in which results for a volume of this format are written: its own if it holds a whole
+    /// volume in one file, otherwise that of `NIfTI`.
     #[must_use]
     pub fn result_ending(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl Format {
         }
     }
 
-    /// The format that a file's name says; `None` for other names.
+    /// Format that a file's name implies; `None` for other names.
     #[must_use]
     pub fn of_name(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_str()?;
@@ -35,7 +35,7 @@ impl Format {
     }
 }
 
-/// Endings of volumes in one file, and of headers of one; longer ones first.
+/// Extensions of single-file volumes and of separate headers; longer ones first.
 const ENDINGS: [(&str, Format); 6] = [
     (".nii.gz", Format::Nifti),
     (".nii", Format::Nifti),
@@ -55,7 +55,7 @@ fn ending_of(name: &str) -> Option<(usize, Format)> {
     })
 }
 
-/// File name without the ending of a volume (`.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha`, `.mhd`), in upper or lower
+/// File name without the extension of a volume (`.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha`, `.mhd`), in upper or lower
 /// case; `None` for other files, and for hidden ones, such as the `._x.nii.gz` that macOS leaves in archives.
 #[must_use]
 pub fn file_stem(name: &str) -> Option<&str> {

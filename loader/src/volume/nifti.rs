@@ -1,13 +1,13 @@
-//! NIfTI-1 files, compressed or not: header fields to a shape, a data type, an affine and a scaling, as MONAI reads
-//! them through nibabel.
+//! NIfTI-1 files, compressed or not: converts header fields to a shape, a data type, an affine and a scaling, as MONAI
+//! reads them through nibabel.
 //!
 //! The `nifti` crate parses headers and writes files. Voxels are read here, because that crate inflates through a slower
 //! library, copies every voxel through floats, and does not check the header's sizes.
 //!
-//! nibabel and MONAI differ where the sides of the sform are not those of `pixdim`; there MONAI is followed ([`affine`]).
+//! nibabel and MONAI differ if the voxel sides of the sform are not those of `pixdim`; [`affine`] describes that case.
 //!
-//! DIFFERENCE: nibabel ignores `xyzt_units`. Here spatial units of metres or microns are converted to mm where that
-//! gives voxels of a credible size, as ITK does; where only the bare numbers do, they are taken as mm.
+//! DIFFERENCE: nibabel ignores `xyzt_units`. Here spatial units of metres or microns are converted to mm if that gives
+//! voxels of a credible size, as ITK does; if only the unconverted numbers do, they are taken as mm.
 
 mod write;
 
@@ -73,7 +73,7 @@ pub(super) fn load(path: &Path) -> Result<Loaded, VolumeError> {
 pub(super) fn parse_header(bytes: &[u8]) -> Result<(VolumeInfo, u64), VolumeFault> {
     let not_nifti = || match stand_in::fault(bytes) {
         Some(fault) => fault,
-        // These bytes were inflated if the file is compressed.
+        // A compressed file was inflated before this point, so it was compressed twice.
         None if bytes.starts_with(&inflate::GZIP_MAGIC) => VolumeFault::GzipTwice,
         None => VolumeFault::NotNifti,
     };
@@ -157,12 +157,12 @@ fn dtype(header: &NiftiHeader) -> Result<Dtype, VolumeFault> {
     Dtype::of_nifti(kind).ok_or_else(|| VolumeFault::Type { name: format!("{kind:?}") })
 }
 
-/// The affine in the header's own unit, as nibabel chooses it: sform if its code is set, else qform, else the spacings
-/// around the centre with x to the left. Codes outside the standard's 0 to 5 count as 0.
+/// Affine in the header's own unit, as nibabel chooses it: the sform if its code is set, otherwise the qform, otherwise
+/// the spacings around the centre with x to the left. Codes outside the standard's 0 to 5 count as 0.
 ///
-/// DIFFERENCE: where the sides of the sform are not those of `pixdim` by more than 1 in 100,000, MONAI takes the qform, set
-/// or not. A sheared sform, as of a tilted gantry, would lose its shear by that, and zeros of a qform that is not set would
-/// turn left into right. The sform is used and the difference reported.
+/// DIFFERENCE: if the voxel sides of the sform differ from those of `pixdim` by more than 1 in 100,000, MONAI uses the
+/// qform, even if it is not set. A sheared sform, as with a tilted gantry, would then lose its shear, and the zeros of
+/// an unset qform would swap left and right. The sform is used and the difference reported.
 fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) -> Result<Affine, VolumeFault> {
     let is_set = |code: i16| (1..=5).contains(&code);
     if is_set(header.sform_code) {
@@ -196,8 +196,8 @@ fn affine(header: &NiftiHeader, shape: [usize; 3], notes: &mut Vec<HeaderNote>) 
     Ok(affine)
 }
 
-/// Note of a sform whose sides are not those of `pixdim`, if the difference adds up to more than a tenth of a voxel along an
-/// axis of the scan.
+/// Creates a note if the voxel sides of the sform differ from those of `pixdim` by more than a tenth of a voxel in
+/// total along an axis of the scan.
 fn other_sides(sform: &Affine, header: &NiftiHeader, shape: [usize; 3]) -> Option<HeaderNote> {
     let (own, pixdim) = (spacing(sform), sides(header));
     let differs = |axis: usize| (own[axis] - pixdim[axis]).abs() * shape[axis] as f64 > 0.1 * own[axis];
@@ -205,7 +205,7 @@ fn other_sides(sform: &Affine, header: &NiftiHeader, shape: [usize; 3]) -> Optio
     (0..3).any(differs).then_some(HeaderNote::SformSides { sform: own, pixdim: written })
 }
 
-/// Notes sides of 0 in `pixdim`, for an affine that is made of them.
+/// Adds a note about voxel sides of 0 in `pixdim`, if the affine is derived from them.
 fn note_zero_sides(header: &NiftiHeader, notes: &mut Vec<HeaderNote>) {
     let axes: Vec<usize> = (0..3).filter(|&axis| header.pixdim[axis + 1] == 0.0).collect();
     if !axes.is_empty() {
@@ -213,7 +213,7 @@ fn note_zero_sides(header: &NiftiHeader, notes: &mut Vec<HeaderNote>) {
     }
 }
 
-/// Voxel sides of `pixdim` as nibabel corrects them: zero becomes 1, negative ones lose their sign.
+/// Voxel sides from `pixdim`, as nibabel corrects them: zero becomes 1, and negative sides lose their sign.
 fn sides(header: &NiftiHeader) -> [f64; 3] {
     std::array::from_fn(|axis| match f64::from(header.pixdim[axis + 1]) {
         0.0 => 1.0,

@@ -1,20 +1,20 @@
-//! Oddities of headers that were resolved by a rule.
+//! Irregularities of headers that were resolved by a rule.
 
 use std::fmt;
 
-/// An oddity of a header, resolved by a rule.
+/// An irregularity of a header, resolved by a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HeaderNote {
     /// The two transforms put the scan in different places; the sform is used.
     TransformsDisagree {
-        /// Largest distance between a corner's two places, in mm.
+        /// Largest distance between the two positions of a corner, in mm.
         shift_mm: f64,
     },
-    /// The sform has other sides than `pixdim`.
+    /// The voxel sides of the sform differ from those in `pixdim`.
     SformSides {
         /// Sides of the sform, in the header's unit.
         sform: [f64; 3],
-        /// Sides in `pixdim`, in the same unit; those of 0 count as 1.
+        /// Voxel sides in `pixdim`, in the same unit; sides of 0 count as 1.
         pixdim: [f64; 3],
     },
     /// The unit of length was converted to mm.
@@ -22,23 +22,23 @@ pub enum HeaderNote {
         /// Name of the unit.
         unit: &'static str,
     },
-    /// The unit of length would make voxels of an impossible size, so the numbers were taken as mm.
+    /// The stated unit of length would give voxels of an impossible size, so the numbers were taken as mm.
     UnitIgnored {
         /// Name of the unit.
         unit: &'static str,
-        /// Smallest voxel side in mm that the unit would give.
+        /// Smallest voxel side, in mm, that the unit would give.
         side_mm: f64,
     },
-    /// The transforms are not set; the scan is taken to lie with its centre at the origin, the first axis to the left.
+    /// No transform is set; the scan is assumed to have its centre at the origin and its first axis pointing left.
     NoTransform,
-    /// Directions without an anatomical meaning, which are taken as left, posterior and superior.
+    /// Directions without an anatomical meaning, which are assumed to be left, posterior and superior.
     SpaceAssumed {
         /// Name of the space in the header; empty if it names none.
         space: String,
     },
     /// Slices that are in the series twice.
     DuplicateSlices {
-        /// Number of files that repeat another one.
+        /// Number of files that repeat another file.
         count: usize,
     },
     /// A stack that is not perpendicular to its slices.
@@ -48,19 +48,19 @@ pub enum HeaderNote {
     },
     /// DICOM files without `RescaleSlope` and `RescaleIntercept`.
     NoRescale,
-    /// Rescaled values in another unit than HU.
+    /// Rescaled values in a unit other than HU.
     Unit {
-        /// The unit, as `RescaleType` names it.
+        /// Unit, as named by `RescaleType`.
         unit: String,
     },
-    /// DICOM files of `MONOCHROME1`, which inverts the display and not the values.
+    /// DICOM files of `MONOCHROME1`, which inverts the display but not the values.
     ShownInverted,
-    /// DICOM padding with values of tissue, which is not taken as padding.
+    /// DICOM padding in the range of tissue, which is not treated as padding.
     PaddingIgnored {
         /// Lowest and highest value of the padding, in HU.
         hu: [f64; 2],
     },
-    /// DICOM padding of another modality than CT with values that tissue may have, which is not taken as padding.
+    /// DICOM padding, in a modality other than CT, with values that tissue may have; it is not treated as padding.
     PaddingKept {
         /// Lowest and highest value of the padding.
         range: [f64; 2],
@@ -143,7 +143,7 @@ impl fmt::Display for HeaderNote {
     }
 }
 
-/// A number with decimals, without zeros at its end.
+/// Removes trailing zeros from a number with decimals.
 fn trimmed(number: &str) -> String {
     number.trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -1,11 +1,12 @@
 //! NRRD headers, as ITK reads them.
 //!
-//! A space of anatomical directions, such as `left-posterior-superior`, gives coordinates their meaning. Coordinates of the
-//! scanner and without a space are taken as left, posterior and superior, with a note; any other name is refused.
+//! A space of anatomical directions, such as `left-posterior-superior`, gives coordinates their meaning. Scanner
+//! coordinates and coordinates without a space are taken as left, posterior and superior, with a note; any other name
+//! is rejected.
 //!
 //! DIFFERENCE: ITK knows the spaces RAS, LAS and LPS only. Here every space named in words is read, such as
-//! `right-posterior-superior`. Other initials than those three are refused: some programs name by them the sides where axes
-//! begin, not those where they end.
+//! `right-posterior-superior`. Initials other than those three are rejected, because in some programs they name the
+//! sides where axes begin, not those where they end.
 
 mod write;
 
@@ -21,7 +22,7 @@ pub(super) use write::encode;
 
 const MAGIC: &str = "NRRD000";
 
-/// Fields that are used, as the header has them.
+/// Fields of the header that are used.
 #[derive(Debug, Default)]
 struct Fields {
     kind: Option<String>,
@@ -43,7 +44,7 @@ struct Fields {
 }
 
 impl Fields {
-    /// Place of a field, by its name in lower case; `None` for fields that are not used.
+    /// Finds the entry of a field by its name in lower case; `None` for fields that are not used.
     fn of(&mut self, name: &str) -> Option<&mut Option<String>> {
         Some(match name {
             "type" => &mut self.kind,
@@ -66,7 +67,7 @@ impl Fields {
         })
     }
 
-    /// Reads all lines up to the empty one; returns the position after it as well.
+    /// Reads all lines up to the empty one; also returns the position after it.
     fn read(file: &[u8]) -> Result<(Self, usize), VolumeFault> {
         let not_nrrd = VolumeFault::NotFormat { format: "an NRRD file", magic: MAGIC };
         if !file.starts_with(MAGIC.as_bytes()) {
@@ -123,7 +124,7 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, VolumeFault> {
     Ok(Header { info, data })
 }
 
-/// Checks that the first three axes are those of space, with a place that is understood.
+/// Checks that the first three axes are spatial, and that `axis mins` does not take the place of the origin.
 fn check_axes(fields: &Fields) -> Result<(), VolumeFault> {
     let is_space = |kind: &str| ["domain", "space", "none", "???"].contains(&kind.to_lowercase().as_str());
     if let Some(kinds) = fields.kinds.as_deref().filter(|kinds| !kinds.split_whitespace().take(3).all(is_space)) {
@@ -202,12 +203,12 @@ fn data(fields: &Fields, end: usize, encoding: Encoding) -> Result<Data, VolumeF
     Ok(Data { file, start, skip_lines, encoding, skip_bytes })
 }
 
-/// Name of a space in lower case without separators, of which ITK accepts hyphens, blanks and none.
+/// Name of a space in lower case without separators; ITK accepts hyphens, blanks or none.
 fn plain(space: &str) -> String {
     space.to_lowercase().replace(['-', ' '], "")
 }
 
-/// Axis of RAS along which a coordinate grows, and whether it grows against it.
+/// Axis of RAS along which a coordinate runs, and whether it runs in the opposite direction.
 type Direction = (usize, bool);
 
 /// Anatomical directions by name.
@@ -220,10 +221,10 @@ const DIRECTIONS: [(&str, Direction); 6] = [
     ("inferior", (2, true)),
 ];
 
-/// Directions of a space without anatomical meaning: left, posterior and superior, as in ITK.
+/// Directions assumed for a space without anatomical meaning: left, posterior and superior, as in ITK.
 const ASSUMED: [Direction; 3] = [(0, true), (1, true), (2, false)];
 
-/// Directions in which the three coordinates of a space grow; `None` for a space without anatomical meaning.
+/// Directions in which the three coordinates of a space increase; `None` for a space without anatomical meaning.
 fn directions(space: &str) -> Result<Option<[Direction; 3]>, VolumeFault> {
     let plain = plain(space);
     let words = match plain.as_str() {
@@ -237,7 +238,7 @@ fn directions(space: &str) -> Result<Option<[Direction; 3]>, VolumeFault> {
     directions_in_words(words).map(Some).ok_or_else(|| bad("space", space, expected))
 }
 
-/// Directions of a name such as `leftposteriorsuperior`; `None` unless it has one along each axis.
+/// Directions in a name such as `leftposteriorsuperior`; `None` unless there is one along each axis.
 fn directions_in_words(words: &str) -> Option<[Direction; 3]> {
     let mut rest = words;
     let mut directions = [(0, false); 3];
@@ -249,7 +250,7 @@ fn directions_in_words(words: &str) -> Option<[Direction; 3]> {
     (rest.is_empty() && (0..3).all(has_axis)).then_some(directions)
 }
 
-/// The affine in RAS, given that of coordinates that grow in these directions.
+/// Converts an affine to RAS from coordinates that increase in these directions.
 fn in_ras(affine: Affine, directions: [Direction; 3]) -> Affine {
     let (mut ras, mut is_mirrored) = (affine, [false; 3]);
     for (row, (axis, runs_against)) in affine.into_iter().zip(directions) {
@@ -296,7 +297,7 @@ fn diagonal(sides: [f64; 3]) -> [[f64; 3]; 3] {
     std::array::from_fn(|axis| std::array::from_fn(|row| if row == axis { sides[axis] } else { 0.0 }))
 }
 
-/// Spacings of the three axes; those of further axes, of length 1, may be nan.
+/// Spacings of the first three axes; spacings of further axes, which have length 1, may be NaN.
 fn spacing_numbers(value: &str, rank: usize) -> Result<[f64; 3], VolumeFault> {
     match numbers("spacings", value)?.as_slice() {
         all @ &[x, y, z, ..] if all.len() == rank && [x, y, z].iter().all(|side| *side > 0.0) => Ok([x, y, z]),
@@ -327,10 +328,10 @@ fn vectors(field: &'static str, value: &str, rank: usize) -> Result<[[f64; 3]; 3
     }
 }
 
-/// Units of length that are understood.
+/// Units of length that are supported.
 const UNITS: [&str; 6] = ["mm", "cm", "m", "um", "µm", "μm"];
 
-/// Unit of length other than mm, and mm in it, where all axes have the same.
+/// Unit of length other than mm, and its length in mm, if all axes have the same unit.
 fn unit(units: &str) -> Option<(&'static str, f64)> {
     let mut names = units.split('"').map(str::trim).filter(|name| !name.is_empty());
     let first = names.next()?;

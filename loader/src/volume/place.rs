@@ -4,7 +4,7 @@ use super::VolumeFault;
 use super::note::HeaderNote;
 use crate::geometry::{Affine, Orientation, spacing};
 
-/// Largest number of voxels that is read; no scanner makes 16 Gi.
+/// Largest number of voxels that is read (16 Gi), more than any scanner produces.
 const MAX_VOXELS: u64 = 1 << 34;
 /// Voxel side lengths in mm that a scan of a patient may have.
 const CREDIBLE_SIDES_MM: std::ops::RangeInclusive<f64> = 0.02..=50.0;
@@ -12,7 +12,7 @@ const CREDIBLE_SIDES_MM: std::ops::RangeInclusive<f64> = 0.02..=50.0;
 /// Last row of every affine.
 pub(super) const LAST_ROW: [f64; 4] = [0.0, 0.0, 0.0, 1.0];
 
-/// Shape and number of voxels of an array with these lengths, which may end with lengths of 1.
+/// Shape and number of voxels of an array with these lengths; trailing lengths of 1 are dropped.
 pub(super) fn shape(lengths: Vec<usize>) -> Result<([usize; 3], u64), VolumeFault> {
     if lengths.iter().skip(3).any(|&length| length != 1) {
         return Err(VolumeFault::NotThreeD { rank: lengths.len(), lengths });
@@ -39,13 +39,13 @@ pub(super) fn orientation(affine: &Affine) -> Result<Orientation, VolumeFault> {
     Orientation::closest(affine).ok_or(VolumeFault::AffineFlat)
 }
 
-/// Affine from the positions of the first voxel and of its neighbours along each axis, relative to it.
+/// Affine from the position of the first voxel and the offsets to its neighbour along each axis.
 pub(super) fn affine(columns: [[f64; 3]; 3], origin: [f64; 3]) -> Affine {
     let row = |r: usize| [columns[0][r], columns[1][r], columns[2][r], origin[r]];
     [row(0), row(1), row(2), LAST_ROW]
 }
 
-/// The affine in coordinates whose axes `x`, `y` and `z` run the other way: LPS to RAS for `[true, true, false]`, and
+/// Affine in coordinates whose selected axes run the other way: converts LPS to RAS for `[true, true, false]`, and
 /// back.
 pub(super) fn mirrored(mut affine: Affine, axes: [bool; 3]) -> Affine {
     for (row, _) in affine.iter_mut().zip(axes).filter(|(_, is_mirrored)| *is_mirrored) {
@@ -57,10 +57,10 @@ pub(super) fn mirrored(mut affine: Affine, axes: [bool; 3]) -> Affine {
     affine
 }
 
-/// Axes that differ between LPS, in which most formats count, and RAS.
+/// Axes that differ between RAS and LPS, which most formats use.
 pub(super) const LPS: [bool; 3] = [true, true, false];
 
-/// Converts an affine in another unit of length to mm where that gives voxels of a credible size.
+/// Converts an affine from another unit of length to mm if that gives voxels of a credible size.
 pub(super) fn in_mm(affine: Affine, unit: &'static str, mm: f64, notes: &mut Vec<HeaderNote>) -> Affine {
     let credible = |factor: f64| spacing(&affine).iter().all(|side| CREDIBLE_SIDES_MM.contains(&(side * factor)));
     if !credible(mm) && credible(1.0) {

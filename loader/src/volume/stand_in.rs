@@ -1,16 +1,16 @@
-//! Files in place of a volume: what version control, a server or an archive leaves under its name.
+//! Files that replace a volume: left under its name by version control, a server or an archive.
 
 use super::VolumeFault;
 
-/// A page of a web server.
+/// Description and remedy for a web server's page.
 const PAGE: (&str, &str) = ("an HTML page in place of the file, as servers send on errors", "download it again");
-/// A message of object storage.
+/// Description and remedy for a message of object storage.
 const DOCUMENT: (&str, &str) =
     ("an XML document in place of the file, as object storage sends on errors", "download it again");
-/// A reference to an object of Git LFS.
+/// Description and remedy for a Git LFS pointer.
 const LFS: (&str, &str) = ("a Git LFS pointer in place of the file", "run git lfs pull");
 
-/// Beginnings of such files in any case of letters, each with the file's name and the remedy.
+/// First bytes of such files, ignoring case, each with description and remedy.
 const BEGINNINGS: [(&str, (&str, &str)); 8] = [
     ("version https://git-lfs.github.com/spec/", LFS),
     ("version https://hawser.github.com/spec/", LFS),
@@ -22,8 +22,8 @@ const BEGINNINGS: [(&str, (&str, &str)); 8] = [
     ("PK\u{3}\u{4}", ("a ZIP archive in place of the file", "unpack it")),
 ];
 
-/// The fault of a file that begins with these bytes, if it is known to stand in for a volume. No volume that can be read
-/// begins like that.
+/// Fault of a file that begins with these bytes, if it is known to replace a volume. No readable volume begins with
+/// them.
 pub(super) fn fault(head: &[u8]) -> Option<VolumeFault> {
     let head = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
     let begins = |text: &str| head.get(..text.len()).is_some_and(|start| start.eq_ignore_ascii_case(text.as_bytes()));
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn files_in_place_of_a_volume_are_called_what_they_are() {
+    fn files_in_place_of_a_volume_are_named_by_their_kind() {
         let dir = tempfile::tempdir().unwrap();
         let pointer = "a Git LFS pointer in place of the file; run git lfs pull";
         let page = "an HTML page in place of the file, as servers send on errors; download it again";

@@ -1,6 +1,7 @@
 //! Modalities of the images that are read.
 
-/// Images that a path may name. DICOM files alone tell their modality; files of other formats are read for either value.
+/// Images that a path may name. Only DICOM files state their modality; files of other formats are read with either
+/// value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wanted {
     /// CT images.

@@ -10,8 +10,8 @@ use super::dtype::Dtype;
 use super::{Format, VolumeError, VolumeFault, VolumeInfo, metaimage, nifti, nrrd};
 
 /// Writes voxels `[x, y, z]`, the first axis fastest, on the grid of the scan they belong to, in the format of the
-/// path's ending: NRRD and `MetaImage` with compressed voxels, everything else as `NIfTI`. A `NIfTI` scan's header is
-/// kept, with its units and codes. The file appears under its name once it is complete and on disk.
+/// path's extension: NRRD and `MetaImage` with compressed voxels, everything else as `NIfTI`. A `NIfTI` scan's header
+/// is kept, with its units and codes. The file appears under its name once it is complete and on disk.
 ///
 /// Removes temporary files that killed processes left in its folder.
 ///
@@ -22,7 +22,7 @@ where
     T: DataElement + bytemuck::Pod,
 {
     let at = |reason| VolumeError { path: path.to_owned(), reason };
-    // Stale files are only clutter, so an error here is ignored. A folder that cannot be written fails below.
+    // Stale files only take space, so an error here is ignored. A folder that cannot be written fails below.
     let _ = path.parent().map(durable::remove_stale);
     let expected: usize = scan.shape.iter().product();
     if voxels.len() != expected {
@@ -41,7 +41,7 @@ where
     durable::write(path, &file).map_err(|error| failed(error.action, error.source))
 }
 
-/// Encoder of a whole file from the grid, the type and the bytes of its voxels.
+/// Function that encodes a whole file from the grid, the type and the bytes of its voxels.
 type Encode = fn(&VolumeInfo, Dtype, &[u8]) -> io::Result<Vec<u8>>;
 
 /// True where voxels in memory have their highest byte first.

@@ -6,7 +6,7 @@ use crate::batch::{self, Batch, BatchMemory, BatchTimes, CropRecord, Images, Poo
 use crate::preprocess::window::Scale;
 use crate::transform::SampledParams;
 
-/// Description of a batch.
+/// Describes a batch in a header.
 pub(crate) fn header(batch: &Batch, in_slot: bool, label_offset: usize, queue_secs: f64) -> BatchHeader {
     let crop = |(number, record): (usize, &CropRecord)| {
         let (dequantize, crop_box) = match &batch.images {
@@ -43,7 +43,7 @@ pub(crate) fn header(batch: &Batch, in_slot: bool, label_offset: usize, queue_se
     }
 }
 
-/// Bytes of voxels and labels.
+/// Number of bytes of voxels and of labels.
 pub(crate) fn sizes(batch: &Batch) -> (usize, usize) {
     let voxel = match &batch.images {
         Images::Floats(_) => VoxelForm::Floats,
@@ -60,13 +60,13 @@ fn dequantize_to_wire(dequantize: &batch::Dequantize) -> Dequantize {
     Dequantize { gain, bias, factor, shift, range: range_to_wire(scale) }
 }
 
-/// Range of values, unless it is that of a window.
+/// Range of values as a message; `None` for the range of a window.
 fn range_to_wire(scale: Scale) -> Option<ValueRange> {
     let Scale { low, high, .. } = scale;
     (low.to_bits() != 0f32.to_bits() || high.to_bits() != 1f32.to_bits()).then_some(ValueRange { low, high })
 }
 
-/// Scale with the range of values that a crop names, or that of a window.
+/// Scale with the range of values that a crop states, or else the range of a window.
 fn scale_of_wire(gain: f32, bias: f32, range: Option<ValueRange>) -> Result<Scale, Malformed> {
     let ValueRange { low, high } = range.unwrap_or(ValueRange { low: 0.0, high: 1.0 });
     if low < high { Ok(Scale { gain, bias, low, high }) } else { Err(Malformed("a range of values without values")) }
@@ -83,7 +83,7 @@ fn box_to_wire(crop: &batch::CropBox) -> CropBox {
     }
 }
 
-/// Properties that the batches of a stream have.
+/// Expected properties of a stream's batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Expected {
     /// Form of the voxels.
@@ -92,12 +92,13 @@ pub(crate) struct Expected {
     pub(crate) crop_size: [usize; 3],
     /// True if batches carry labels.
     pub(crate) labels: bool,
-    /// Crops of a batch, if no case is skipped.
+    /// Number of crops in a batch if no case is skipped.
     pub(crate) crops: usize,
 }
 
 impl Expected {
-    /// Bytes of voxels and labels that a header announces, checked against everything else that is known.
+    /// Number of bytes of voxels and labels that a header announces, after checking them against the expected
+    /// properties.
     ///
     /// # Errors
     /// If the header contradicts the stream or itself.
@@ -124,7 +125,7 @@ impl Expected {
         Ok((voxel_bytes, label_bytes))
     }
 
-    /// The batch that a checked header describes, in memory that holds its bytes.
+    /// Creates the batch that a checked header describes, from memory that holds its bytes.
     ///
     /// # Errors
     /// If the header lacks what the form needs.
@@ -184,7 +185,7 @@ impl Expected {
     }
 }
 
-/// Voxels of all boxes, which lie one after another.
+/// Number of voxels of all boxes; checks that they are adjacent.
 fn box_voxels(crops: &[Crop]) -> Result<usize, Malformed> {
     let mut end = 0usize;
     for crop in crops {

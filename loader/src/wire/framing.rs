@@ -1,4 +1,4 @@
-//! gRPC framing of a batch, done by hand so that voxels are not copied on their way.
+//! gRPC framing of a batch, implemented here so that voxels are not copied on their way.
 //!
 //! A message is one byte 0, its length as four bytes, then protobuf. A `Frame` with data is a tag, a length and the bytes
 //! themselves; so on the wire the voxels are preceded by at most eleven bytes per frame. The writer sends slices of the
@@ -15,19 +15,19 @@ use prost::Message as _;
 use super::{BatchHeader, Frame, frame};
 use crate::pipeline::{MOST_CROPS, RECORD_BYTES};
 
-/// Bytes of voxels in a frame.
+/// Number of bytes of voxels in a frame.
 pub(crate) const FRAME_BYTES: usize = 1 << 20;
 
-/// Largest header, which describes each crop of a batch: 256 MiB.
+/// Largest header in bytes (256 MiB); it describes each crop of a batch.
 const HEADER_LIMIT: usize = MOST_CROPS * RECORD_BYTES;
 
-/// Bytes before a message.
+/// Length in bytes of the prefix of a message.
 const PREFIX: usize = 5;
 
 /// Tag of `Frame.data`: field 2, length-delimited.
 const DATA_TAG: u8 = 0x12;
 
-/// HTTP body of pieces that are sent as they are, then a gRPC status where the body is a response.
+/// HTTP body made of pieces that are sent unchanged, followed by a gRPC status if the body is a response.
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
     pieces: VecDeque<Bytes>,
@@ -35,12 +35,12 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    /// Body of a request with one message.
+    /// Creates the body of a request with one message.
     pub(crate) fn request(message: &impl prost::Message) -> Self {
         Self { pieces: VecDeque::from([framed(message)]), trailers: None }
     }
 
-    /// Body of a response: the header, then the bytes in frames. Drops `keep` when the header is sent.
+    /// Creates the body of a response: the header, then the bytes in frames. Drops `keep` when the header is sent.
     pub(crate) fn batch(header: BatchHeader, keep: impl Send + 'static, data: impl IntoIterator<Item = Bytes>) -> Self {
         let header = framed(&Frame { part: Some(frame::Part::Header(header)) });
         let mut pieces = VecDeque::from([Bytes::from_owner(Kept { bytes: header, _keep: keep })]);
@@ -59,13 +59,13 @@ impl Pieces {
         Self { pieces, trailers: Some(success()) }
     }
 
-    /// Body of a response with one message.
+    /// Creates the body of a response with one message.
     pub(crate) fn response(message: &impl prost::Message) -> Self {
         Self { pieces: VecDeque::from([framed(message)]), trailers: Some(success()) }
     }
 }
 
-/// Bytes with a value that lives as long as they do.
+/// Bytes together with a value that is dropped with them.
 struct Kept<T> {
     bytes: Bytes,
     _keep: T,
@@ -77,7 +77,7 @@ impl<T> AsRef<[u8]> for Kept<T> {
     }
 }
 
-/// Trailers of a call that succeeded.
+/// Trailers of a successful call.
 fn success() -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
@@ -114,16 +114,16 @@ fn framed(message: &impl prost::Message) -> Bytes {
     buffer.freeze()
 }
 
-/// Part of a response, as [`FrameReader::read`] finds it.
+/// Part of a response, as returned by [`FrameReader::read`].
 #[derive(Debug, PartialEq)]
 pub(crate) enum Part {
     /// Description of the batch.
     Header(Box<BatchHeader>),
-    /// Bytes of voxels or labels; continues the part before.
+    /// Bytes of voxels or labels, which continue the previous part.
     Data(Bytes),
 }
 
-/// A response that breaks the contract.
+/// Error of a response that violates the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed response: {0}")]
 pub(crate) struct Malformed(pub(crate) &'static str);
@@ -131,14 +131,14 @@ pub(crate) struct Malformed(pub(crate) &'static str);
 /// Incremental reader of the messages of a response.
 #[derive(Debug, Default)]
 pub(crate) struct FrameReader {
-    /// Start of a message whose kind is not known yet, or a whole message that is not plain data.
+    /// First bytes of a message of still unknown kind, or a whole message other than plain data.
     held: BytesMut,
-    /// Bytes of data that follow in the current message.
+    /// Number of data bytes still to come in the current message.
     data_left: usize,
 }
 
 impl FrameReader {
-    /// Takes the next part from bytes that arrived; `None` if they are used up.
+    /// Takes the next part from received bytes; `None` once they are used up.
     ///
     /// # Errors
     /// If the bytes are not messages of the contract.
@@ -160,7 +160,7 @@ impl FrameReader {
         Ok(None)
     }
 
-    /// True between two messages.
+    /// Returns true between two messages.
     pub(crate) fn is_idle(&self) -> bool {
         self.held.is_empty() && self.data_left == 0
     }
@@ -174,7 +174,7 @@ impl FrameReader {
         Ok(Some(len as usize))
     }
 
-    /// Bytes to hold before [`Self::complete`] can say more; above what is held.
+    /// Number of held bytes that [`Self::complete`] needs to proceed; more than are held now.
     fn wanted(&self) -> Result<usize, Malformed> {
         let Some(len) = self.message_len()? else { return Ok(PREFIX) };
         if self.held.get(PREFIX) == Some(&DATA_TAG) && self.data_len(len).is_none() && self.held.len() < PREFIX + len {
@@ -189,7 +189,7 @@ impl FrameReader {
         Ok(PREFIX + len)
     }
 
-    /// Length of the data, if the message is a tag, a length and that many bytes.
+    /// Length of the data if the message consists of a tag, a length and that many bytes.
     fn data_len(&self, message_len: usize) -> Option<usize> {
         let body = self.held.get(PREFIX..)?;
         let (&DATA_TAG, length) = body.split_first()? else { return None };
@@ -197,7 +197,7 @@ impl FrameReader {
         (1 + prost::length_delimiter_len(len) + len == message_len).then_some(len)
     }
 
-    /// The part that the held bytes begin or make up.
+    /// Returns the part that the held bytes begin or complete.
     fn complete(&mut self) -> Result<Option<Part>, Malformed> {
         let Some(len) = self.message_len()? else { return Ok(None) };
         if let Some(data_len) = self.data_len(len) {
@@ -213,7 +213,7 @@ impl FrameReader {
         Ok(match message.part {
             Some(frame::Part::Header(header)) => Some(Part::Header(Box::new(header))),
             Some(frame::Part::Data(data)) if !data.is_empty() => Some(Part::Data(data)),
-            // A message of a later version of the contract.
+            // The message is of a later version of the contract.
             Some(frame::Part::Data(_)) | None => None,
         })
     }
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn hand_made_frames_are_what_prost_makes() {
+    fn hand_made_frames_equal_those_of_prost() {
         let data = Bytes::from(vec![9; 300]);
         let mut by_hand = Pieces::batch(BatchHeader::default(), (), [data.clone()]);
         by_hand.pieces.pop_front();
@@ -277,7 +277,7 @@ mod tests {
         assert!(received(&[1, 0, 0, 0, 0], 5).is_err());
         assert!(received(&[0, 0, 0, 0, 2, 0xff, 0xff], 7).is_err());
         assert!(received(&[0, 0xff, 0xff, 0xff, 0xff, 0x0a, 0], 7).is_err());
-        // An unknown field is of a later version.
+        // The unknown field comes from a later version.
         assert_eq!(received(&[0, 0, 0, 0, 2, 0x78, 1], 2), Ok((None, vec![])));
     }
 }

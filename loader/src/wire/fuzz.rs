@@ -1,4 +1,4 @@
-//! Damaged and hostile messages: each is refused or understood, without a panic.
+//! Tests with damaged and hostile messages: each is rejected or decoded, without a panic.
 
 use proptest::prelude::*;
 use prost::Message as _;
@@ -10,7 +10,7 @@ use crate::pipeline::StreamConfig;
 use crate::split::{FoldRule, FoldSplit, Part as SplitPart, Split};
 use crate::transform::Chain;
 
-/// Bytes with some of them changed, and a part cut out.
+/// Changes some of the bytes, and cuts out a part.
 fn damaged(whole: &[u8], edits: &[(prop::sample::Index, u8)], cut: Option<(prop::sample::Index, usize)>) -> Vec<u8> {
     let mut bytes = whole.to_vec();
     for (at, value) in edits {

@@ -1,6 +1,6 @@
-//! Hostile messages for the code that receives them. Each function panics where that code breaks a promise.
+//! Hostile messages for the code that receives them. Each function panics if that code violates a guarantee.
 //!
-//! Called by the tests of this crate and, with the feature `fuzzing`, by the program of `tests/fuzz`.
+//! Called by the tests of this crate and, with the feature `fuzzing`, by the program in `tests/fuzz`.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -11,7 +11,7 @@ use super::spec::Stream;
 use super::{BatchHeader, FetchRequest, OpenRequest, ShareRequest, StreamSpec};
 use crate::batch::VoxelForm;
 
-/// Gives bytes to the decoders of all requests.
+/// Passes bytes to the decoders of all requests.
 ///
 /// # Panics
 /// If a specification that is accepted becomes another stream when it is sent on.
@@ -28,7 +28,7 @@ pub fn request(bytes: &[u8]) {
     let _ = ShareRequest::decode(bytes);
 }
 
-/// Gives bytes to a client that waits for the header of step 3, a batch of two crops of 2 x 2 x 2 voxels.
+/// Passes bytes to a client that waits for the header of step 3, a batch of two crops of 2 x 2 x 2 voxels.
 ///
 /// # Panics
 /// If a header is accepted whose batch has another size.
@@ -45,7 +45,7 @@ pub fn header(bytes: &[u8]) {
     }
 }
 
-/// Gives bytes to the reader of frames, `chunk` of them at a time.
+/// Passes bytes to the reader of frames, `chunk` bytes at a time.
 ///
 /// # Panics
 /// If more bytes come out than went in.

@@ -10,7 +10,7 @@ use crate::pipeline::StreamConfig;
 use crate::split::{self, SelectError};
 use crate::{batch, pipeline, sampler};
 
-/// A stream as its specification describes it.
+/// Stream described by a specification.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Stream {
     pub(crate) config: StreamConfig,
@@ -19,7 +19,7 @@ pub(crate) struct Stream {
     pub(crate) form: batch::VoxelForm,
 }
 
-/// Error of a specification.
+/// Error of an invalid specification.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("stream.{key}: {reason}")]
 pub(crate) struct SpecError {
@@ -28,7 +28,7 @@ pub(crate) struct SpecError {
 }
 
 impl Stream {
-    /// The specification, with the names of a list of cases in place of its file.
+    /// Converts to a specification, with the names from a list of cases in place of its file.
     ///
     /// # Errors
     /// If the list cannot be read.
@@ -66,7 +66,7 @@ impl Stream {
         })
     }
 
-    /// The stream that a specification describes. Checks only that the message makes sense; [`StreamConfig::validate`]
+    /// Converts a specification to a stream. Checks only that the message is meaningful; [`StreamConfig::validate`]
     /// checks the ranges.
     ///
     /// # Errors
@@ -118,7 +118,7 @@ impl Stream {
     }
 }
 
-/// Id of the stream of a specification: 32 hex digits.
+/// Id of the stream that a specification describes: 32 hex digits.
 pub(crate) fn stream_id(spec: &StreamSpec) -> String {
     blake3::hash(&spec.encode_to_vec()).to_hex()[..32].to_owned()
 }

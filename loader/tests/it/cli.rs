@@ -17,7 +17,7 @@ use hiend_loader::phantom::{PhantomConfig, write_dataset};
 /// Flag for coarse voxels, so that a case has a few thousand of them and is converted in milliseconds.
 const SPACING: &str = "--spacing=6";
 
-/// Result of a finished process.
+/// Output and exit code of a finished process.
 struct Ran {
     code: i32,
     out: String,
@@ -41,7 +41,7 @@ fn run(args: &[&str]) -> Ran {
     ran_of(command(args).output().unwrap())
 }
 
-/// Runs the program and asserts its exit code.
+/// Runs the program and asserts its exit code; returns its output.
 fn check(args: &[&str], code: i32) -> Ran {
     let ran = run(args);
     assert_eq!(ran.code, code, "{args:?}\n{}\n{}", ran.out, ran.err);
@@ -108,7 +108,7 @@ fn voxels(cache: &Path) -> BTreeMap<String, (Vec<u16>, Option<Vec<u8>>)> {
     cache.cases().iter().map(read).collect()
 }
 
-/// An uncompressed NIfTI-1 file of 16-bit voxels.
+/// Bytes of an uncompressed NIfTI-1 file with 16-bit voxels.
 fn nifti(dim: &[i16], side: f32, num_voxels: usize) -> Vec<u8> {
     let mut bytes = vec![0u8; 352];
     let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);

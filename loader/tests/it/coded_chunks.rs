@@ -1,4 +1,4 @@
-//! Batches of coded chunks: the crops decoded from them are those of the other forms, bit for bit.
+//! Tests that crops decoded from batches of coded chunks equal those of the other forms, bit for bit.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::transform::Chain;
 use proptest::prelude::*;
 
-/// Content of a volume.
+/// Content of a test volume.
 #[derive(Clone, Copy, Debug)]
 enum Voxels {
     /// Unrelated values below `2^bits`.
     Noise,
-    /// Air outside of a block of noise, so that chunks are constant.
+    /// Air around a block of noise, so that some chunks are constant.
     Block,
     /// A pattern that zstd compresses to less than half.
     Pattern,
@@ -109,7 +109,7 @@ proptest! {
     }
 }
 
-/// The chunks of a visit are in a batch once, and the batch takes as much as its plan says.
+/// A batch holds each chunk of a visit once, and takes exactly the planned memory.
 #[test]
 fn crops_of_a_visit_share_its_chunks() {
     let dir = tempfile::tempdir().unwrap();
@@ -164,13 +164,13 @@ fn streams_that_coded_chunks_cannot_serve_are_refused_with_their_key() {
         let dir = tempfile::tempdir().unwrap();
         let cache = write_cache(dir.path(), [8; 3], 9, preset, &[(Voxels::Noise, [20; 3])]);
         let codec = refused(&cache, &config([8; 3], Chain::recipe()));
-        assert!(codec.contains("case D/case0 is stored with another codec than \"fast\""), "{codec}");
+        assert!(codec.contains("case D/case0 is stored with a codec other than \"fast\""), "{codec}");
     }
 }
 
 #[test]
 fn corrupt_chunk_is_an_error_or_its_visit_is_skipped() {
-    // Of a crop, and of a box whose size differs from visit to visit.
+    // A chunk of a crop, and one of a box whose size differs from visit to visit.
     for augment in [Chain::recipe(), Chain::nnunet()] {
         check_a_corrupt_chunk(augment);
     }

@@ -1,4 +1,4 @@
-//! One dataset in several formats: the same voxels at the same places.
+//! Tests that one dataset in several formats gives the same voxels at the same positions.
 
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,7 @@ fn convert(data: &Path) -> PathBuf {
     out
 }
 
-/// Writes a copy of an nnU-Net dataset with another ending.
+/// Writes a copy of an nnU-Net dataset with another file extension.
 fn copy(from: &Path, to: &Path, ending: &str) {
     for folder in ["imagesTr", "labelsTr"] {
         std::fs::create_dir_all(to.join(folder)).unwrap();

@@ -1,8 +1,8 @@
 //! Preprocessing compared with MONAI, voxel by voxel. Every `prep_*` case of every golden folder is run; all differences
 //! are reported at the end.
 //!
-//! Folders: the project's own (`tests/golden`), the one that `HIEND_GOLDEN_DIR` names, else `shared/golden` next to the
-//! repository. A case's source lies in the folder's `phantom/`, or in `ct/` next to the folder.
+//! Folders: the project's own (`tests/golden`), and the folder named by `HIEND_GOLDEN_DIR`, or else `shared/golden`
+//! next to the repository. A case's source lies in the folder's `phantom/`, or in `ct/` next to the folder.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -28,7 +28,7 @@ const IMAGE_TOLERANCE: f64 = 0.0013;
 const MEAN_TOLERANCE: f64 = 0.25 / 425.0;
 /// Largest difference of a resampled voxel before rounding, in HU.
 const HU_TOLERANCE: f64 = 0.01;
-/// Largest difference of an affine's entry.
+/// Largest difference between entries of affines.
 const AFFINE_TOLERANCE: f64 = 1e-9;
 
 #[test]
@@ -51,7 +51,7 @@ fn golden_preprocessing_agrees_with_monai() {
     assert!(failures.is_empty(), "{} differences in {} cases:\n{}", failures.len(), names.len(), failures.join("\n"));
 }
 
-/// Folder of further cases, if there is one.
+/// Folder with further cases, if there is one.
 fn shared_golden() -> Option<PathBuf> {
     if let Some(dir) = std::env::var_os("HIEND_GOLDEN_DIR") {
         return Some(dir.into());

@@ -1,6 +1,6 @@
 //! Integration tests of the loader, in one binary.
 //!
-//! `tests/metrics.rs` is a binary of its own: its recorder sees every stream of its process.
+//! `tests/metrics.rs` is a separate binary, because its recorder sees every stream of its process.
 
 #![allow(clippy::print_stdout, reason = "figures of a comparison, shown with --nocapture")]
 

@@ -1,4 +1,5 @@
-//! Guarantees of the stream, on small caches of known voxels: inputs that determine it, and distributions of its crops.
+//! Guarantees of the stream, tested on small caches of known voxels: the inputs that determine it, and the
+//! distributions of its crops.
 
 #![allow(clippy::cast_precision_loss, reason = "counts of a test are small")]
 
@@ -18,9 +19,9 @@ use hiend_loader::split::{FoldRule, FoldSplit, Part, Split};
 use hiend_loader::transform::Chain;
 use proptest::prelude::*;
 
-/// Largest value of background, as in a cache of the recipe's window.
+/// Largest background value, as in a cache of the recipe's window.
 const FOREGROUND_ABOVE: u16 = 0;
-/// Chunk shape, smaller than the volumes and no divisor of theirs.
+/// Chunk shape, smaller than the volumes and not a divisor of their shape.
 const CHUNK: [usize; 3] = [4; 3];
 
 /// Volume of air with a ball of tissue in one corner, and labels 1 and 3 in the ball.

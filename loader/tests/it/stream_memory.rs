@@ -1,4 +1,4 @@
-//! Limits on memory, threads and file handles, by the loader's own count and by that of the system.
+//! Limits on memory, threads and file handles, checked against the loader's counters and the system's.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use hiend_loader::pipeline::{Error, Loader, LoaderOptions, StreamConfig};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::transform::Chain;
 
-/// Variable set in the measured process: folder of the cache to stream.
+/// Environment variable, set in the measured process, with the folder of the cache to stream.
 const CHILD: &str = "HIEND_TEST_STREAM_CACHE";
 const BUDGET: u64 = 160 << 20;
 
@@ -80,7 +80,7 @@ fn threads_follow_the_budget_and_too_small_a_budget_is_rejected() {
     assert!(error.contains(&format!("take {least} bytes, but the budget is {}", least - 1)), "{error}");
 }
 
-/// Measures the resident memory of a process that streams.
+/// A process that only streams is started, and its resident memory is measured.
 #[test]
 #[cfg(target_os = "linux")]
 fn resident_memory_stays_within_the_budget() {
@@ -109,7 +109,7 @@ fn resident_memory_stays_within_the_budget() {
     assert!(took <= BUDGET + SLACK, "{took} bytes, budget {BUDGET}");
 }
 
-/// Streams thousands of batches in a process of its own, by one long stream and by many short ones.
+/// A separate process streams thousands of batches, in one long stream and in many short ones.
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_threads_and_handles_stay_flat_over_thousands_of_batches() {
@@ -179,7 +179,7 @@ fn status_bytes(key: &str) -> u64 {
     status_number(key) * 1024
 }
 
-/// Number after a key in the process's status.
+/// Number that follows a key in the process's status file.
 #[cfg(target_os = "linux")]
 fn status_number(key: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -13,7 +13,8 @@ fn tensor(name: &str) -> (Vec<f32>, Vec<usize>) {
     (bytemuck::pod_collect_to_vec(view.data()), view.shape().to_vec())
 }
 
-/// Runs `apply(params, source, source shape, crop)` on each of `num_cases` cases and compares with the recorded crop.
+/// Runs `apply(params, source, source shape, crop)` on each of `num_cases` cases and compares the result with the
+/// recorded crop.
 fn check(name: &str, num_cases: usize, tolerance: f32, apply: impl Fn(&[f32], &[f32], [usize; 3], &mut [f32])) {
     for i in 0..num_cases {
         let (source, shape) = tensor(&format!("{name}.{i}.in"));
@@ -26,7 +27,7 @@ fn check(name: &str, num_cases: usize, tolerance: f32, apply: impl Fn(&[f32], &[
     }
 }
 
-/// Adapts a transform in place to [`check`].
+/// Adapts an in-place transform to [`check`].
 fn in_place(apply: impl Fn(&[f32], &mut [f32], [usize; 3])) -> impl Fn(&[f32], &[f32], [usize; 3], &mut [f32]) {
     move |params, source, shape, crop| {
         crop.copy_from_slice(source);

@@ -1,4 +1,5 @@
-//! Caches of z-scores: stored values against a formula computed here, streams in every form, and refusals.
+//! Caches of z-scores: stored values are compared with a formula computed here, and streams in every form and
+//! rejections are tested.
 
 #![expect(clippy::float_cmp, clippy::cast_precision_loss, reason = "whole numbers that f32 holds, compared bit by bit")]
 
@@ -16,7 +17,7 @@ use hiend_loader::preprocess::normalize::{Normalize, Units};
 use hiend_loader::scan::Scan;
 use hiend_loader::transform::Chain;
 
-/// Voxels of the generated scans.
+/// Number of voxels of the generated scans along each axis.
 const SHAPE: [usize; 3] = [22, 18, 9];
 /// Voxel side lengths of the generated scans, in mm; the axes run to the right, front and head (RAS+).
 const SPACING: [f32; 3] = [0.75, 0.75, 5.0];
@@ -48,7 +49,7 @@ fn write_nifti(path: &Path, values: &[f32]) {
     std::fs::write(path, head).unwrap();
 }
 
-/// Values of an MR: 0 outside of a head, tissue of 200 to 1,400 inside, one bright vessel; x fastest.
+/// Values of a synthetic MR: 0 outside a head, tissue of 200 to 1,400 inside, one bright vessel; x fastest.
 fn mr(seed: usize) -> Vec<f32> {
     let [nx, ny, nz] = SHAPE;
     let value = |at: usize| {
@@ -64,7 +65,7 @@ fn mr(seed: usize) -> Vec<f32> {
     (0..nx * ny * nz).map(value).collect()
 }
 
-/// Bounding box of nonzero voxels, as `(start, end)`, and mean and standard deviation of its voxels.
+/// Bounding box of nonzero voxels, as start and end, and the mean and standard deviation of its voxels.
 fn measured(values: &[f32]) -> ([usize; 3], [usize; 3], f64, f64) {
     let [nx, ny, _] = SHAPE;
     let place = |at: usize| [at % nx, at / nx % ny, at / (nx * ny)];

@@ -1,4 +1,4 @@
-//! A dataset of phantoms, a prefix in the bucket, and the program run on them.
+//! Test setting: a dataset of phantoms, a prefix in the bucket, and functions that run the program on them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -25,7 +25,7 @@ impl Ran {
         ran
     }
 
-    /// Digests of a stream, one a batch.
+    /// Digests of a stream, one per batch.
     pub(crate) fn digests(&self) -> Vec<String> {
         let digest = |line: &str| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -115,7 +115,8 @@ impl Place {
     }
 }
 
-/// Sets the time of change to an hour ago: a later one is too close to the time of conversion to be trusted.
+/// Sets the modification time to an hour ago, because a recent one would be too close to the time of conversion to be
+/// trusted.
 fn set_age(path: &Path) {
     let file = std::fs::File::options().append(true).open(path).unwrap();
     file.set_modified(SystemTime::now() - Duration::from_hours(1)).unwrap();
@@ -127,7 +128,7 @@ pub(crate) fn stream<'a>(cache: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&fixed[..], &["--threads=2", "--labels", "--memory=512MiB"], more].concat()
 }
 
-/// Bytes of all files below a folder.
+/// Total size in bytes of all files below a folder.
 pub(crate) fn size_of(dir: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     let size = |entry: std::fs::DirEntry| match entry.metadata() {

@@ -1,4 +1,4 @@
-//! A proxy in front of the server that counts requests and spoils answers.
+//! A proxy in front of the server that counts requests and corrupts responses.
 
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -6,18 +6,18 @@ use std::sync::{Arc, Mutex};
 
 use crate::server::AUTHORIZATION;
 
-/// A way to spoil the answer to a request for a range of a shard.
+/// Way of corrupting the response to a request for a range of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Answer with status 500 instead.
+    /// Responds with status 500 instead.
     Status500,
-    /// Close the connection in the middle of the body.
+    /// Closes the connection in the middle of the body.
     Cut,
-    /// Change a byte in the middle of the body.
+    /// Changes a byte in the middle of the body.
     Flip,
 }
 
-/// A proxy. It serves until the process ends.
+/// A proxy that serves until the process ends.
 pub(crate) struct Proxy {
     /// Address, as `host:port`.
     pub(crate) address: String,
@@ -26,11 +26,11 @@ pub(crate) struct Proxy {
 
 #[derive(Default)]
 struct State {
-    /// Faults to come, with their numbers.
+    /// Faults still to be injected, with their numbers.
     faults: Vec<(Fault, usize)>,
-    /// Requests for ranges of shards so far.
+    /// Number of requests for ranges of shards so far.
     ranges: usize,
-    /// Bytes of their answers.
+    /// Number of bytes in the responses to these requests.
     bytes: u64,
 }
 
@@ -51,12 +51,12 @@ impl Proxy {
         Self { address, state }
     }
 
-    /// Spoils the next `count` answers to requests for ranges of shards.
+    /// Corrupts the next `count` responses to requests for ranges of shards.
     pub(crate) fn spoil(&self, fault: Fault, count: usize) {
         self.state.lock().unwrap().faults.push((fault, count));
     }
 
-    /// Takes the number of requests for ranges of shards since the last call, and the bytes of their answers.
+    /// Returns the number of requests for ranges of shards since the last call, and the bytes of their responses.
     pub(crate) fn take_ranges(&self) -> (usize, u64) {
         let mut state = self.state.lock().unwrap();
         (std::mem::take(&mut state.ranges), std::mem::take(&mut state.bytes))
@@ -69,7 +69,7 @@ impl Proxy {
 }
 
 impl State {
-    /// Counts a request for a range; returns the fault that it meets.
+    /// Counts a request for a range; returns the fault to inject, if any.
     fn next_fault(&mut self) -> Option<Fault> {
         self.ranges += 1;
         let (fault, count) = self.faults.iter_mut().find(|(_, count)| *count > 0)?;

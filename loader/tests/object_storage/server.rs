@@ -6,9 +6,9 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Version that the tests were written against: it has conditional writes.
+/// Version of the server that the tests were written against; it has conditional writes.
 const PACKAGE: &str = "moto[s3,server]==5.2.5";
-/// Starts the server on a free port, prints the port, and ends with its standard input.
+/// Python program that starts the server on a free port, prints the port, and ends when its standard input closes.
 const PROGRAM: &str = "\
 import sys
 from moto.server import ThreadedMotoServer
@@ -18,22 +18,22 @@ print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 ";
 
-/// Header that makes a request one of the bucket's owner; moto does not check signatures.
+/// Header that makes a request come from the bucket's owner; moto does not check signatures.
 pub(crate) const AUTHORIZATION: &str = "Authorization: AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, \
     SignedHeaders=host, Signature=0\r\n";
 
-/// The bucket of all tests; each uses a prefix of its own.
+/// Bucket of all tests; each test uses its own prefix.
 pub(crate) const BUCKET: &str = "bucket";
 
-/// A running server, which ends when this is dropped or the tests are killed.
+/// A running server, which ends when this value is dropped or the tests are killed.
 pub(crate) struct Server {
     child: Child,
-    /// Lives as long as the process, for the tests on other threads.
+    /// Address with the lifetime of the process, for tests on other threads.
     address: &'static str,
 }
 
 impl Server {
-    /// Installs the server if it is not there, and starts it with an empty bucket.
+    /// Installs the server if necessary, and starts it with an empty bucket.
     pub(crate) fn start() -> Result<Self, String> {
         let python = environment()?;
         let log =
@@ -65,7 +65,7 @@ impl Drop for Server {
     }
 }
 
-/// Path of the Python that has moto; installs it into a virtual environment if there is none.
+/// Path of the Python interpreter that has moto; installs moto into a virtual environment if necessary.
 fn environment() -> Result<PathBuf, String> {
     let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(tmp).map_err(|err| err.to_string())?;

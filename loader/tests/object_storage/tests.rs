@@ -1,4 +1,4 @@
-//! The tests. Each gets the server's address and a place of its own.
+//! Tests of object storage. Each gets the server's address and its own prefix.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
@@ -8,7 +8,7 @@ use crate::place::{Place, Ran, size_of, stream};
 use crate::proxy::Fault;
 use crate::server::request;
 
-/// Test with its name; gets the address of the server.
+/// Test with its name; it receives the address of the server.
 pub(crate) type NamedTest = (&'static str, fn(&str));
 
 /// All tests.
@@ -33,12 +33,12 @@ pub(crate) const ALL: [NamedTest; 18] = [
     ("pruning_and_setting_aside_work_on_a_url", pruning_and_setting_aside_work_on_a_url),
 ];
 
-/// Spacing at which a phantom takes some megabytes, several blocks of a disk cache.
+/// Spacing at which a phantom takes a few megabytes, that is, several blocks of a disk cache.
 const FINE: &str = "1.2";
-/// Spacing at which a phantom takes some kilobytes.
+/// Spacing at which a phantom takes a few kilobytes.
 const COARSE: &str = "6";
 
-/// Waits until a condition holds that another process brings about.
+/// Waits until another process makes a condition true.
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
@@ -132,7 +132,7 @@ fn server_that_stays_away_is_an_error(server: &str) {
     assert!(failed.err.contains("500"), "{}", failed.err);
 }
 
-/// Address on which nobody listens: connections are refused.
+/// Address on which nothing listens, so that connections are refused.
 const NOBODY: &str = "http://127.0.0.1:1";
 
 fn programs_say_what_they_wait_for(server: &str) {
@@ -247,7 +247,7 @@ fn disk_cache_stays_within_its_size_and_folder(server: &str) {
     assert_eq!(size_of(&place.path("local")), local);
 }
 
-/// Bytes of the disk cache that the largest case of the local cache needs.
+/// Number of bytes of the disk cache that the largest case of the local cache needs.
 fn largest_case(place: &Place) -> u64 {
     let cache = hiend_cache::Cache::open(place.path("local")).unwrap();
     let needed = cache.cases().iter().map(|case| hiend_cache::DiskCache::bytes_of_range(case.record().span.len()));
@@ -351,7 +351,7 @@ fn claims_divide_cases_and_a_dead_run_is_taken_over(server: &str) {
     assert_eq!(place.digests(&place.url, &[]), place.digests(&local, &[]));
 }
 
-/// Returns `true` if there is a claim in a cache.
+/// Returns `true` if a cache contains a claim.
 fn claimed(place: &Place, server: &str, out: &str) -> bool {
     if out.starts_with("s3://") {
         let (bucket, prefix) = out.strip_prefix("s3://").unwrap().split_once('/').unwrap();
@@ -361,13 +361,13 @@ fn claimed(place: &Place, server: &str, out: &str) -> bool {
     std::fs::read_dir(place.path("local/.claims")).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// Number of cases that a run says it has converted.
+/// Number of cases that a run reports as converted.
 fn converted(out: &str) -> usize {
     let cases = out.split("converted").nth(1).and_then(|rest| rest.split_whitespace().next());
     cases.unwrap_or_else(|| panic!("{out}")).parse().unwrap()
 }
 
-/// Names that another run reserves while it writes, and files that macOS leaves next to copied ones, are neither read nor
+/// Names reserved by another run while it writes, and files left by macOS next to copied ones, are neither read nor
 /// listed.
 fn hidden_names_are_not_shards(server: &str) {
     let place = Place::with_phantoms(server, 2);

@@ -1,4 +1,4 @@
-//! The state of a folder at one moment: its contents, and the part that is known to be on disk.
+//! State of a folder at one moment: its contents, and the part known to be on disk.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -29,19 +29,19 @@ pub(crate) struct Content {
 /// Names in a folder.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Folder {
-    /// Names at the last sync.
+    /// Names in the folder at its last sync.
     pub synced: Names,
     /// Current names.
     pub now: Names,
 }
 
-/// The state of a folder and everything below it.
+/// State of a folder and everything below it.
 #[derive(Clone, Debug)]
 pub(crate) struct Image {
     pub root: Inode,
     pub files: HashMap<Inode, Content>,
     pub folders: HashMap<Inode, Folder>,
-    /// Number of things that had been reported as done.
+    /// Number of results that had been reported as done.
     pub num_reported: usize,
     /// Description of the operation that was about to happen.
     pub before: String,
@@ -50,23 +50,23 @@ pub(crate) struct Image {
 /// Part of the unsynced data that is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loss {
-    /// No loss, as after a kill.
+    /// None, as after a kill.
     Nothing,
-    /// Loss of all that was not synced, as after a power cut long after the last write-back.
+    /// All data that was not synced, as after a power cut long after the last write-back.
     Everything,
-    /// A random part, by this seed.
+    /// A random part of the unsynced data, selected by this seed.
     Random(u64),
 }
 
 impl Loss {
-    /// The loss of a seed: everything for one of eight, a random part for the others.
+    /// Loss for a seed: everything for one seed in eight, a random part for the others.
     pub(crate) fn of_seed(seed: u64) -> Self {
         if seed.is_multiple_of(8) { Self::Everything } else { Self::Random(seed) }
     }
 }
 
 impl Image {
-    /// Builds in the folder `target`, which must not exist, a state in which the loss could leave this one.
+    /// Builds, in the folder `target`, which must not exist, a state that the loss could leave.
     pub(crate) fn leave(&self, loss: Loss, target: &Path) {
         let seed = if let Loss::Random(seed) = loss { seed } else { 0 };
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -80,7 +80,7 @@ impl Image {
         cut.folder(self.root, target);
     }
 
-    /// Returns `true` if a folder has this inode under any name now.
+    /// Returns `true` if a folder currently has this inode under any name.
     fn is_named(&self, inode: Inode) -> bool {
         self.folders.values().any(|folder| folder.now.values().any(|&other| other == inode))
     }
@@ -91,9 +91,9 @@ struct Cut<'a> {
     rng: ChaCha8Rng,
     /// Probability that a change that was not synced is on disk.
     kept: f64,
-    /// Result of the draw for each file and folder whose names changed: true if the change is on disk.
+    /// For each file and folder whose names changed, true if the change is on disk.
     happened: HashMap<Inode, bool>,
-    /// Folders being built, against cycles.
+    /// Folders being built, to detect cycles.
     open: HashSet<Inode>,
 }
 
@@ -111,7 +111,7 @@ impl Cut<'_> {
         happened
     }
 
-    /// The file or folder that a name stands for after the cut, if any.
+    /// Finds the file or folder that a name refers to after the cut, if any.
     fn named(&mut self, synced: Option<Inode>, now: Option<Inode>) -> Option<Inode> {
         if synced == now {
             return now;

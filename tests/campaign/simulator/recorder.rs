@@ -1,4 +1,4 @@
-//! Recording of a folder's states from the announcements of its operations.
+//! Records a folder's states from the announcements of its operations.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -15,7 +15,7 @@ use rand_chacha::rand_core::SeedableRng as _;
 
 use super::image::{Content, Folder, Image, Inode, Names};
 
-/// An error that an operation meets.
+/// An error injected into an operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fault {
     /// Number of the operation.
@@ -30,15 +30,15 @@ pub(crate) type Selection = fn(&Operation<'_>) -> bool;
 /// Events of a recording.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Plan {
-    /// Number of the operation before which the program dies: it and all later ones fail.
+    /// Number of the operation before which the program dies; it and all later ones fail.
     pub die_before: Option<usize>,
     /// Error of one operation.
     pub fault: Option<Fault>,
-    /// Seed of short writes; without one, every write is whole.
+    /// Seed of short writes; without one, every write is complete.
     pub short_writes: Option<u64>,
-    /// Keeps an image of the state before every operation, not only of that before death.
+    /// True to keep an image of the state before every operation, not only before death.
     pub every_image: bool,
-    /// Syncs that the disk pretends to do.
+    /// Syncs that the disk only pretends to perform.
     pub ignored_sync: Option<Selection>,
 }
 
@@ -60,7 +60,7 @@ struct State {
     short_writes: Option<ChaCha8Rng>,
 }
 
-/// A file or folder that was seen. The open handle keeps its inode from being given to another one.
+/// A file or folder that was seen. The open handle prevents its inode from being reused.
 struct Known {
     handle: File,
     kind: Kind,
@@ -71,14 +71,14 @@ enum Kind {
     Folder { synced: Names },
 }
 
-/// A sync that has begun: durable is what was there before.
+/// A sync in progress, which makes durable what was present before it.
 enum Pending {
     File(Inode, Arc<[u8]>),
     Folder(Inode, Names),
 }
 
 impl Recorder {
-    /// Begins to observe a folder, all of which counts as synced. Ends when the observation is dropped.
+    /// Starts to observe a folder, whose whole content counts as synced. Ends when the observation is dropped.
     pub(crate) fn start(root: &Path, plan: Plan) -> (Arc<Self>, Observation) {
         let mut state = State {
             known: HashMap::new(),
@@ -102,7 +102,7 @@ impl Recorder {
         (recorder, observation)
     }
 
-    /// Counts one more thing that was reported as done.
+    /// Counts one more result that was reported as done.
     pub(crate) fn report(&self) {
         self.state.lock().unwrap().num_reported += 1;
     }
@@ -112,7 +112,7 @@ impl Recorder {
         self.state.lock().unwrap().num_operations
     }
 
-    /// The images kept, and one of the end unless the program has died.
+    /// Images that were kept, and one of the end unless the program died.
     pub(crate) fn images(&self) -> Vec<Image> {
         let mut state = self.state.lock().unwrap();
         if !state.is_dead {
@@ -223,7 +223,7 @@ impl State {
         image
     }
 
-    /// Collects the names in a folder and all below it, and opens what is new.
+    /// Collects the names in a folder and everything below it, and opens new files.
     fn look_at(&mut self, folder: &Path, now: &mut HashMap<Inode, Names>) {
         // Whatever disappears meanwhile is gone.
         let Ok(handle) = File::open(folder) else { return };

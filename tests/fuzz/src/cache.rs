@@ -1,4 +1,4 @@
-//! Files of a cache.
+//! Targets that read the files of a cache.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ const FRAME: usize = 32;
 const ENTRY: usize = 16;
 /// Number of cases of a shard that are read.
 const MOST_CASES: usize = 4;
-/// Longest side of the box that is read of each case, in voxels.
+/// Longest side in voxels of the box that is read from each case.
 const MOST_VOXELS: usize = 40;
 
-/// A shard whose checksums are corrected, so that what they protect is read.
+/// Reads a shard after correcting its checksums, so that the data they protect is read.
 pub(crate) fn shard(scratch: &Path, bytes: &[u8]) {
     let dir = scratch.join("cache");
     if !dir.exists() {
@@ -69,7 +69,7 @@ pub(crate) fn manifest(scratch: &Path, bytes: &[u8]) {
     }
 }
 
-/// A shard with the checksums of its header, directory, indices and chunks corrected, as far as they can be found.
+/// Corrects the checksums of a shard's header, directory, indices and chunks, as far as they can be found.
 fn sealed(bytes: &[u8]) -> Vec<u8> {
     if bytes.len() < 2 * FRAME {
         return bytes.to_vec();

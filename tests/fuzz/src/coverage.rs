@@ -1,4 +1,4 @@
-//! Attacks one reader under libFuzzer, which keeps inputs that reach code that none before reached.
+//! Attacks one reader under libFuzzer, which keeps inputs that reach new code.
 //!
 //! `tests/fuzz/coverage` builds it with instrumentation and starts it once for each reader.
 
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 /// Environment variable with the name of the reader.
 const TARGET: &str = "HIEND_FUZZ_TARGET";
 
-/// The reader, and the folder for its files.
+/// Reader to attack, and the folder for its files.
 static ATTACK: LazyLock<(Target, TempDir)> = LazyLock::new(|| {
     let known: Vec<&str> = Target::all().iter().map(|target| target.name).collect();
     let target = std::env::var(TARGET).ok().and_then(|name| Target::of_name(&name));

@@ -1,4 +1,4 @@
-//! Descriptions of datasets.
+//! Targets that read descriptions of datasets.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use hiend_loader::dataset::{names_in, survey};
 
 use crate::{check_error, write};
 
-/// A `dataset.json` next to one scan.
+/// Reads a `dataset.json` next to one scan.
 pub(crate) fn description(scratch: &Path, bytes: &[u8]) {
     let dataset = scratch.join("data/Dataset001_Scans");
     let images = dataset.join("imagesTr");

@@ -1,4 +1,4 @@
-//! Readers of files and messages, each given hostile bytes: it answers with a value or an error in one line.
+//! Readers of files and messages, which are given hostile bytes and must return a value or a one-line error.
 //!
 //! The program `hiend-fuzz` attacks one of them for minutes or hours with mutations of the inputs in `corpus`. These were made
 //! by `make_seeds.py`; inputs that broke something join them, and a test gives all of them to their readers.
@@ -53,13 +53,13 @@ impl Target {
         TARGETS
     }
 
-    /// The reader of a name.
+    /// Finds the reader with this name.
     #[must_use]
     pub fn of_name(name: &str) -> Option<Self> {
         TARGETS.iter().find(|target| target.name == name).copied()
     }
 
-    /// The inputs in `corpus`, sorted by name.
+    /// Inputs in `corpus`, sorted by name.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -71,7 +71,7 @@ impl Target {
         paths.into_iter().map(|path| std::fs::read(&path).map(|bytes| (path, bytes))).collect()
     }
 
-    /// Gives bytes to the reader, as files in the folder `scratch` where it reads files.
+    /// Passes bytes to the reader, as files in the folder `scratch` if it reads files.
     ///
     /// # Panics
     /// If the reader panics, returns a value that breaks its promise, or an error of several lines.

@@ -20,7 +20,7 @@ use hiend_loader::program::{self, note};
 
 /// Seconds after which a reader counts as hanging.
 const MOST_SECS: u64 = 60;
-/// Inputs that break a reader after which its attack ends.
+/// Number of breaking inputs after which the attack on a reader ends.
 const MOST_FOUND: usize = 20;
 
 /// Attack readers of files and messages with mutated inputs
@@ -29,10 +29,10 @@ struct Cli {
     /// Reader to attack; may be repeated; all if omitted
     #[arg(long, value_name = "NAME")]
     target: Vec<String>,
-    /// Minutes for each reader; 0 for a single input, that of the seed
+    /// Minutes for each reader; 0 for a single input, determined by the seed
     #[arg(long, default_value_t = 30.0)]
     minutes: f64,
-    /// Seed of the first input; each further one is larger by one
+    /// Seed of the first input; each further input has the next larger seed
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Folder for inputs that break a reader
@@ -57,7 +57,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The readers of these names; all if there are none.
+/// Readers with these names; all readers if there are none.
 fn chosen(names: &[String]) -> anyhow::Result<Vec<Target>> {
     if names.is_empty() {
         return Ok(Target::all().to_vec());

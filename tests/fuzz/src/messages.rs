@@ -1,10 +1,10 @@
-//! Messages of the loader service.
+//! Targets that read messages of the loader service.
 
 use std::path::Path;
 
 use hiend_loader::fuzzing;
 
-/// Requests for the server; header and frames of a batch for the client, in pieces of a few sizes.
+/// Reads requests on the server, and header and frames of a batch on the client, in pieces of several sizes.
 pub(crate) fn service(_: &Path, bytes: &[u8]) {
     fuzzing::request(bytes);
     fuzzing::header(bytes);

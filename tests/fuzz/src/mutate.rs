@@ -1,4 +1,4 @@
-//! Mutations of bytes, decided by a seed.
+//! Mutations of bytes, determined by a seed.
 
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
@@ -25,7 +25,7 @@ const INTERESTING: [u64; 14] = [
 /// Largest part that is inserted or repeated, in bytes.
 const MOST_INSERTED: usize = 256;
 
-/// Bytes with one to four mutations. Headers are at the start and directories at the end, so half of all places are
+/// Bytes with one to four mutations. Headers lie at the start and directories at the end, so half of all mutations are
 /// within 512 bytes of either.
 #[must_use]
 pub fn mutated(whole: &[u8], corpus: &[Vec<u8>], seed: u64) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! Files of training: configurations, checkpoints, journals and weights.
+//! Targets that read files of training: configurations, checkpoints, journals and weights.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use hiend_trainer::weights::{self, StateDict, WeightsError};
 
 use crate::{check_error, write};
 
-/// A configuration of either task.
+/// Reads a configuration of either task.
 pub(crate) fn config(_: &Path, bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Err(err) = PretrainConfig::parse(&text, "config.toml") {
@@ -22,7 +22,7 @@ pub(crate) fn config(_: &Path, bytes: &[u8]) {
     }
 }
 
-/// The state of a checkpoint, next to empty files of weights and moments.
+/// Reads the state of a checkpoint, next to empty files of weights and moments.
 pub(crate) fn checkpoint(scratch: &Path, bytes: &[u8]) {
     let dir = scratch.join("step-00000001");
     if !dir.exists() {
@@ -42,7 +42,7 @@ pub(crate) fn checkpoint(scratch: &Path, bytes: &[u8]) {
     }
 }
 
-/// The journal of a run.
+/// Reads the journal of a run.
 pub(crate) fn journal(scratch: &Path, bytes: &[u8]) {
     let path = scratch.join("journal.jsonl");
     write(&path, bytes);
@@ -52,12 +52,12 @@ pub(crate) fn journal(scratch: &Path, bytes: &[u8]) {
     entries.iter().filter_map(|entry| entry.as_ref().err()).for_each(|err| check_error(err));
 }
 
-/// Weights saved by `PyTorch`.
+/// Reads weights saved by `PyTorch`.
 pub(crate) fn pth(scratch: &Path, bytes: &[u8]) {
     weights(scratch, "weights.pth", bytes, weights::torch::read);
 }
 
-/// Weights as safetensors.
+/// Reads weights as safetensors.
 pub(crate) fn safetensors(scratch: &Path, bytes: &[u8]) {
     weights(scratch, "weights.safetensors", bytes, weights::safetensors::read);
 }

@@ -1,4 +1,4 @@
-//! Volumes in files of every format.
+//! Targets that read volumes in files of every format.
 
 use std::path::Path;
 
@@ -6,26 +6,26 @@ use hiend_loader::volume::{read_info, read_labels, read_volume};
 
 use crate::{check_error, write};
 
-/// A `NIfTI` file, compressed or not.
+/// Reads a `NIfTI` file, compressed or not.
 pub(crate) fn nifti(scratch: &Path, bytes: &[u8]) {
     volume(scratch, "scan.nii", bytes);
 }
 
-/// An NRRD file, and the same header with its voxels in a file of zeros.
+/// Reads an NRRD file, and the same header with its voxels in a file of zeros.
 pub(crate) fn nrrd(scratch: &Path, bytes: &[u8]) {
     detached(scratch);
     volume(scratch, "scan.nrrd", bytes);
     volume(scratch, "scan.nhdr", bytes);
 }
 
-/// A `MetaImage` file, and the same header with its voxels in a file of zeros.
+/// Reads a `MetaImage` file, and the same header with its voxels in a file of zeros.
 pub(crate) fn metaimage(scratch: &Path, bytes: &[u8]) {
     detached(scratch);
     volume(scratch, "scan.mha", bytes);
     volume(scratch, "scan.mhd", bytes);
 }
 
-/// The last slice of a DICOM series, after three intact ones.
+/// Reads the last slice of a DICOM series, after three intact ones.
 pub(crate) fn dicom(scratch: &Path, bytes: &[u8]) {
     let series = scratch.join("series");
     let intact = [
@@ -43,7 +43,7 @@ pub(crate) fn dicom(scratch: &Path, bytes: &[u8]) {
     read(&series);
 }
 
-/// The file of voxels that headers of `corpus` name.
+/// Writes the file of voxels that headers in `corpus` name.
 fn detached(scratch: &Path) {
     let path = scratch.join("scan.raw");
     if !path.exists() {

@@ -1,4 +1,4 @@
-//! Inputs that once broke a reader, and the valid ones that mutations start from.
+//! Replays inputs that once broke a reader, and the valid ones from which mutations start.
 
 use hiend_fuzz::Target;
 

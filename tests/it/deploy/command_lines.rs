@@ -1,6 +1,6 @@
 //! Calls of this project's programs in shell scripts, comments that show commands, and systemd units.
 
-/// A call of a program.
+/// A call of a program, with its words.
 #[derive(Debug)]
 pub(super) struct Call {
     /// Name of the program.
@@ -17,8 +17,8 @@ impl Call {
     }
 }
 
-/// All calls in a text, whose lines a backslash continues. A call ends with its line, or at a shell's separator. Only
-/// names with flags count: prose mentions programs as well.
+/// Finds all calls in a text, whose lines may be continued by a backslash. A call ends with its line, or at a shell's
+/// separator. Names count only if flags follow, because prose mentions programs as well.
 pub(super) fn calls(text: &str) -> Vec<Call> {
     let text = text.replace("\\\n", " ");
     let mut calls: Vec<Call> = Vec::new();

@@ -3,7 +3,7 @@
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError};
 use serde_json::{Map, Value};
 
-/// Reads all documents of a text. Anchors and tags, which these files do not need, are refused.
+/// Reads all documents of a text. Anchors and tags, which these files do not need, are rejected.
 pub(super) fn documents(text: &str) -> Result<Vec<Value>, ScanError> {
     let mut events = Parser::new_from_str(text).map(|event| event.map(|(event, _)| event));
     let mut documents = Vec::new();

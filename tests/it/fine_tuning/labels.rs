@@ -1,8 +1,8 @@
-//! Labels, regions and ignored voxels in fine-tuning and its validation.
+//! Tests of labels, regions and ignored voxels in fine-tuning and its validation.
 
 use super::*;
 
-/// The cache of `data`, with these labels in the place of its dataset's.
+/// Cache of `data`, with these labels instead of its dataset's.
 fn with_labels(data: &Data, labels: &[(u8, &str)]) -> Arc<Cache> {
     let dir = data.path("cache");
     Manifest::update(&dir, |manifest| {
@@ -13,7 +13,7 @@ fn with_labels(data: &Data, labels: &[(u8, &str)]) -> Arc<Cache> {
     Arc::new(Cache::open(&dir).unwrap())
 }
 
-/// Phantoms hold the labels 0 to 5.
+/// Names of labels; phantoms hold the labels 0 to 5.
 const NAMED: [(u8, &str); 5] =
     [(0, "background"), (1, "liver"), (2, "spleen"), (3, "right kidney"), (4, "left kidney")];
 
@@ -61,7 +61,7 @@ fn relabelled(data: Data, change: impl Fn(u8) -> u8) -> Data {
 }
 
 #[test]
-fn validation_without_foreground_is_told_and_chooses_no_best_checkpoint() {
+fn validation_without_foreground_is_reported_and_chooses_no_best_checkpoint() {
     let data = relabelled(data(2), |_| 0);
     let task = data.finetuning(finetune(), Init::Random);
     let told = |text: &str| task.warnings.iter().filter(|warning| warning.contains(text)).count();
@@ -111,7 +111,7 @@ fn the_ignore_label_has_no_part_in_training_and_validation() {
 }
 
 #[test]
-fn weights_of_other_classes_are_told() {
+fn weights_of_other_classes_are_reported() {
     let data = data(2);
     let task = data.finetuning(finetune(), Init::Random);
     data.run(&task, &options(&data.path("run"), 1, false));

@@ -1,4 +1,4 @@
-//! Buffers of batches.
+//! Models of the buffers of batches.
 
 #[path = "../../../loader/src/batch/pool.rs"]
 mod pool;

@@ -7,7 +7,7 @@ use shuttle::thread;
 use crate::budget::ByteBudget;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Threads that take shares of each of these sizes, twice; a request above the total among them.
+/// Threads that each take shares of these sizes, twice; one request exceeds the total.
 ///
 /// # Panics
 /// If more than the total is in use at a time.
@@ -35,7 +35,7 @@ fn takers(total: u64, wanted: &[u64]) {
     drop(budget.take(total));
 }
 
-/// Two takers that exclude each other.
+/// Two takers exclude each other.
 pub fn two_takers() {
     takers(10, &[6, 100]);
 }

@@ -40,7 +40,7 @@ impl Rank {
         Ok(self.group.gather(&(10 * round + self.group.rank()))?.values)
     }
 
-    /// Ends the rank as a killed process does: its connections close, and no rank reports anything.
+    /// Ends the rank like a killed process: its connections close, and no rank reports a failure.
     fn kill(self) {
         self.wires.iter().for_each(Wire::cut);
         drop(self.group);
@@ -69,7 +69,7 @@ fn all(round: usize) -> Vec<usize> {
     (0..NUM_RANKS).map(|rank| 10 * round + rank).collect()
 }
 
-/// Every rank gathers twice and leaves in order.
+/// Every rank gathers twice and leaves in an orderly way.
 ///
 /// # Panics
 /// If a rank receives other values, or learns of a failure.
@@ -83,7 +83,7 @@ pub fn ranks_gather_and_leave() {
     assert_eq!(failures, vec![None; NUM_RANKS]);
 }
 
-/// Rank 1 fails in place of the second exchange.
+/// Rank 1 fails instead of taking part in the second exchange.
 ///
 /// # Panics
 /// If a rank does not learn of this failure, or its hook is not called once.
@@ -132,7 +132,7 @@ pub fn two_ranks_fail() {
     }
 }
 
-/// Rank 2 is killed in place of the second exchange.
+/// Rank 2 is killed instead of taking part in the second exchange.
 ///
 /// # Panics
 /// If another rank continues, or blames a third rank.
@@ -152,7 +152,7 @@ pub fn one_rank_is_killed() {
     }
 }
 
-/// Rank 1 is killed when everything is written: the run is over for the others all the same.
+/// Rank 1 is killed after everything is written; the run still ends normally for the others.
 ///
 /// # Panics
 /// If rank 2, to which rank 0 signals that the run is over, ends with a failure.

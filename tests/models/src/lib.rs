@@ -1,5 +1,5 @@
-//! Code whose threads wait for each other, for a model checker: the byte budget, reading ahead, the pools of batch buffers,
-//! the schedule of the service, and the process group of several ranks.
+//! Code whose threads wait for each other, compiled for a model checker: the byte budget, reading ahead, the pools of
+//! batch buffers, the schedule of the service, and the process group of several ranks.
 //!
 //! The modules are source files of `hiend-loader` and `hiend-trainer`, compiled here a second time. They name locks, condition
 //! variables, atomic numbers and channels by `crate::sync`, which is `std` and flume there and shuttle here ([`sync`]).

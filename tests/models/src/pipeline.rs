@@ -22,7 +22,7 @@ use turns::{Loan, Turns};
 /// A case of a cache.
 struct Case {
     record: Record,
-    /// Number of times that its bytes were advised.
+    /// Number of times that the case's bytes were advised.
     advised: AtomicUsize,
 }
 
@@ -54,7 +54,7 @@ impl Case {
     }
 }
 
-/// One visit of each case.
+/// Sequence with one visit to each case.
 struct Sequence(Vec<Case>);
 
 impl Sequence {
@@ -63,7 +63,7 @@ impl Sequence {
     }
 }
 
-/// The part of a loader that reading ahead uses: two visits to a step, all of this rank.
+/// The part of a loader that reading ahead uses, with two visits per step, all on this rank.
 struct Shared {
     sequence: Sequence,
     share: (u64, usize),
@@ -87,10 +87,11 @@ impl Shared {
     }
 }
 
-/// Bytes that may be advised and not yet visited.
+/// Largest number of bytes advised and not yet visited.
 const LIMIT: u64 = 8;
 
-/// Three threads: one reads ahead of six visits, two visit, each in its order. One case exceeds the limit.
+/// Runs three threads: one reads ahead of six visits, and two make visits, each in its own order. One case exceeds the
+/// limit.
 ///
 /// # Panics
 /// If more bytes than the limit are held, some are still held at the end, or a case is advised twice or in vain.

@@ -11,13 +11,13 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::{Sender, bounded};
 use schedule::{Account, Job, Refused, Reservation, Schedule};
 
-/// A job that is never cancelled and hands its reservation on.
+/// Creates a job that is never cancelled and passes on its reservation.
 fn job(bytes: u64, sent: Sender<Reservation>) -> Job {
     let work = Box::new(move |reservation| sent.send(reservation).expect("the client reads"));
     Job { bytes, visits: 1, is_cancelled: Box::new(|| false), work }
 }
 
-/// Starts threads that do jobs.
+/// Starts threads that run jobs.
 fn workers(schedule: &Arc<Schedule>, number: usize) -> Vec<thread::JoinHandle<()>> {
     let worker = |_| {
         let schedule = Arc::clone(schedule);
@@ -32,7 +32,7 @@ fn join(threads: Vec<thread::JoinHandle<()>>) {
     }
 }
 
-/// Two clients that submit and read their batches, for two workers. A client's memory holds one or two of its batches.
+/// Two clients submit and read their batches, served by two workers. A client's memory holds one or two of its batches.
 ///
 /// # Panics
 /// If a client holds more than its memory, or something at the end.
@@ -60,7 +60,8 @@ pub fn two_clients_read_their_batches() {
     join(workers);
 }
 
-/// Cancels the request of a client that waits for memory: the job must be removed although the memory stays in use.
+/// The request of a client that waits for memory is cancelled; its job must be removed although the memory stays in
+/// use.
 pub fn a_waiting_job_is_cancelled() {
     let schedule = Schedule::new(1, 4);
     let workers = workers(&schedule, 1);

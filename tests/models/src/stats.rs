@@ -1,8 +1,8 @@
-//! Counter of memory in place of the loader's statistics.
+//! Counter of memory, in place of the loader's statistics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Memory in use, in bytes. Not modelled: no thread waits for it.
+/// Memory in use, in bytes. Not modelled, because no thread waits for it.
 #[derive(Debug, Default)]
 pub struct Stats {
     memory_bytes: AtomicU64,
@@ -22,7 +22,7 @@ impl Stats {
         assert!(before >= bytes, "{bytes} of {before} bytes released");
     }
 
-    /// Bytes in use now, and at most so far.
+    /// Bytes currently in use, and their maximum so far.
     #[must_use]
     pub fn bytes(&self) -> (u64, u64) {
         (self.memory_bytes.load(Ordering::Relaxed), self.peak.load(Ordering::Relaxed))

@@ -4,9 +4,10 @@ pub use std::sync::PoisonError;
 
 pub use shuttle::sync::{Condvar, Mutex, MutexGuard, atomic};
 
-/// Channels of flume, as far as this code uses them: bounded, with any number of senders and receivers.
+/// Replacement for flume's channels, as far as this code uses them: bounded, with any number of senders and receivers.
 ///
-/// As in flume, queued values stay in the channel after its last receiver was dropped, until its last sender is dropped.
+/// As in flume, queued values stay in the channel after its last receiver was dropped, until its last sender is
+/// dropped.
 pub mod channel {
     use std::collections::VecDeque;
     use std::fmt;
@@ -37,11 +38,11 @@ pub mod channel {
         }
     }
 
-    /// All senders of the channel are gone, and so is what they sent.
+    /// Error of a channel whose senders are gone and whose values were all received.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Disconnected;
 
-    /// A value that was not sent: all receivers are gone, or the channel is full.
+    /// Error of a value that was not sent, because all receivers are gone or the channel is full.
     pub struct NotSent<T>(pub T);
 
     impl<T> fmt::Debug for NotSent<T> {

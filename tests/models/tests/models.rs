@@ -1,14 +1,14 @@
-//! Every model under many schedules: random ones, and ones with few changes of thread at chosen places, which find rare
-//! orders sooner. `HIEND_CAMPAIGN` multiplies their number.
+//! Runs every model under many schedules: random ones, and ones with few thread switches at chosen points, which find
+//! rare orders sooner. `HIEND_CAMPAIGN` multiplies their number.
 
 use hiend_models::{budget_model, distributed, pipeline, service};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
-/// Changes of thread that a schedule of the second kind chooses.
+/// Number of thread switches in a schedule of the second kind.
 const DEPTH: usize = 3;
 
-/// Runs a model under `num` schedules of either kind.
+/// Runs a model under `num` schedules of each kind.
 fn check(model: fn(), num: usize) {
     let factor =
         std::env::var("HIEND_CAMPAIGN").map_or(1, |factor| factor.parse().expect("HIEND_CAMPAIGN is a number"));
@@ -18,11 +18,11 @@ fn check(model: fn(), num: usize) {
     assert_eq!(run, 2 * num);
 }
 
-/// Threads with stacks for the formatting of errors.
+/// Configuration with thread stacks large enough for formatting errors.
 fn config() -> Config {
     let mut config = Config::new();
     config.stack_size = 256 << 10;
-    // Of atomic numbers whose order is modelled as the strictest one.
+    // The warnings concern atomics, whose orderings are all modelled as the strictest one.
     config.silence_warnings = true;
     config
 }

@@ -7,20 +7,20 @@ use rayon::prelude::*;
 pub struct Step {
     /// Learning rate.
     pub lr: f32,
-    /// Factor by which weight decay multiplies the parameter.
+    /// Factor by which weight decay scales the parameter.
     pub keep: f32,
     /// Decay rates of the two moments.
     pub betas: [f32; 2],
-    /// Term added to the root of the second moment.
+    /// Term added to the square root of the second moment.
     pub epsilon: f32,
     /// Bias corrections of the moments, `1 - betasᵗ`.
     pub corrections: [f32; 2],
 }
 
-/// Number of values that a thread takes at a time: 256 KiB of the four vectors.
+/// Number of values that a thread takes at a time: 256 KiB over the four vectors.
 const BLOCK: usize = 16 * 1024;
 
-/// Updates `param` and its moments `first` and `second` by the gradient `grad`.
+/// Updates `param` and its moments `first` and `second` with the gradient `grad`.
 ///
 /// # Panics
 /// If the lengths differ.

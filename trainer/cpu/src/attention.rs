@@ -1,9 +1,10 @@
-//! Attention of heads (Vaswani et al., arXiv 1706.03762, section 3.2) and its gradients, without the attention matrix.
+//! Multi-head attention (Vaswani et al., arXiv 1706.03762, section 3.2) and its gradients, without the attention
+//! matrix.
 //!
 //! A thread computes one head of one sequence: it copies the head's queries, keys and values, with their biases, out of
-//! the tokens, and takes a few queries at a time, whose rows of the attention matrix stay in its second cache. Of each row
-//! only its maximum and the reciprocal of its sum are kept, from which the backward pass computes it again (Dao et al.,
-//! arXiv 2205.14135). The copies also have the form in which products are fastest.
+//! the tokens, and takes a few queries at a time, whose rows of the attention matrix stay in its second-level cache.
+//! Only the maximum and the reciprocal of the sum of each row are kept, from which the backward pass recomputes the row
+//! (Dao et al., arXiv 2205.14135). The copies also have the layout in which products are fastest.
 
 use rayon::prelude::*;
 
@@ -12,12 +13,12 @@ use crate::math::{exp_of_negative, largest, sum, sum_of};
 use crate::product::{Matrix, multiply_into};
 use crate::rows;
 
-/// Heads of a tensor in tokens `[N, L, stride]`.
+/// A tensor of heads, stored in tokens `[N, L, stride]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokens<'a> {
     /// Values of the tokens.
     pub values: &'a [f32],
-    /// Number of values in a token, of this tensor and others.
+    /// Number of values in a token, including those of other tensors.
     pub stride: usize,
     /// Index of the first head's first value in a token.
     pub offset: usize,
@@ -41,24 +42,24 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Factor of the products of queries and keys.
+    /// Factor by which products of queries and keys are scaled.
     fn scale(&self) -> f32 {
         1.0 / (self.width as f32).sqrt()
     }
 
-    /// Sequence and head of each task.
+    /// Pairs of sequence and head, one per task.
     fn tasks(&self) -> impl IndexedParallelIterator<Item = (usize, usize)> + use<> {
         let heads = self.heads;
         (0..self.sequences * heads).into_par_iter().map(move |task| (task / heads, task % heads))
     }
 
-    /// Number of values in a row of keys as columns, a whole number of vectors.
+    /// Row length of the keys stored as columns: their number, rounded up to whole vectors.
     fn padded_keys(&self) -> usize {
         self.keys.next_multiple_of(8)
     }
 }
 
-/// Number of queries that are taken at a time.
+/// Number of queries that are processed at a time.
 const QUERIES: usize = 64;
 
 /// Result of [`forward`].
@@ -70,7 +71,7 @@ pub struct Attended {
     pub rows: Vec<f32>,
 }
 
-/// Softmax of the products of `q` and `k` over the keys, times `v`.
+/// Softmax over the keys of the scaled products of `q` and `k`, times `v`.
 ///
 /// # Panics
 /// If lengths do not fit to `sizes`.
@@ -84,7 +85,7 @@ pub fn forward(q: Tokens<'_>, k: Tokens<'_>, v: Tokens<'_>, sizes: &Sizes) -> At
     Attended { tokens, rows: heads.into_iter().flat_map(|(_, rows)| rows).collect() }
 }
 
-/// Result of a head, `[queries, width]`, and its rows' maxima and sums.
+/// Computes the result of a head, `[queries, width]`, and the maxima and sums of its rows.
 fn forward_head([q, k, v]: [Tokens<'_>; 3], sizes: &Sizes, task: (usize, usize)) -> (Vec<f32>, Vec<f32>) {
     let &Sizes { width, queries, keys, .. } = sizes;
     let q = head_of(q, sizes, task, queries, sizes.scale());
@@ -118,7 +119,7 @@ fn forward_head([q, k, v]: [Tokens<'_>; 3], sizes: &Sizes, task: (usize, usize))
     (out, rows)
 }
 
-/// Gradients of the tensors that [`forward`] reads, by heads.
+/// Gradients of the tensors that [`forward`] reads, head by head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gradients {
     sizes: Sizes,
@@ -129,7 +130,7 @@ pub struct Gradients {
 #[derive(Clone, Debug, PartialEq)]
 struct HeadGradients([Vec<f32>; 3]);
 
-/// Gradients from that of the result, `dy` `[N, queries, heads · width]`.
+/// Computes the gradients from that of the result, `dy` `[N, queries, heads · width]`.
 ///
 /// # Panics
 /// If lengths do not fit to `sizes`.
@@ -224,7 +225,7 @@ impl Gradients {
     }
 }
 
-/// Copies a head of sequence `n` to rows of `width` values, plus its bias, times `scale`.
+/// Copies a head of sequence `n` to rows of `width` values, adds its bias, and multiplies by `scale`.
 fn head_of(tokens: Tokens<'_>, sizes: &Sizes, (n, head): (usize, usize), len: usize, scale: f32) -> Vec<f32> {
     let Tokens { values, stride, offset, bias } = tokens;
     assert_eq!(values.len(), sizes.sequences * len * stride, "values of the tokens");
@@ -244,7 +245,7 @@ fn head_of(tokens: Tokens<'_>, sizes: &Sizes, (n, head): (usize, usize), len: us
     })
 }
 
-/// Rows of `width` values as columns: `[width, columns]`, with zeros behind the last row.
+/// Transposes rows of `width` values to `[width, columns]`, with zeros after the last row's column.
 fn columns_of(rows: &[f32], width: usize, columns: usize) -> Vec<f32> {
     let mut values = vec![0.0; width * columns];
     for (index, column) in values.chunks_exact_mut(columns).enumerate() {
@@ -255,7 +256,7 @@ fn columns_of(rows: &[f32], width: usize, columns: usize) -> Vec<f32> {
     values
 }
 
-/// `rows` rows of `width` values, written by one thread.
+/// Vector of `rows` rows of `width` values, filled by one thread.
 fn written_rows(
     rows: usize,
     width: usize,
@@ -265,7 +266,7 @@ fn written_rows(
     in_blocks(len, len.max(1), 0, |_, out, _| write_rows(out, width.max(1), &f)).0
 }
 
-/// Rows that consist of the first `width` values of `piece(row, number)` for each number below `pieces`.
+/// Rows that each join the first `width` values of `piece(row, number)` for all numbers below `pieces`.
 fn joined<'a>(rows: usize, pieces: usize, width: usize, piece: impl Fn(usize, usize) -> &'a [f32] + Sync) -> Vec<f32> {
     rows::mapped(rows, pieces * width, |row, out| {
         write_rows(out, width, |number, out| out.write_copy_of_slice(&piece(row, number)[..width]))
@@ -285,7 +286,7 @@ mod tests {
         Sizes { sequences: 2, heads: 2, width: 24, queries: 150, keys: 65 },
     ];
 
-    /// Inputs: query tokens with a stranger before them, key and value tokens side by side, biases and `dy`.
+    /// Inputs: query tokens preceded by an unrelated tensor, adjacent key and value tokens, biases, and `dy`.
     struct Case {
         q: Vec<f32>,
         q_bias: Vec<f32>,
@@ -323,7 +324,7 @@ mod tests {
             (y, gradients)
         }
 
-        /// Tokens, dq, dk and dv computed by their definitions in f64.
+        /// Tokens, dq, dk and dv, computed from their definitions in f64.
         fn expected(&self) -> [Vec<f64>; 4] {
             let Sizes { sequences, heads, width, queries, keys } = self.sizes;
             let dim = heads * width;

@@ -1,14 +1,14 @@
-//! Vectors that are written once, without being cleared first. All that is unsafe about them is in this module.
+//! Vectors that are written once, without being cleared first. This module contains all unsafe code for them.
 #![allow(unsafe_code, reason = "memory becomes floats after it was written")]
 
 use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-/// Memory of floats that are yet to be written.
+/// Memory for floats that are not yet written.
 pub type Unwritten = [MaybeUninit<f32>];
 
-/// The vector of `len` floats that `fill` writes.
+/// Creates the vector of `len` floats that `fill` writes.
 ///
 /// # Safety
 /// `fill` must write every element.
@@ -24,7 +24,7 @@ pub unsafe fn written(len: usize, fill: impl FnOnce(&mut Unwritten)) -> Vec<f32>
     values
 }
 
-/// Writes `value(i)` to element i, and returns the floats.
+/// Writes `value(i)` to each element i, and returns the floats.
 #[inline]
 pub fn write_with(out: &mut Unwritten, mut value: impl FnMut(usize) -> f32) -> &mut [f32] {
     for (i, element) in out.iter_mut().enumerate() {
@@ -34,8 +34,8 @@ pub fn write_with(out: &mut Unwritten, mut value: impl FnMut(usize) -> f32) -> &
     unsafe { out.assume_init_mut() }
 }
 
-/// The floats of `out`, of which `f` writes rows of `width` values in their order, the last one shorter; it returns what
-/// it wrote, as [`write_with`] does.
+/// Fills `out` by calls of `f`, each of which writes one row of `width` values, in order; the last row may be shorter.
+/// `f` returns the written row, as [`write_with`] does. Returns all floats.
 ///
 /// # Panics
 /// If `f` returns other floats than those of its row.
@@ -54,9 +54,9 @@ pub fn write_rows(
     unsafe { out.assume_init_mut() }
 }
 
-/// The vector of `len` floats of which `f` writes blocks of `block` values, the last one shorter, with several threads.
-/// `f` gets the number of the block and of its `sums` own sums, which begin as zeros; it returns what it wrote, as
-/// [`write_with`] does. The second vector is the sums, block after block.
+/// Creates a vector of `len` floats, of which `f` writes blocks of `block` values on several threads; the last block
+/// may be shorter. `f` receives the number of the block and the block's own `sums` sums, initially zero; it returns the
+/// written block, as [`write_with`] does. The second vector holds the sums, block after block.
 ///
 /// # Panics
 /// If `f` returns other floats than those of its block.

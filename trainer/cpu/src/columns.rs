@@ -1,4 +1,4 @@
-//! Sums over all rows: the gradient of a bias.
+//! Column sums over all rows, which are the gradient of a bias.
 
 use rayon::prelude::*;
 

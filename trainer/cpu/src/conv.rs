@@ -1,9 +1,9 @@
 //! Convolutions of volumes `[N, C, X, Y, Z]`, z fastest, with stride 1 and zero padding that keeps the size, and their
 //! gradients.
 //!
-//! Nothing is laid out as columns. A thread copies the rows it needs, with their padding, into a ring of three planes that
-//! stays in its cache, and blocks of 4 channels by 24 voxels are summed in registers. The work is cut by sizes alone and
-//! sums have a fixed order, so results do not depend on the number of threads.
+//! Volumes are not unfolded to columns. A thread copies the rows it needs, with their padding, into a ring of three
+//! planes that stays in its cache, and blocks of 4 channels by 24 voxels are summed in registers. The work is divided
+//! by sizes alone and sums have a fixed order, so results do not depend on the number of threads.
 
 mod cubic;
 mod cubic_weight;
@@ -21,42 +21,42 @@ pub use pointwise::{conv1, conv1_input_gradient, conv1_weight_gradient};
 /// Sizes of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvShape {
-    /// Number of volumes.
+    /// Number of volumes in the batch.
     pub batch: usize,
-    /// Channels of the input.
+    /// Number of input channels.
     pub in_channels: usize,
-    /// Channels of the output.
+    /// Number of output channels.
     pub out_channels: usize,
-    /// Voxels of the input along x, y, z.
+    /// Number of voxels of the input along x, y, z.
     pub size: [usize; 3],
 }
 
 impl ConvShape {
-    /// Voxels of a channel.
+    /// Number of voxels in a channel.
     #[must_use]
     pub fn num_voxels(&self) -> usize {
         self.size.iter().product()
     }
 
-    /// Values of the input.
+    /// Number of values in the input.
     #[must_use]
     pub fn input_len(&self) -> usize {
         self.batch * self.in_channels * self.num_voxels()
     }
 
-    /// Values of an output with as many voxels as the input.
+    /// Number of values in an output that has as many voxels as the input.
     #[must_use]
     pub fn output_len(&self) -> usize {
         self.batch * self.out_channels * self.num_voxels()
     }
 
-    /// Shape of the convolution that takes gradients of the output to gradients of the input.
+    /// Shape of the convolution that maps gradients of the output to gradients of the input.
     fn reversed(self) -> Self {
         Self { in_channels: self.out_channels, out_channels: self.in_channels, ..self }
     }
 }
 
-/// Sums of `dy` `[N, C, voxels]` over volumes and voxels → `[C]`: the gradient of a bias. Added in f64.
+/// Sums `dy` `[N, C, voxels]` over volumes and voxels → `[C]`, the gradient of a bias; in f64.
 ///
 /// # Panics
 /// If the length of `dy` is not a multiple of `batch * channels`.
@@ -71,7 +71,7 @@ pub fn bias_gradient(dy: &[f32], batch: usize, channels: usize) -> Vec<f32> {
     (0..channels).into_par_iter().map(|channel| (0..batch).map(|n| sum(n, channel)).sum::<f64>() as f32).collect()
 }
 
-/// Sum of at most a few thousand values, in 8 lanes of f64.
+/// Sums at most a few thousand values, in 8 lanes of f64.
 fn sum_of(values: &[f32]) -> f64 {
     let (vectors, rest) = values.as_chunks::<8>();
     let mut lanes = [0.0_f64; 8];

@@ -1,11 +1,12 @@
-//! Floats of quantized voxels: `clamp(quantized · gain + bias, low, high) · factor + shift`, with six parameters per crop.
+//! Conversion of quantized voxels to floats: `clamp(quantized · gain + bias, low, high) · factor + shift`, with six
+//! parameters per crop.
 
 use crate::buffer::{in_blocks, write_with};
 
 /// Parameters of a crop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Params {
-    /// Factor of a quantized value.
+    /// Factor applied to a quantized value.
     pub gain: f32,
     /// Term added before clamping.
     pub bias: f32,
@@ -13,13 +14,13 @@ pub struct Params {
     pub low: f32,
     /// Highest value after clamping.
     pub high: f32,
-    /// Factor of a clamped value.
+    /// Factor applied to a clamped value.
     pub factor: f32,
     /// Term added after clamping.
     pub shift: f32,
 }
 
-/// Floats of `quantized`, which consists of equally many values for each of `crops`. A thread takes a crop at a time.
+/// Converts `quantized` to floats; it holds equally many values for each of `crops`. A thread takes one crop at a time.
 ///
 /// # Panics
 /// If the number of values is not a multiple of the number of crops.

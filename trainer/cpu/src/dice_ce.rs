@@ -17,25 +17,25 @@ use rayon::prelude::*;
 use crate::math::exp_of_negative;
 use crate::output::Blank;
 
-/// Voxels of a block: probabilities of 16 classes fill a quarter of a core's first-level cache.
+/// Number of voxels in a block: probabilities of 16 classes fill a quarter of a core's first-level cache.
 const BLOCK: usize = 128;
-/// Voxels of a task.
+/// Number of voxels in a task.
 const TASK: usize = 128 * BLOCK;
 
 /// Logits with the labels they are compared with.
 #[derive(Clone, Copy, Debug)]
 pub struct Labelled<'a> {
-    /// `[N, C, voxels]`.
+    /// Logits, `[N, C, voxels]`.
     pub logits: &'a [f32],
-    /// `[N, voxels]`, each a class or the ignore label.
+    /// Labels, `[N, voxels]`, each a class or the ignore label.
     pub labels: &'a [u8],
     /// Number of cases, N.
     pub batch: usize,
     /// Number of classes, C.
     pub num_classes: usize,
-    /// Label of voxels that are not counted.
+    /// Ignore label, whose voxels are not counted.
     pub ignore: Option<u8>,
-    /// Added to the denominator of the Dice.
+    /// Smoothing term in the denominator of the Dice.
     pub smooth: f64,
 }
 
@@ -46,11 +46,11 @@ pub struct Terms {
     pub dice: f32,
     /// Cross entropy in nats, averaged over the counted voxels; 0 if there are none.
     pub cross_entropy: f32,
-    /// I of each case and class.
+    /// Intersection I of each case and class.
     intersections: Vec<f64>,
-    /// D of each case and class.
+    /// Denominator D of each case and class.
     denominators: Vec<f64>,
-    /// Counted voxels of the batch, at least 1.
+    /// Number of counted voxels in the batch, at least 1.
     num_counted: f64,
 }
 
@@ -73,7 +73,7 @@ impl Labelled<'_> {
         assert_eq!(self.logits.len(), self.batch * self.num_classes * num_voxels, "logits");
     }
 
-    /// Cases and first voxels of tasks, in order.
+    /// Case and first voxel of each task, in order.
     fn tasks(&self) -> Vec<(usize, usize)> {
         (0..self.batch).flat_map(|n| (0..self.num_voxels()).step_by(TASK).map(move |start| (n, start))).collect()
     }
@@ -151,7 +151,7 @@ impl Labelled<'_> {
     }
 }
 
-/// Dice loss and cross entropy.
+/// Computes the Dice loss and the cross entropy.
 ///
 /// # Panics
 /// If the lengths do not fit the numbers of cases and classes, or a label is neither a class nor the ignore label.
@@ -182,7 +182,7 @@ pub fn dice_ce(labelled: Labelled<'_>) -> Terms {
     }
 }
 
-/// Gradient of the logits for the gradients of both terms.
+/// Computes the gradient of the logits, given the gradients of both terms.
 ///
 /// # Panics
 /// See [`dice_ce`].
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Both terms in f64 by their definition.
+    /// Computes both terms by their definition, in f64.
     fn by_definition(labelled: Labelled<'_>, logits: &[f64]) -> [f64; 2] {
         let Labelled { batch, num_classes, ignore, .. } = labelled;
         let num_voxels = labelled.num_voxels();

@@ -5,7 +5,7 @@ use crate::buffer::write_with;
 use crate::math::normal;
 use crate::rows;
 
-/// `h · Φ(h)` for the rows `[.., W]` of `h = x + bias`.
+/// Computes `h · Φ(h)` for the rows `[.., W]` of `h = x + bias`.
 ///
 /// # Panics
 /// If `x` does not consist of rows as long as `bias`.
@@ -23,7 +23,8 @@ pub fn forward(x: &[f32], bias: &[f32]) -> Vec<f32> {
     })
 }
 
-/// Gradients of `x` and `bias` from that of the result, `dy`: `dy · (Φ(h) + h · φ(h))`, and its sum over all rows.
+/// Gradients of `x` and `bias`, given the gradient `dy` of the result: `dy · (Φ(h) + h · φ(h))`, and its sum over all
+/// rows.
 ///
 /// # Panics
 /// If `x` and `dy` do not consist of equally many rows as long as `bias`.
@@ -50,7 +51,7 @@ mod tests {
     use super::*;
     use crate::testing::{assert_close, assert_same_bits, wave};
 
-    /// Φ and φ in f64, by the error function's series and fraction as tested in `math`.
+    /// Computes Φ and φ in f64, with the error function's series and continued fraction as in the tests of `math`.
     fn wide(h: f64) -> (f64, f64) {
         (crate::math::tests::distribution(h), (-0.5 * h * h).exp() / std::f64::consts::TAU.sqrt())
     }

@@ -1,8 +1,8 @@
 //! Instance norm without parameters, the sum with a residual branch, and the leaky rectifier, in one pass each way.
 //!
-//! A row is one channel of one case. With `n(x) = (x - mean) · rstd` the operation is `y = leaky(n(x) + r)`, where `r` is
-//! nothing, a branch, or `n(branch)`. Sums over rows are added by chunks of 4096 values whose sizes do not depend on
-//! threads, in f64 from chunk to chunk.
+//! A row is one channel of one case. With `n(x) = (x - mean) · rstd` the operation is `y = leaky(n(x) + r)`, where `r`
+//! is absent, a branch, or `n(branch)`. Sums over a row are computed in chunks of 4096 values, independent of the
+//! number of threads, and added in f64 from chunk to chunk.
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -14,11 +14,11 @@ use wide::f32x8;
 
 use crate::output::Blank;
 
-/// Values of a chunk: its second reading comes from the first-level cache.
+/// Number of values in a chunk, small enough that its second reading comes from the first-level cache.
 const CHUNK: usize = 4096;
-/// Values of a task, a multiple of [`CHUNK`].
+/// Number of values in a task, a multiple of [`CHUNK`].
 const TASK: usize = 16 * CHUNK;
-/// Values written at once.
+/// Number of values written at once.
 const PIECE: usize = 512;
 const LANES: usize = 8;
 
@@ -27,7 +27,7 @@ const LANES: usize = 8;
 pub struct RowStats {
     /// Mean of the row.
     pub mean: f32,
-    /// One over the root of the biased variance plus epsilon.
+    /// Reciprocal of the square root of the biased variance plus epsilon.
     pub rstd: f32,
 }
 
@@ -40,18 +40,18 @@ pub struct Normed<'a> {
     pub stats: &'a [RowStats],
 }
 
-/// Second summand in front of the rectifier.
+/// Second summand before the rectifier.
 #[derive(Clone, Copy, Debug)]
 pub enum Branch<'a> {
     /// No second summand.
     None,
-    /// The values as they are.
+    /// The values unchanged.
     Plain(&'a [f32]),
-    /// The values normalized by rows.
+    /// The values normalised by rows.
     Normed(Normed<'a>),
 }
 
-/// Statistics of the rows of `x` `[num_rows, len]`.
+/// Computes the statistics of the rows of `x` `[num_rows, len]`.
 ///
 /// # Panics
 /// If the length of `x` is not a multiple of `num_rows`.
@@ -78,7 +78,7 @@ struct Moments {
 }
 
 impl Moments {
-    /// Moments of at most [`CHUNK`] values.
+    /// Computes the moments of at most [`CHUNK`] values.
     fn of(values: &[f32]) -> Self {
         let count = values.len() as f64;
         let mean = sum(values, |value| value) / count;
@@ -103,7 +103,7 @@ impl Moments {
     }
 }
 
-/// Sum of a function of each value, in f32 over 64 values of a lane and in f64 above.
+/// Sums a function of each value: in f32 over 64 values per lane, in f64 beyond.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "the function is to be part of the loop")]
 fn sum(values: &[f32], function: impl Fn(f32x8) -> f32x8) -> f64 {
@@ -126,7 +126,7 @@ fn row_len(len: usize, num_rows: usize) -> usize {
     row_len
 }
 
-/// Results of a function of each task, in order: row, first value, number of values.
+/// Results of a function of each task, in order; it receives the row, the first value and the number of values.
 fn by_task<T: Send>(len: usize, num_rows: usize, function: impl Fn(usize, usize, usize) -> T + Sync) -> Vec<T> {
     let tasks_of_row = len.div_ceil(TASK);
     (0..num_rows * tasks_of_row)
@@ -138,7 +138,7 @@ fn by_task<T: Send>(len: usize, num_rows: usize, function: impl Fn(usize, usize,
         .collect()
 }
 
-/// `leaky(n(x) + branch)`, with the slope of the rectifier below zero.
+/// Computes `leaky(n(x) + branch)`; `slope` is that of the rectifier below zero.
 ///
 /// # Panics
 /// If the slices have different lengths, or the statistics another number of rows.
@@ -180,7 +180,8 @@ pub fn norm_leaky(x: Normed<'_>, branch: Branch<'_>, slope: f32) -> Vec<f32> {
     y.finish()
 }
 
-/// Gradients of [`norm_leaky`]: of `x`, and of the branch if there is one. `y` is the result of [`norm_leaky`].
+/// Gradients of [`norm_leaky`] with respect to `x` and, if there is one, the branch. `y` is the result of
+/// [`norm_leaky`].
 ///
 /// # Panics
 /// If the slices have different lengths, or the statistics another number of rows.
@@ -257,7 +258,7 @@ pub fn norm_leaky_gradients(
     (dx.finish(), d_branch.map(Blank::finish))
 }
 
-/// Sums of g, g · n(x) and g · n(branch) over a task.
+/// Sums of g, g · n(x) and g · n(branch) over one task.
 fn gradient_sums(
     y: &[f32],
     dy: &[f32],
@@ -297,7 +298,7 @@ fn check_branch(branch: Branch<'_>, x: Normed<'_>) {
     assert!(len == x.x.len() && num_rows == x.stats.len(), "the branch has the shape of the input");
 }
 
-/// The normalization of one row.
+/// Normalisation of one row, as an affine map.
 #[derive(Clone, Copy)]
 struct Affine {
     mean: f32,

@@ -1,8 +1,8 @@
 //! Layer norm (Ba, Kiros and Hinton, arXiv 1607.06450) of rows and its gradients.
 //!
-//! With `x̂ = (x - mean) · rstd`: `dx = rstd · (g - mean(g) - x̂ · mean(g · x̂))` for `g = gamma · dy`,
-//! `dgamma = sum(dy · x̂)` and `dbeta = sum(dy)` over all rows. A row is read from the first cache after its first pass;
-//! mean and deviation are computed again in the backward pass.
+//! With `x̂ = (x - mean) · rstd`: `dx = rstd · (g - mean(g) - x̂ · mean(g · x̂))` for `g = gamma · dy`, `dgamma =
+//! sum(dy · x̂)` and `dbeta = sum(dy)` over all rows. After its first pass, a row is read from the first-level cache;
+//! the backward pass recomputes mean and standard deviation.
 
 use wide::f32x8;
 
@@ -10,7 +10,7 @@ use crate::buffer::write_with;
 use crate::math::{sum, sum_of};
 use crate::rows;
 
-/// Mean of `row` and the reciprocal of its standard deviation, of which the square is increased by `epsilon`.
+/// Mean of `row`, and the reciprocal of its standard deviation, with `epsilon` added to the variance.
 #[inline]
 pub(crate) fn moments(row: &[f32], epsilon: f32) -> (f32, f32) {
     let len = row.len() as f32;
@@ -20,7 +20,7 @@ pub(crate) fn moments(row: &[f32], epsilon: f32) -> (f32, f32) {
     (mean, 1.0 / (variance + epsilon).sqrt())
 }
 
-/// The rows `[.., W]` of `x` normalized, times `gamma` `[W]`, plus `beta` `[W]`.
+/// Normalises the rows `[.., W]` of `x`, multiplies by `gamma` `[W]` and adds `beta` `[W]`.
 ///
 /// # Panics
 /// If the rows of `x`, `gamma` and `beta` have different lengths.
@@ -47,7 +47,8 @@ pub struct Gradients {
     pub beta: Vec<f32>,
 }
 
-/// Gradients of [`forward`] from that of its result, `dy`; `other` `[.., W]`, if there is one, is added to that of `x`.
+/// Gradients of [`forward`], given the gradient `dy` of its result. `other` `[.., W]`, if present, is added to the
+/// gradient of `x`.
 ///
 /// # Panics
 /// If the rows of `x`, `dy`, `other` and `gamma` have different lengths, or there are more of one than of another.

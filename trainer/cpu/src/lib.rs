@@ -1,8 +1,9 @@
-//! Operations of the models on CPUs, on slices of floats.
+//! CPU implementations of the models' operations, on slices of floats.
 //!
-//! Results are the same bits for any number of threads: work is cut into blocks whose size depends on the shapes alone,
-//! each block is computed by one thread, and partial sums are added in the order of the blocks. Loops are written for
-//! the compiler to vectorise; fused multiply-adds are explicit, so that every processor rounds alike.
+//! Results have the same bits for any number of threads: work is divided into blocks whose size depends on the shapes
+//! alone, each block is computed by one thread, and partial sums are added in the order of the blocks. Loops are
+//! written for the compiler to vectorise; fused multiply-adds are explicit, so that every processor rounds in the same
+//! way.
 
 // Sizes of tensors stay far below 2^52.
 #![allow(clippy::cast_precision_loss)]

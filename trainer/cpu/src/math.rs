@@ -2,11 +2,12 @@
 
 use wide::f32x8;
 
-/// Adding and subtracting 1.5 · 2²³ rounds to the nearest integer, which is then in the low bits.
+/// Constant that rounds to the nearest integer when it is added and subtracted: 1.5 · 2²³; the integer is then in the
+/// low bits of the sum.
 const ROUND: f32 = 12_582_912.0;
 
-/// The exponential function, within 1.1 units in the last place of the result; for every input, subnormal results,
-/// infinities and NaN included.
+/// Exponential function, within 1.1 units in the last place of the result, for every input; the result may be
+/// subnormal, infinite or NaN.
 #[inline]
 #[must_use]
 pub fn exp(x: f32) -> f32 {
@@ -21,14 +22,14 @@ pub fn exp(x: f32) -> f32 {
     y * power_of_two(half) * power_of_two(n - half)
 }
 
-/// 2ⁿ for n from -126 to 127.
+/// Computes 2ⁿ for n from -126 to 127.
 #[inline]
 fn power_of_two(n: i32) -> f32 {
     f32::from_bits(((n + 127) << 23).cast_unsigned())
 }
 
-/// The exponential function of `x` up to zero, within 1.1 units in the last place down to -86.9 and 2e-38 below; half the
-/// work of [`exp`]. NaN passes.
+/// Exponential function of `x` up to zero: within 1.1 units in the last place down to -86.9, and within 2e-38 below;
+/// half the work of [`exp`]. NaN gives NaN.
 #[inline]
 #[must_use]
 pub fn exp_of_negative(x: f32) -> f32 {
@@ -39,7 +40,7 @@ pub fn exp_of_negative(x: f32) -> f32 {
     f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23))
 }
 
-/// The exponential function of `x - n · ln 2`, for the integer n nearest to `x / ln 2`.
+/// Exponential function of `x - n · ln 2`, for the integer n nearest to `x / ln 2`.
 #[inline]
 fn exp_of_rest(x: f32, n: f32) -> f32 {
     // ln 2 in two parts; products of the first with the integers up to 150 are exact.
@@ -54,8 +55,8 @@ fn exp_of_rest(x: f32, n: f32) -> f32 {
     (q * r).mul_add(r, r) + 1.0
 }
 
-/// Standard normal distribution function Φ(x), within a relative error of 4e-7, and density φ(x); both are zero
-/// (or Φ one) beyond 13 standard deviations. NaN passes.
+/// Standard normal distribution function Φ(x), within a relative error of 4e-7, and density φ(x); beyond 13 standard
+/// deviations Φ is 0 or 1 and φ is 0. NaN gives NaN.
 ///
 /// `Φ(-u) = exp(-u²/2) · P(t)` for `u ≥ 0` and `t = 1 / (1 + 0.35 u)`, with a polynomial P fitted to a relative error of
 /// 4e-8. Φ and φ share the exponential function.
@@ -86,13 +87,13 @@ pub fn normal(x: f32) -> (f32, f32) {
 /// Number of partial sums of a row: four vectors of eight.
 const LANES: usize = 32;
 
-/// Sum of `row` in a fixed order: 32 sums of every 32nd value, then those.
+/// Sums `row` in a fixed order: 32 partial sums, each of every 32nd value, and then their sum.
 #[inline]
 pub(crate) fn sum(row: &[f32]) -> f32 {
     sum_of([row], |[x]| x)
 }
 
-/// Sum of `f` over equally long rows, in the order of [`sum`].
+/// Sums `f` over rows of equal length, in the order of [`sum`].
 #[inline]
 pub(crate) fn sum_of<const N: usize>(rows: [&[f32]; N], f: impl Fn([f32x8; N]) -> f32x8) -> f32 {
     let mut sums = [f32x8::ZERO; LANES / 8];
@@ -114,7 +115,7 @@ pub(crate) fn sum_of<const N: usize>(rows: [&[f32]; N], f: impl Fn([f32x8; N]) -
     (len / 8 * 8..len).map(tail).fold(halves.reduce_add(), |sum, value| sum + value)
 }
 
-/// Largest value of `row`, not counting NaN; negative infinity if there is none.
+/// Largest value of `row`, NaN excluded; negative infinity if there is none.
 #[inline]
 pub(crate) fn largest(row: &[f32]) -> f32 {
     let mut most = [f32::NEG_INFINITY; LANES];
@@ -147,7 +148,7 @@ pub(crate) mod tests {
         (f64::from(actual) - expected).abs() / unit
     }
 
-    /// Largest value of `error` over every `stride`-th float whose magnitude is at most `bound`, and the float.
+    /// Largest value of `error` over every `stride`-th float of magnitude up to `bound`, and the float where it occurs.
     fn worst(bound: f32, stride: u32, error: impl Fn(f32) -> f64 + Sync) -> (f64, f32) {
         (0..=bound.to_bits() / stride)
             .into_par_iter()
@@ -185,7 +186,7 @@ pub(crate) mod tests {
         assert!(exp(f32::NAN).is_nan());
     }
 
-    /// Φ in f64: the series of the error function near zero, its continued fraction elsewhere.
+    /// Computes Φ in f64, by the series of the error function near zero and its continued fraction elsewhere.
     pub(crate) fn distribution(x: f64) -> f64 {
         let u = x.abs();
         let density = (-0.5 * u * u).exp() / std::f64::consts::TAU.sqrt();

@@ -4,7 +4,8 @@
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// An uninitialised buffer of floats. Threads write each element exactly once; then [`Blank::finish`] makes it a vector.
+/// An uninitialised buffer of floats. Threads write each element exactly once; [`Blank::finish`] then converts it to a
+/// vector.
 #[derive(Debug)]
 pub struct Blank {
     values: Vec<MaybeUninit<f32>>,
@@ -19,7 +20,7 @@ unsafe impl Sync for Blank {}
 unsafe impl Send for Blank {}
 
 impl Blank {
-    /// A buffer of `len` floats without values.
+    /// Creates a buffer of `len` uninitialised floats.
     #[must_use]
     pub fn new(len: usize) -> Self {
         let mut values = Vec::with_capacity(len);
@@ -35,19 +36,19 @@ impl Blank {
         self.values.len()
     }
 
-    /// Returns true if the buffer has no floats at all.
+    /// Returns true if the length of the buffer is 0.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// Writer for one thread's part.
+    /// Creates a writer for one thread's part.
     #[must_use]
     pub fn part(&self) -> Part<'_> {
         Part { whole: self, num_written: 0 }
     }
 
-    /// The vector, once every element is written.
+    /// Converts the buffer to a vector, once every element is written.
     ///
     /// # Panics
     /// If the number of floats written is not the buffer's length.

@@ -1,5 +1,5 @@
-//! Mean squared error of patches, each target brought to zero mean and unit variance (He et al., arXiv 2111.06377, section
-//! 4.1), without a tensor of targets or of differences.
+//! Mean squared error of patches whose targets are normalised to zero mean and unit variance (He et al., arXiv
+//! 2111.06377, section 4.1), computed without tensors of targets or differences.
 
 use rayon::prelude::*;
 use wide::f32x8;
@@ -9,8 +9,8 @@ use crate::layer_norm::moments;
 use crate::math::sum_of;
 use crate::rows;
 
-/// Mean of `(pred - x̂)²` over all values, for rows `[.., width]` of which `x̂` is `x` normalized, `epsilon` added to its
-/// variance.
+/// Mean of `(pred - x̂)²` over all values, for rows `[.., width]`; `x̂` is `x` normalised by row, with `epsilon` added
+/// to its variance.
 ///
 /// # Panics
 /// If `pred` and `x` do not consist of equally many rows of `width` values, or of none.
@@ -35,7 +35,7 @@ pub fn forward(pred: &[f32], x: &[f32], width: usize, epsilon: f32) -> f32 {
     mean
 }
 
-/// Gradient of `pred` from the gradient `dy` of the result of [`forward`].
+/// Gradient of `pred`, given the gradient `dy` of the result of [`forward`].
 ///
 /// # Panics
 /// See [`forward`].

@@ -1,6 +1,6 @@
-//! Products of matrices, row-major, by the crate `gemm`, whose kernel reaches 0.75 to 0.95 of a core's peak on the models'
-//! shapes. Rows are shared between threads here, by shapes alone, so that each call of the crate runs on one thread and
-//! sums do not depend on the number of threads.
+//! Products of matrices, row-major, by the crate `gemm`, whose kernel reaches 0.75 to 0.95 of a core's peak on the
+//! models' shapes. Rows are divided among threads here, by shapes alone, so that each call of the crate runs on one
+//! thread and sums do not depend on the number of threads.
 #![allow(unsafe_code, reason = "the crate takes pointers and strides")]
 
 use std::mem::MaybeUninit;
@@ -20,27 +20,27 @@ pub(crate) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// `rows` rows of `columns` values each, `row` values apart.
+    /// Creates a matrix of `rows` rows with `columns` values each; rows begin `row` values apart.
     pub(crate) fn new(values: &'a [f32], rows: usize, columns: usize, row: usize) -> Self {
         let len = if rows * columns == 0 { 0 } else { (rows - 1) * row + columns };
         assert!(len <= values.len(), "{rows} x {columns} values, {row} apart, of {}", values.len());
         Self { values, rows, columns, row, column: 1 }
     }
 
-    /// The transposed matrix.
+    /// Transposes the matrix without copying it.
     pub(crate) fn transposed(self) -> Self {
         Self { rows: self.columns, columns: self.rows, row: self.column, column: self.row, ..self }
     }
 
-    /// Rows `start..start + rows`.
+    /// Selects the rows `start..start + rows`.
     fn rows(self, start: usize, rows: usize) -> Self {
         assert!(start + rows <= self.rows, "rows of the matrix");
         Self { values: &self.values[(start * self.row).min(self.values.len())..], rows, ..self }
     }
 }
 
-/// Writes `a · b` to `out`, whose rows are `row` values apart; values between the rows stay. With `add`, adds to what is
-/// there.
+/// Writes `a · b` to `out`, whose rows begin `row` values apart; values between the rows are unchanged. With `add`,
+/// adds to the existing values.
 ///
 /// # Safety
 /// `out` must be valid for writing the elements of the product, which nothing else reads or writes meanwhile. With `add`,
@@ -78,7 +78,7 @@ unsafe fn multiply(a: Matrix<'_>, b: Matrix<'_>, out: *mut f32, row: usize, add:
     }
 }
 
-/// Adds `a · b` to `out`, or replaces it.
+/// Adds `a · b` to `out` if `add` is set; otherwise overwrites it.
 pub(crate) fn multiply_into(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], row: usize, add: bool) {
     assert!(a.rows == 0 || (a.rows - 1) * row + b.columns <= out.len(), "a product's place");
     // SAFETY: `out` holds the product's elements, which are initialized.
@@ -101,8 +101,8 @@ const ROWS: usize = 64;
 /// Number of rows that the crate's kernel computes at a time.
 const KERNEL_ROWS: usize = 6;
 
-/// Writes `a · b` to `out`. Rows are halved between threads until there are few, so that two, four or eight threads have
-/// as much to do.
+/// Writes `a · b` to `out`. Rows are halved recursively down to a small number, so that two, four or eight threads have
+/// equal work.
 fn by_halves(a: Matrix<'_>, b: Matrix<'_>, out: &mut Unwritten) {
     if a.rows <= ROWS {
         return multiply_to(a, b, out);
@@ -112,13 +112,13 @@ fn by_halves(a: Matrix<'_>, b: Matrix<'_>, out: &mut Unwritten) {
     rayon::join(|| by_halves(a.rows(0, middle), b, upper), || by_halves(a.rows(middle, a.rows - middle), b, lower));
 }
 
-/// `a · b` without gaps between rows.
+/// Computes `a · b`, without gaps between rows.
 fn by_rows(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
     // SAFETY: `by_halves` writes all of its output.
     unsafe { written(a.rows * b.columns, |out| by_halves(a, b, out)) }
 }
 
-/// `x` `[M, K]` times `weight` `[K, N]`, plus `bias` `[N]` if there is one.
+/// Computes `x` `[M, K]` times `weight` `[K, N]`, plus `bias` `[N]` if there is one.
 ///
 /// # Panics
 /// If lengths do not fit to the sizes.
@@ -134,7 +134,7 @@ pub fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, [m, k, n]: [usiz
     y
 }
 
-/// Gradient of the `x` `[M, K]` of [`forward`]: `dy` `[M, N]` times the transposed `weight` `[K, N]`.
+/// Gradient of `x` `[M, K]` in [`forward`]: `dy` `[M, N]` times the transposed `weight` `[K, N]`.
 ///
 /// # Panics
 /// If lengths do not fit to the sizes.
@@ -146,7 +146,7 @@ pub fn input_gradient(weight: &[f32], dy: &[f32], [m, k, n]: [usize; 3]) -> Vec<
     by_rows(Matrix::new(dy, m, n, n), Matrix::new(&transposed, n, k, k))
 }
 
-/// Gradient of the `weight` `[K, N]` of [`forward`]: the transposed `x` `[M, K]` times `dy` `[M, N]`.
+/// Gradient of `weight` `[K, N]` in [`forward`]: the transposed `x` `[M, K]` times `dy` `[M, N]`.
 ///
 /// # Panics
 /// If lengths do not fit to the sizes.
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
     use crate::testing::{assert_close, assert_same_bits, wave};
 
-    /// Sizes M, K and N, with more rows than a thread takes and with a remainder.
+    /// Sizes M, K and N, some with more rows than a thread takes or with a remainder.
     const SIZES: [[usize; 3]; 7] =
         [[1, 1, 1], [1, 64, 16], [10, 8, 12], [51, 11, 33], [128, 96, 128], [200, 400, 50], [48, 3, 5]];
 

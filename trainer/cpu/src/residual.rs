@@ -3,7 +3,7 @@
 use crate::buffer::write_with;
 use crate::rows;
 
-/// `x + (branch + bias)` for rows `[.., W]`.
+/// Computes `x + (branch + bias)` for rows `[.., W]`.
 ///
 /// # Panics
 /// If `x` and `branch` do not consist of equally many rows as long as `bias`.

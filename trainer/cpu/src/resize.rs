@@ -1,4 +1,4 @@
-//! Trilinear resizing of volumes `[rows, x, y, z]` with voxel centres (not corners) aligned to the box, and its gradient.
+//! Trilinear resizing of volumes `[rows, x, y, z]` with voxel centres (not corners) aligned, and its gradient.
 //!
 //! A row is one channel of one case. Planes are interpolated along z first, while they are small, and kept two at a time;
 //! each row of the result is then a sum of four rows.
@@ -14,10 +14,10 @@ use rayon::prelude::*;
 use crate::conv::strips::ranges;
 use crate::output::Blank;
 
-/// Parts of a volume along x that threads take apart.
+/// Number of parts along x into which a volume is divided among threads.
 const NUM_PARTS: usize = 4;
 
-/// Two neighbours of a position on the input's axis, and the weight of the upper one.
+/// Two neighbours of a position on the input's axis, and the weight of the upper neighbour.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Between {
     below: usize,
@@ -35,7 +35,7 @@ impl Between {
     }
 }
 
-/// Neighbours of each of `to` positions among `from`.
+/// Computes the neighbours among `from` voxels of each of `to` positions.
 fn axis(from: usize, to: usize) -> Vec<Between> {
     (0..to)
         .map(|i| {
@@ -50,11 +50,11 @@ fn axis(from: usize, to: usize) -> Vec<Between> {
 /// Sizes of the input and the output of a resizing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResizeShape {
-    /// Volumes: cases times channels.
+    /// Number of volumes: cases times channels.
     pub num_rows: usize,
-    /// Voxels of the input along x, y, z.
+    /// Number of voxels of the input along x, y, z.
     pub from: [usize; 3],
-    /// Voxels of the output along x, y, z.
+    /// Number of voxels of the output along x, y, z.
     pub to: [usize; 3],
 }
 

@@ -1,9 +1,9 @@
-//! Blocks of rows that threads share. Their size depends on the width of a row alone.
+//! Blocks of rows that are divided among threads. Their size depends only on the width of a row.
 
 use crate::buffer::{Unwritten, in_blocks, write_rows};
 
-/// Number of values in a block: 64 KiB of f32, so that a block's rows of a few tensors stay in a core's second cache,
-/// and computing them takes many times as long as handing the block to a thread.
+/// Number of values in a block: 64 KiB of f32, so that a block's rows of several tensors stay in a core's second-level
+/// cache, and computing a block takes many times as long as handing it to a thread.
 const BLOCK_VALUES: usize = 16 * 1024;
 
 /// Number of rows of `width` values in a block.
@@ -11,7 +11,7 @@ pub(crate) fn rows_per_block(width: usize) -> usize {
     (BLOCK_VALUES / width.max(1)).max(1)
 }
 
-/// The vector of `rows` rows of `width` values that `f` writes row by row.
+/// Creates the vector of `rows` rows of `width` values that `f` writes row by row.
 pub(crate) fn mapped(
     rows: usize,
     width: usize,
@@ -20,8 +20,8 @@ pub(crate) fn mapped(
     summed(rows, width, 0, |row, out, _| f(row, out)).0
 }
 
-/// [`mapped`], and a vector of `sums` values that the rows were added to: within a block in the order of its rows, and
-/// block after block.
+/// Like [`mapped`], and also returns a vector of `sums` values to which `f` adds: within a block in the order of its
+/// rows, then block after block.
 pub(crate) fn summed(
     rows: usize,
     width: usize,
@@ -38,7 +38,7 @@ pub(crate) fn summed(
     (values, added(partial, sums))
 }
 
-/// Sum of `rows`, each of `width` values, in their order.
+/// Sum of `rows`, each of `width` values, added in order.
 pub(crate) fn added(mut rows: Vec<f32>, width: usize) -> Vec<f32> {
     if width > 0 {
         let (first, others) = rows.split_at_mut(width);
@@ -50,7 +50,7 @@ pub(crate) fn added(mut rows: Vec<f32>, width: usize) -> Vec<f32> {
     rows
 }
 
-/// Adds `values` to `sums`.
+/// Adds `values` element-wise to `sums`.
 pub(crate) fn add_to(sums: &mut [f32], values: &[f32]) {
     for (sum, &value) in sums.iter_mut().zip(values) {
         *sum += value;

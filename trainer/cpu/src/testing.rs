@@ -1,11 +1,11 @@
-//! Values and comparisons that the tests share.
+//! Values and comparisons shared by the tests.
 
 /// Values from `-amplitude` to `amplitude`, without a period that could hide an index error.
 pub(crate) fn wave(len: usize, frequency: f32, amplitude: f32) -> Vec<f32> {
     (0..len).map(|i| ((i as f32 * frequency).sin() * 43_758.547).fract() * amplitude).collect()
 }
 
-/// Asserts that no value differs from `expected` by more than `tolerance` of the largest of them.
+/// Asserts that no value differs from `expected` by more than `tolerance` times the largest absolute expected value.
 pub(crate) fn assert_close(actual: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(actual.len(), expected.len());
     let largest = expected.iter().fold(0.0f64, |most, v| most.max(v.abs()));
@@ -26,7 +26,7 @@ pub(crate) fn assert_same_bits(f: impl Fn() -> Vec<Vec<f32>> + Sync) {
     assert!(one == three, "one thread and three differ");
 }
 
-/// Values as f64.
+/// Converts values to f64.
 pub(crate) fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().copied().map(f64::from).collect()
 }

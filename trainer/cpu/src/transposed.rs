@@ -10,10 +10,11 @@ use crate::conv::micro::BLOCK;
 use crate::conv::panel::{Tile, VoxelRange, interleave_rows, pack_weights, tile_width, tiles, weight_gradient};
 use crate::output::{Blank, Part};
 
-/// Voxels that each voxel becomes.
+/// Number of voxels that each voxel becomes.
 const CHILDREN: usize = 8;
 
-/// `x` `[N, in, X, Y, Z]` with `weight` `[in, out, 2, 2, 2]` → `[N, out, 2X, 2Y, 2Z]`.
+/// Applies the transposed convolution with `weight` `[in, out, 2, 2, 2]` to `x` `[N, in, X, Y, Z]` → `[N, out, 2X, 2Y,
+/// 2Z]`.
 ///
 /// # Panics
 /// If a slice has another length than `shape` says.
@@ -63,8 +64,8 @@ fn store(children: &[f32], stride: usize, shape: ConvShape, o: usize, at: VoxelR
     }
 }
 
-/// Index of the larger volume's row that comes from row `row` (counted over x and y) of the smaller one. `pair` is 0 to 3:
-/// twice the child's position along x, plus that along y.
+/// Index of the larger volume's row that belongs to row `row` (counted over x and y) of the smaller volume. `pair` is 0
+/// to 3: twice the child's position along x plus its position along y.
 fn child_row(shape: ConvShape, channel: usize, row: usize, pair: usize) -> usize {
     let [size_x, size_y, size_z] = shape.size;
     let [x, y] = [2 * (row / size_y) + pair / 2, 2 * (row % size_y) + pair % 2];
@@ -133,7 +134,7 @@ fn check(shape: ConvShape, x: &[f32], weight: &[f32]) {
     assert_eq!(weight.len(), shape.in_channels * shape.out_channels * CHILDREN, "weight");
 }
 
-/// Voxels of a tile of whole rows along z, at least one row and about `width` voxels.
+/// Number of voxels in a tile of whole rows along z: at least one row, and about `width` voxels.
 fn whole_rows(width: usize, shape: ConvShape) -> usize {
     let size_z = shape.size[2].max(1);
     (width / size_z).max(1) * size_z

@@ -1,4 +1,4 @@
-//! Checking whole checkpoints without loading them.
+//! Checks of whole checkpoints without loading them.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,10 @@ use super::{CheckpointError, Damage, MODEL, OPTIMIZER, folder};
 pub enum Integrity {
     /// Every file matches its digest.
     Whole {
-        /// Length of all files together, bytes.
+        /// Total length of all files, in bytes.
         bytes: u64,
     },
-    /// The files are there; an earlier version wrote no digests to compare them with.
+    /// The files exist, but an earlier version wrote no digests to compare them with.
     Unchecked,
 }
 
@@ -62,7 +62,7 @@ mod tests {
         (run, path)
     }
 
-    /// Loads everything, as a resume does.
+    /// Loads all files of a checkpoint, as a resume does.
     fn load(path: &Path) -> Result<(), CheckpointError> {
         read_state::<PretrainConfig>(path, Kind::Pretrain)?;
         load_model(path, mlp(0))?;
@@ -73,7 +73,7 @@ mod tests {
         Ok(())
     }
 
-    /// A resume and `check` both refuse the checkpoint and name `file`.
+    /// Asserts that both a resume and `check` reject the checkpoint and name `file`.
     fn refused(path: &Path, file: &str, damage: &str) {
         for result in [load(path), check(path).map(|_| ())] {
             let error = result.expect_err(damage);

@@ -17,7 +17,7 @@ pub struct FileDigest {
 }
 
 impl FileDigest {
-    /// Reads a file from start to end.
+    /// Computes the digest of a file, read from start to end.
     ///
     /// # Errors
     /// If the file cannot be read.
@@ -49,7 +49,7 @@ const SEAL_END: &[u8] = b"\"\n}";
 /// Hex digits of a BLAKE3 digest.
 const DIGITS: usize = 64;
 
-/// Appends a last member to a pretty-printed JSON object: the digest of all bytes before it.
+/// Appends a last member, the digest of all bytes before it, to a pretty-printed JSON object.
 pub(super) fn seal(mut json: Vec<u8>) -> Vec<u8> {
     assert!(json.ends_with(b"\n}"), "a pretty-printed JSON object");
     json.truncate(json.len() - 2);
@@ -57,7 +57,7 @@ pub(super) fn seal(mut json: Vec<u8>) -> Vec<u8> {
     [&json[..], SEAL_START, digest.as_bytes(), SEAL_END].concat()
 }
 
-/// The seal of a file's bytes.
+/// Result of checking the digest at the end of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seal {
     /// The digest matches.

@@ -32,17 +32,17 @@ pub enum CheckpointError {
         /// Burn's message, on one line and without the name of the file.
         message: String,
     },
-    /// Weights that no network can compute with. They are not saved.
+    /// Weights that are not finite, or too large to compute with. They are not saved.
     #[error("{}: {tensor} holds {value:e}", path.display())]
     Unusable {
         /// Path of the file.
         path: PathBuf,
         /// Name of the tensor in the file.
         tensor: String,
-        /// The first such value.
+        /// First unusable value.
         value: f32,
     },
-    /// A moment of the optimizer that belongs to no parameter.
+    /// An optimizer moment that belongs to no parameter.
     #[error("{}: moment {moment} belongs to no parameter of the model", path.display())]
     StrayMoment {
         /// Path of the file.
@@ -50,12 +50,12 @@ pub enum CheckpointError {
         /// Name of the moment in the file.
         moment: String,
     },
-    /// A moment of the optimizer whose shape is not that of its parameter.
+    /// An optimizer moment whose shape differs from that of its parameter.
     #[error("{}: {mismatch}", path.display())]
     MomentShape {
         /// Path of the file.
         path: PathBuf,
-        /// The two shapes.
+        /// Shapes of the moment and the parameter.
         mismatch: Box<MomentMismatch>,
     },
     /// A `state.json` that cannot be parsed.
@@ -67,12 +67,12 @@ pub enum CheckpointError {
         #[source]
         source: serde_json::Error,
     },
-    /// A file that changed after it was written.
+    /// A file whose content changed after it was written.
     #[error("{} is damaged: {damage}", path.display())]
     Damaged {
         /// Path of the file.
         path: PathBuf,
-        /// The difference found.
+        /// Difference that was found.
         damage: Damage,
     },
     /// A checkpoint of another kind of run.
@@ -80,9 +80,9 @@ pub enum CheckpointError {
     Kind {
         /// The checkpoint's folder.
         path: PathBuf,
-        /// Kind of the run that wrote it.
+        /// Kind of the run that wrote the checkpoint.
         found: Kind,
-        /// Kind of run that was asked for.
+        /// Kind of run that was expected.
         expected: Kind,
     },
     /// A checkpoint whose layout this version does not read.
@@ -95,7 +95,7 @@ pub enum CheckpointError {
     },
 }
 
-/// A moment whose shape is not that of its parameter.
+/// A moment whose shape differs from that of its parameter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("moment {moment} has shape {found:?}; expected {expected:?} as parameter {parameter}")]
 pub struct MomentMismatch {
@@ -114,9 +114,9 @@ pub struct MomentMismatch {
 pub enum Damage {
     /// The length differs.
     Length {
-        /// Length recorded when the file was written, bytes.
+        /// Length recorded when the file was written, in bytes.
         expected: u64,
-        /// Length of the file, bytes.
+        /// Length of the file, in bytes.
         found: u64,
     },
     /// The contents differ.
@@ -153,7 +153,7 @@ impl CheckpointError {
         Self::Damaged { path: path.to_owned(), damage }
     }
 
-    /// Returns whether another checkpoint of the same run may be readable although this one is not.
+    /// Returns whether another checkpoint of the same run may still be readable.
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
@@ -170,7 +170,7 @@ impl CheckpointError {
     }
 }
 
-/// A message of Burn on one line, without its prefixes and without the path, which the error names itself.
+/// Shortens a message of Burn to one line, without its prefixes and without the path, which the error already names.
 fn in_short(message: &str) -> String {
     let message = message.replace('\n', " ");
     let prefixes = ["Record I/O error: ", "I/O error: "];

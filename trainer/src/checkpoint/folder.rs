@@ -1,4 +1,4 @@
-//! `RUN_DIR/checkpoints`: finding, adding and removing checkpoints.
+//! `RUN_DIR/checkpoints`: finds, adds and removes checkpoints.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,10 +18,10 @@ use crate::weights::is_usable;
 
 /// Prefix of unfinished checkpoints.
 const PARTIAL: &str = ".partial-";
-/// Prefix of checkpoints that a resume from an earlier one replaced.
+/// Prefix of checkpoints that were superseded when the run resumed from an earlier one.
 const SET_ASIDE: &str = "set-aside-";
 
-/// The checkpoints of a run.
+/// Checkpoints of a run.
 #[derive(Clone, Debug)]
 pub struct Checkpoints {
     dir: PathBuf,
@@ -29,7 +29,7 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Opens `RUN_DIR/checkpoints` and makes it if needed; the newest `keep` checkpoints stay, at least one.
+    /// Opens `RUN_DIR/checkpoints`, creating it if needed; the newest `keep` checkpoints are kept, at least one.
     ///
     /// Unfinished checkpoints of a killed run are removed.
     ///
@@ -79,7 +79,7 @@ impl Checkpoints {
         Ok(target)
     }
 
-    /// Writes a checkpoint, then removes those beyond the number to keep; the best one stays.
+    /// Writes a checkpoint, then removes those beyond the number to keep; the best checkpoint is kept.
     ///
     /// # Errors
     /// The first failure. All earlier checkpoints are intact then.
@@ -126,8 +126,8 @@ impl Checkpoints {
     }
 }
 
-/// Finds the best checkpoint in a folder of checkpoints; the newest one if none was validated on any foreground, or the
-/// best was removed.
+/// Finds the best checkpoint in a folder of checkpoints; the newest one if no validation had any foreground, or the
+/// best one was removed.
 ///
 /// # Errors
 /// If a state cannot be read.
@@ -137,7 +137,7 @@ pub fn best(dir: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     Ok(Some(if lookup::exists(&best)? { best } else { latest }))
 }
 
-/// Finds the best validation of a run if the checkpoint of its step is gone.
+/// Finds the best validation of a run if the checkpoint of its step no longer exists.
 ///
 /// # Errors
 /// If a state cannot be read.
@@ -197,8 +197,8 @@ fn write<C: RunConfig, M: Module>(
     state::write(dir, &State { files, ..state.clone() })
 }
 
-/// Checks that a network can compute with the weights in a file that was just written: a checkpoint is a state to go back
-/// to. Their loss, measured before the step that made them, does not show it.
+/// Checks that a network can compute with the weights in a file just written, because a checkpoint is a state to go
+/// back to. The loss does not show this, because it was measured before the step that produced the weights.
 fn check_weights(path: &Path) -> Result<(), CheckpointError> {
     let record = |error: burn_pack::Error| CheckpointError::record(path)(error.into());
     for tensor in burn_pack::Reader::from_file(path).and_then(burn_pack::Reader::into_tensors).map_err(record)? {
@@ -224,7 +224,7 @@ fn names(dir: &Path) -> Result<Vec<String>, CheckpointError> {
     let mut names = vec![];
     for entry in entries {
         let entry = entry.map_err(CheckpointError::io(dir))?;
-        // No name of ours is outside UTF-8.
+        // All names that this program writes are valid UTF-8.
         names.extend(entry.file_name().into_string().ok());
     }
     Ok(names)
@@ -297,7 +297,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::open(run.path(), 1).unwrap();
         save(&checkpoints, 1).unwrap();
-        // A file in the place of the folder fails as a full disk does.
+        // A file in the place of the folder fails like a full disk.
         let blocker = run.path().join("checkpoints/.partial-step-00000002");
         fs::write(&blocker, b"").unwrap();
         let error = save(&checkpoints, 2).unwrap_err();

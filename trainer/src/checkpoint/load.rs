@@ -1,4 +1,4 @@
-//! Loading tensors, each file checked first.
+//! Loads tensors, after checking each file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -22,7 +22,7 @@ pub fn load_model<M: Module>(checkpoint: &Path, model: M) -> Result<M, Checkpoin
     load(&checked(checkpoint, MODEL)?, model)
 }
 
-/// Returns `model` with the averaged weights of a checkpoint, or nothing if the checkpoint has none.
+/// Returns `model` with the averaged weights of a checkpoint; `None` if the checkpoint has none.
 ///
 /// # Errors
 /// See [`load_model`].
@@ -33,7 +33,7 @@ pub fn load_ema<M: Module>(checkpoint: &Path, model: M) -> Result<Option<M>, Che
     load(&checked(checkpoint, EMA)?, model).map(Some)
 }
 
-/// Returns `model` with the weights to predict with: the averaged ones if the checkpoint has them.
+/// Returns `model` with the weights for prediction: the averaged weights if the checkpoint has them.
 ///
 /// # Errors
 /// See [`load_model`].
@@ -42,7 +42,7 @@ pub fn load_averaged<M: Module>(checkpoint: &Path, model: M) -> Result<M, Checkp
     load(&checked(checkpoint, name)?, model)
 }
 
-/// Returns `optimizer` with the moments of a checkpoint, of `model` as it was loaded from the same checkpoint.
+/// Returns `optimizer` with the moments of a checkpoint; `model` must be loaded from the same checkpoint.
 ///
 /// Burn reads them on `Device::default()`: see [`crate::device::settle_default`].
 ///
@@ -58,7 +58,7 @@ pub fn load_optimizer<M: Module>(
     optimizer.load(&path).map_err(CheckpointError::record(&path))
 }
 
-/// Compares the shapes of moments with those of the parameters: the first step would panic on a difference.
+/// Compares the shapes of moments with those of the parameters, because the first step would panic on a difference.
 fn check_moments<M: Module>(path: &Path, model: &M) -> Result<(), CheckpointError> {
     let record = |error: burn_pack::Error| CheckpointError::record(path)(error.into());
     let parameters = parameter_shapes(model);
@@ -89,7 +89,7 @@ fn has_ema(checkpoint: &Path) -> Result<bool, CheckpointError> {
     Ok(lookup::exists(&checkpoint.join(EMA))?)
 }
 
-/// Path of a checkpoint's file, after a comparison with its digest.
+/// Path of a checkpoint's file, once its digest has been checked.
 fn checked(checkpoint: &Path, name: &str) -> Result<PathBuf, CheckpointError> {
     let path = checkpoint.join(name);
     match read_digests(checkpoint)? {
@@ -119,7 +119,7 @@ mod tests {
     use crate::model::block::Mlp;
     use crate::model::init::WeightInit;
 
-    /// Saves a model and the moments of another one after a step.
+    /// Saves a model, and the moments of another model after a step.
     fn save(model: &Mlp, updated: Mlp) -> (tempfile::TempDir, PathBuf) {
         let config = PretrainPreset::Tiny.config();
         let mut optimizer = config.optim.init(&updated);

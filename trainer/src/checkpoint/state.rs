@@ -1,4 +1,4 @@
-//! `state.json`: everything in a checkpoint but tensors.
+//! `state.json`: everything in a checkpoint except the tensors.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -36,26 +36,26 @@ impl fmt::Display for Kind {
 /// The best validation of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// Optimizer steps done before the validation; also names its checkpoint.
+    /// Number of optimizer steps done before the validation; also identifies its checkpoint.
     pub step: u64,
     /// Mean Dice over cases and classes, background included.
     pub mean_dice: f64,
 }
 
-/// Everything in a checkpoint but tensors. `C` is the run's configuration.
+/// Everything in a checkpoint except the tensors. `C` is the run's configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State<C> {
     /// Format number of the checkpoint.
     pub format: u32,
     /// Kind of the run.
     pub kind: Kind,
-    /// Optimizer steps done; also the index of the next batch.
+    /// Number of optimizer steps done; also the index of the next batch.
     pub step: u64,
     /// Loss of the last step, if there was one.
     pub loss: Option<f64>,
-    /// The best validation so far, the one at this step included.
+    /// Best validation so far, including one at this step.
     pub best: Option<Best>,
-    /// True if a validation was due at this step and did not finish; it is the first thing done after a resume.
+    /// True if a validation was due at this step but did not finish; a resumed run does it first.
     pub validation_due: bool,
     /// The run's configuration, seed included.
     pub config: C,
@@ -63,7 +63,7 @@ pub struct State<C> {
     pub config_digest: String,
     /// Digest of the data.
     pub cache_digest: String,
-    /// Digest of the validation cases. Absent without any, and in checkpoints of earlier versions.
+    /// Digest of the validation cases. Absent if there are none, and in checkpoints of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_digest: Option<String>,
     /// Versions of the software that wrote the checkpoint.
@@ -74,7 +74,7 @@ pub struct State<C> {
 }
 
 impl<C: RunConfig> State<C> {
-    /// A state after `step` optimizer steps, without a validation.
+    /// Creates a state after `step` optimizer steps, without a validation.
     #[must_use]
     pub fn new(kind: Kind, step: u64, loss: Option<f64>, config: &C, cache_digest: &str) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl<C: RunConfig> State<C> {
     }
 }
 
-/// Versions of the software that numbers depend on.
+/// Versions of the software that results depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Versions {
     /// Version of this crate.
@@ -103,16 +103,16 @@ pub struct Versions {
     pub burn: String,
 }
 
-/// The part of a state that is common to all configurations.
+/// Part of a state that is common to all configurations.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct Head {
     /// Format number of the checkpoint.
     pub format: u32,
     /// Kind of the run.
     pub kind: Kind,
-    /// Optimizer steps done.
+    /// Number of optimizer steps done.
     pub step: u64,
-    /// The best validation so far.
+    /// Best validation so far.
     pub best: Option<Best>,
 }
 
@@ -153,7 +153,7 @@ pub fn state_digest(checkpoint: &Path) -> Result<String, CheckpointError> {
     Ok(FileDigest::of(&checkpoint.join(STATE))?.blake3)
 }
 
-/// Reads the digests of a checkpoint's files; none in checkpoints of earlier versions.
+/// Reads the digests of a checkpoint's files; `None` in checkpoints of earlier versions.
 pub(super) fn read_digests(checkpoint: &Path) -> Result<Option<BTreeMap<String, FileDigest>>, CheckpointError> {
     #[derive(Deserialize)]
     struct Files {
@@ -164,7 +164,7 @@ pub(super) fn read_digests(checkpoint: &Path) -> Result<Option<BTreeMap<String, 
     Ok(Some(files).filter(|files| !files.is_empty()))
 }
 
-/// Writes the state of a checkpoint durably; an existing one is replaced at once.
+/// Writes the state of a checkpoint durably, replacing an existing one atomically.
 pub(super) fn write<C: RunConfig>(checkpoint: &Path, state: &State<C>) -> Result<(), CheckpointError> {
     let path = checkpoint.join(STATE);
     let json =

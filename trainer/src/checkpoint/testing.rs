@@ -8,17 +8,17 @@ use super::{Best, CheckpointError, Checkpoints, Kind, State};
 use crate::config::pretrain::PretrainPreset;
 use crate::model::{block::Mlp, init::WeightInit};
 
-/// A model of two layers, its weights decided by `seed`.
+/// Creates a model of two layers with weights determined by `seed`.
 pub(super) fn mlp(seed: u64) -> Mlp {
     Mlp::init(4, 2, &mut WeightInit::new(seed, &Device::flex().autodiff()))
 }
 
-/// Saves the model of seed `step` as the checkpoint of `step`.
+/// Saves the model with seed `step` as the checkpoint of `step`.
 pub(super) fn save(checkpoints: &Checkpoints, step: u64) -> Result<PathBuf, CheckpointError> {
     save_with(checkpoints, step, None)
 }
 
-/// [`save`] with the best validation so far.
+/// Saves as [`save`] does, and records the best validation so far.
 pub(super) fn save_with(checkpoints: &Checkpoints, step: u64, best: Option<Best>) -> Result<PathBuf, CheckpointError> {
     let config = PretrainPreset::Tiny.config();
     let model = mlp(step);

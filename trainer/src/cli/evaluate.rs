@@ -28,7 +28,7 @@ pub struct EvaluateArgs {
         conflicts_with_all = ["predictions", "csv", "report", "summary"]
     )]
     pub compare: Vec<PathBuf>,
-    /// Score only the labels that have a prediction, in both folders of --compare; the others are named
+    /// Score only the labels that have a prediction (with --compare, in both folders), and name the others
     #[arg(long)]
     pub partial: bool,
     /// Folder of the dataset, or its dataset.json alone, which names the classes and the ignore label
@@ -46,7 +46,7 @@ pub struct EvaluateArgs {
     /// Distance in mm within which the surfaces of one class agree, by name or number; may be repeated
     #[arg(long, value_name = "CLASS=MM", value_parser = parse_tolerance)]
     pub tolerance: Vec<(String, f64)>,
-    /// Dice of a class that the label of a case lacks
+    /// Dice of a class that is absent from the label of a case
     #[arg(long, value_enum, value_name = "AS", default_value = "monai")]
     pub absent: Absent,
     /// Number of resamples of the cases for the 95% confidence intervals of means; 0 for no intervals

@@ -1,4 +1,4 @@
-//! Flags of the commands that draw what a pre-training model does, or import and export its weights.
+//! Flags of the commands that visualise a pre-training model, or import and export its weights.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use crate::device::DeviceChoice;
 /// Sizes of a model in a weight file, which does not contain them.
 #[derive(Debug, Args)]
 pub struct SizesArgs {
-    /// Preset with the sizes of the model in a .pth or .safetensors file [default: the one that its tensors fit]
+    /// Preset with the sizes of the model in a .pth or .safetensors file [default: the preset that its tensors fit]
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     pub preset: Option<PretrainPreset>,
     /// Configuration with the sizes of the model in a .pth or .safetensors file, as TOML
@@ -47,18 +47,18 @@ pub struct ScanArgs {
     /// Case of the cache, as DATASET/CASE or CASE; may be repeated
     #[arg(long, value_name = "ID", requires = "shards")]
     pub case: Vec<String>,
-    /// Normalisation of the files' values, as given to hiend-shard [default: that of the model's run, else hu]
+    /// Normalisation of the files' values, as given to hiend-shard [default: that of the model's run, or hu]
     #[arg(long, value_enum, value_name = "KIND")]
     pub normalize: Option<NormalizeArg>,
     /// Spacing in mm to which files are resampled, or `native`, as given to hiend-shard [default: that of the model's
-    /// run, else 1.5]
+    /// run, or 1.5]
     #[arg(long, value_name = "MM", value_parser = parse_spacing, conflicts_with = "shards")]
     pub spacing: Option<Spacing>,
-    /// HU range mapped to 0 to 1 [default: that of the model's run, else the cache's, else -175,250]
+    /// HU range mapped to 0 to 1 [default: that of the model's run, or the cache's, or -175,250]
     #[arg(long, value_name = "LOW,HIGH", value_parser = parse_window, allow_hyphen_values = true)]
     pub window: Option<[f64; 2]>,
-    /// Action on a file whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR) or, for
-    /// z-scores, clamped
+    /// Action on a file that does not look like a CT in HU (offset, [0, 1], constant, 8-bit, MR) or, for z-scores, is
+    /// clamped
     #[arg(long, value_enum, default_value = "warn", conflicts_with = "shards")]
     pub on_suspect: OnSuspectArg,
     /// Folder for the pictures, created if missing
@@ -105,7 +105,8 @@ pub struct AttendArgs {
     /// Attention head, counted from 0 [default: the mean over all heads]
     #[arg(long, value_name = "N", value_parser = parse_whole::<usize>)]
     pub head: Option<usize>,
-    /// Encoder blocks to draw, counted from 0, as 0,5,11 or all [default: those read by the decoder, and the last]
+    /// Encoder blocks to draw, counted from 0, such as 0,5,11, or all [default: those read by the decoder, and the
+    /// last]
     #[arg(long, value_name = "N,N", value_parser = parse_layers)]
     pub layers: Option<Layers>,
     /// Fraction of the patches hidden in the decoder's figure; 0 hides only the query
@@ -144,19 +145,19 @@ pub struct ExportArgs {
     /// Form of the file
     #[arg(long, value_enum, default_value = "safetensors")]
     pub format: ExportFormat,
-    /// Normalisation of the scans of pre-training, as given to hiend-shard; for nnssl [default: that of the model's
-    /// run, else hu]
+    /// Normalisation of the pre-training scans, as given to hiend-shard; for nnssl [default: that of the model's run,
+    /// or hu]
     #[arg(long, value_enum, value_name = "KIND")]
     pub normalize: Option<NormalizeArg>,
-    /// Spacing in mm of the scans of pre-training, as given to hiend-shard; for nnssl, which needs it [default: that of
+    /// Spacing in mm of the pre-training scans, as given to hiend-shard; for nnssl, which needs it [default: that of
     /// the model's run]
     #[arg(long, value_name = "MM", value_parser = parse_spacing)]
     pub spacing: Option<Spacing>,
-    /// HU range of the scans of pre-training, as given to hiend-shard, or z-scores kept; for nnssl [default: that of the
-    /// model's run, else -175,250 for hu, -20,40 for zscore]
+    /// HU range of the pre-training scans, as given to hiend-shard, or z-scores kept; for nnssl [default: that of the
+    /// model's run, or -175,250 for hu, -20,40 for zscore]
     #[arg(long, value_name = "LOW,HIGH", value_parser = parse_window, allow_hyphen_values = true)]
     pub window: Option<[f64; 2]>,
-    /// Replace an existing file; the weights that are read are never replaced
+    /// Replace an existing file; the source of the weights is never replaced
     #[arg(long)]
     pub overwrite: bool,
     /// Sizes of the model, for weight files.
@@ -164,7 +165,7 @@ pub struct ExportArgs {
     pub sizes: SizesArgs,
 }
 
-/// Forms in which weights are exported.
+/// Formats in which weights are exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExportFormat {
     /// All tensors, with the reference's names and layouts

@@ -15,7 +15,7 @@ use crate::sliding_window::Weighting;
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "flags that are independent of each other")]
 pub struct PredictArgs {
-    /// Fine-tuning run, of which the best checkpoint is used, or one of its checkpoints; given several times, the
+    /// Fine-tuning run, whose best checkpoint is used, or one of its checkpoints; given several times, the
     /// probabilities of the models are averaged
     #[arg(long, value_name = "RUN", required = true)]
     pub model: Vec<PathBuf>,
@@ -47,10 +47,10 @@ pub struct PredictArgs {
     /// Device to compute on: auto, cpu, cuda:N or vulkan:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
-    /// Action on a scan whose values are not those of a CT in HU (an offset, [0, 1], constant, 8-bit, MR)
+    /// Action on a scan that does not look like a CT in HU (offset, [0, 1], constant, 8-bit, MR)
     #[arg(long, value_enum, default_value = "warn")]
     pub on_suspect: OnSuspectArg,
-    /// Program that started several processes, which share the scans; its environment says which share this one takes
+    /// Program that started several processes, which divide the scans; its environment determines this process's share
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub ranks: Launcher,
     /// Replace existing label maps; inputs are never replaced

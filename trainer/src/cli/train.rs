@@ -19,8 +19,8 @@ use crate::report::watcher::Display;
 /// Arguments of pre-training.
 #[derive(Debug, Args)]
 pub struct PretrainArgs {
-    /// First weights of a new run, all tensors of the masked autoencoder: a run or checkpoint of hiend-train, a .pth or
-    /// .safetensors file or its URL (https://… or `hf://OWNER/REPOSITORY/FILE`) [default: random]
+    /// Initial weights of a new run, all tensors of the masked autoencoder: a run or checkpoint of hiend-train, a .pth
+    /// or .safetensors file or its URL (https://… or `hf://OWNER/REPOSITORY/FILE`) [default: random]
     #[arg(long, value_name = "FROM")]
     pub init: Option<PathBuf>,
     /// Built-in configuration [default: vit-l-p12 on CUDA, tiny on the CPU]
@@ -34,7 +34,7 @@ pub struct PretrainArgs {
 /// Arguments of fine-tuning.
 #[derive(Debug, Args)]
 pub struct FinetuneArgs {
-    /// First weights: a run or checkpoint of hiend-train, a .pth or .safetensors file or its URL (https://… or
+    /// Initial weights: a run or checkpoint of hiend-train, a .pth or .safetensors file or its URL (https://… or
     /// `hf://OWNER/REPOSITORY/FILE`), or `none` for random weights
     #[arg(long, value_name = "FROM", required_unless_present_any = ["resume", "resume_from"])]
     pub init: Option<PathBuf>,
@@ -44,7 +44,7 @@ pub struct FinetuneArgs {
     /// Validate on fold K (from 0) of N and train on the others; replaces both splits of the configuration
     #[arg(long, value_name = "K/N", value_parser = parse_fold)]
     pub fold: Option<(u32, u32)>,
-    /// File of folds as nnU-Net writes it, for --fold to choose from
+    /// File of folds in nnU-Net's format, from which --fold chooses
     #[arg(long, value_name = "FILE", requires = "fold")]
     pub splits: Option<PathBuf>,
     /// Train on N cases and validate on all others; replaces both splits of the configuration
@@ -88,7 +88,7 @@ pub struct RunArgs {
     /// Folder for checkpoints, journal and pictures [default: runs/NAME]
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
-    /// Seed of first weights, crops, augmentation and masks [default: the configuration's]
+    /// Seed of initial weights, crops, augmentation and masks [default: the configuration's]
     #[arg(long, value_name = "N", value_parser = parse_whole::<u64>)]
     pub seed: Option<u64>,
     /// Continue the run in the run's folder from its newest checkpoint; `auto` begins a run if there is none
@@ -126,10 +126,11 @@ pub struct RunArgs {
     /// Number of checkpoints to keep, not counting the best one
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = parse_positive::<usize>)]
     pub keep: usize,
-    /// Keep only the inputs of transformer blocks and recompute the rest in the backward pass: less memory, more time
+    /// Keep only the inputs of transformer blocks and recompute everything else in the backward pass: less memory, more
+    /// time
     #[arg(long)]
     pub gradient_checkpointing: bool,
-    /// Optimizer steps between lines, where lines are shown; 0 for none
+    /// Optimizer steps between log lines, where lines are shown; 0 for none
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = parse_whole::<u64>)]
     pub log_every: u64,
     /// Display of the run's progress
@@ -153,7 +154,7 @@ pub struct RunArgs {
     pub ranks: RanksArgs,
 }
 
-/// Arguments about loader servers.
+/// Arguments for loader servers.
 #[derive(Debug, Args)]
 pub struct ServiceArgs {
     /// Servers (hiend-serve) that make the batches instead of this process, separated by commas: http://HOST:PORT,
@@ -172,14 +173,14 @@ pub struct ServiceArgs {
 }
 
 impl RunArgs {
-    /// Folder of the run: the one given, or `runs/NAME`.
+    /// Folder of the run: as given, or `runs/NAME`.
     #[must_use]
     pub fn run_dir(&self, name: &str) -> PathBuf {
         self.run_dir.clone().unwrap_or_else(|| Path::new("runs").join(name))
     }
 }
 
-/// Condition of `--resume`.
+/// Condition on which `--resume` continues a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ResumeArg {
     /// Continue the run, which must exist

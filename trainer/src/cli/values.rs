@@ -1,10 +1,10 @@
-//! Numbers as typed, with the range in which they make sense.
+//! Parsers of numbers on the command line, with their valid ranges.
 
 use std::str::FromStr;
 
 use hiend_loader::program::Expected;
 
-/// Parses a whole number from 1 on.
+/// Parses a whole number of at least 1.
 ///
 /// # Errors
 /// If the text is another number or none.
@@ -13,7 +13,7 @@ pub(super) fn parse_positive<T: FromStr + PartialOrd + From<u8>>(text: &str) -> 
     value.ok_or(Expected("a whole number from 1 on"))
 }
 
-/// Parses a whole number from 0 on into an unsigned type.
+/// Parses a whole number of at least 0 into an unsigned type.
 ///
 /// # Errors
 /// If the text is another number or none.

@@ -46,7 +46,7 @@ pub(super) fn run(args: &AttendArgs) -> anyhow::Result<ExitCode> {
     scans::for_each(&args.scans, &loaded, |scan| draw_figures(&loaded, &compute, scan, &layers, args))
 }
 
-/// Draws the encoder's and the decoder's attention of the query patch.
+/// Draws the encoder's and the decoder's attention for the query patch.
 fn draw_figures(
     loaded: &Pretrained,
     compute: &Compute,

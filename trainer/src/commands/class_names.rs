@@ -27,8 +27,8 @@ pub(super) fn class_named<'a>(
     Err(UsageError::new(format!("{flag}: no class `{wanted}`{hint} (the classes are {})", listed(&names))))
 }
 
-/// Numbers and names of classes; of many, the first ones and the number of the others. Where a name only says the number,
-/// the range of the numbers.
+/// Lists numbers and names of classes; if there are many, the first ones and the number of the others. If names only
+/// state the numbers, returns the range of the numbers.
 fn listed(names: &[(usize, &str)]) -> String {
     if let ([(first, _), .., (last, _)], true) = (names, names.iter().all(|(class, name)| is_number(*class, name))) {
         return format!("{first} to {last}");
@@ -40,7 +40,7 @@ fn listed(names: &[(usize, &str)]) -> String {
     }
 }
 
-/// Returns true for `class N`, which stands for a name where there is none.
+/// Returns true for `class N`, which replaces a missing name.
 fn is_number(class: usize, name: &str) -> bool {
     name.strip_prefix("class ") == Some(class.to_string().as_str())
 }

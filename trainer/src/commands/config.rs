@@ -40,7 +40,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// All presets: `pretrain/NAME` or `finetune/NAME`, and the text.
+/// All presets, each as its name `pretrain/NAME` or `finetune/NAME` and its text.
 fn presets() -> Vec<(String, &'static str)> {
     let pretrain = PretrainPreset::ALL.iter().map(|preset| (format!("pretrain/{}", preset.name()), preset.toml()));
     let finetune = FinetunePreset::ALL.iter().map(|preset| (format!("finetune/{}", preset.name()), preset.toml()));

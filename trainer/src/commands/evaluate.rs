@@ -173,7 +173,7 @@ fn score(
     Ok(Scored { cases, highest, in_labels, in_predictions })
 }
 
-/// Warns of labels that maps hold and the dataset does not name, a line for each folder.
+/// Warns of labels that maps hold but the dataset does not name, with one line per folder.
 fn warn_of_unnamed(args: &EvaluateArgs, classes: &Classes, in_labels: &Unnamed, in_predictions: &[Unnamed]) {
     let Some(dataset) = args.dataset.as_deref().map(shown) else { return };
     let consequence = match classes.regions {
@@ -192,7 +192,8 @@ fn warn_of_unnamed(args: &EvaluateArgs, classes: &Classes, in_labels: &Unnamed, 
     }
 }
 
-/// Labels to score: each needs a prediction in every folder, unless `is_partial`, which leaves out those that lack one.
+/// Selects the labels to score: each must have a prediction in every folder, unless `is_partial` allows labels without
+/// one to be left out.
 fn with_predictions<'a>(
     labels: &BTreeMap<String, PathBuf>,
     folders: impl Iterator<Item = (&'a PathBuf, &'a BTreeMap<String, PathBuf>)>,
@@ -221,7 +222,7 @@ fn with_predictions<'a>(
     Ok(scored)
 }
 
-/// Names separated by commas; of many, the first ones and the number of the others.
+/// Lists names separated by commas; of many, the first ones and the number of the others.
 fn named(cases: &[&str]) -> String {
     match cases.split_at_checked(MOST_NAMED) {
         Some((first, others @ [_, ..])) => format!("{} and {} more", first.join(", "), others.len()),
@@ -229,7 +230,7 @@ fn named(cases: &[&str]) -> String {
     }
 }
 
-/// Refuses to write over one of the files that are evaluated.
+/// Refuses to overwrite one of the evaluated files.
 fn refuse_input<'a>(flag: &str, out: &Path, inputs: impl Iterator<Item = &'a PathBuf>) -> anyhow::Result<()> {
     if !lookup::exists(out)? {
         return Ok(());
@@ -254,7 +255,8 @@ impl LabelFile {
         Ok(Self { info, voxels })
     }
 
-    /// The map with its axes reversed, since a [`LabelMap`] has its last axis fastest; no metric depends on their order.
+    /// Label map with its axes reversed, because [`LabelMap`] has its last axis fastest; no metric depends on their
+    /// order.
     fn map(&self) -> anyhow::Result<LabelMap<'_>> {
         let ([x, y, z], [sx, sy, sz]) = (self.info.shape, spacing(&self.info.affine));
         Ok(LabelMap::new(&self.voxels, [z, y, x], [sz, sy, sx])?)

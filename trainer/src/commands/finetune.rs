@@ -71,7 +71,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     running::run(&task, source, rank, &args.run, place)
 }
 
-/// Determines the configuration, the run's folder and the first weights from flags, files and the device.
+/// Determines the configuration, the run's folder and the initial weights from flags, files and the device.
 fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, Place, Init)> {
     let place = |name: &str| Place::of(&args.run, &format!("finetune-{name}"));
     if let Some(path) = &args.run.config {
@@ -116,9 +116,9 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
     Ok((config, place, init))
 }
 
-/// Configuration of a preset that is named for a run that has begun, whose configuration is `saved` and is compared with it
-/// when the run is resumed. As when the run began, the encoder has the sizes of the pre-trained one, which need not exist any
-/// more; the run also keeps its rule of folds.
+/// Configuration of a preset that is named again for a run that has already begun; it is compared with the run's
+/// configuration `saved` when the run is resumed. As at the beginning, the encoder has the sizes of the pre-trained
+/// encoder, which need not exist any more; the run also keeps its rule of folds.
 fn named_again(preset: FinetunePreset, saved: &FinetuneConfig) -> FinetuneConfig {
     let mut config = preset.config();
     config.model = UnetrSettings { feature_size: config.model.feature_size, ..saved.model.clone() };
@@ -164,7 +164,7 @@ fn refuse_replaced_settings(args: &FinetuneArgs) -> Result<(), UsageError> {
     }
 }
 
-/// Replaces the training and validation cases by those that flags name.
+/// Replaces the training and validation cases by those given by flags.
 fn split(args: &FinetuneArgs, config: &mut FinetuneConfig, place: &Place) -> anyhow::Result<()> {
     // A run keeps the rule of folds that it began with.
     let rule = match place.resume {

@@ -1,4 +1,4 @@
-//! First weights of a run, as `--init` names them.
+//! Initial weights of a run, as named by `--init`.
 
 use std::path::Path;
 
@@ -11,17 +11,17 @@ use crate::initial_weights::Init;
 use crate::training::{CONFIG, FIRST_WEIGHTS, Resume};
 use crate::weights::download::{Downloads, is_url};
 
-/// First weights of a run that was killed before its first checkpoint, which begins again with them.
+/// Initial weights of a run that was killed before its first checkpoint and begins again with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Before {
-    /// Random ones.
+    /// Random weights.
     Random,
-    /// Those of a run, a checkpoint or a file, by the first line of the report on them.
+    /// Weights of a run, a checkpoint or a file, identified by the first line of the report on them.
     Given(String),
 }
 
 impl Before {
-    /// Finds them in the run's folder; `None` for a run that begins now, and for one that has a checkpoint.
+    /// Finds the initial weights in the run's folder; `None` for a new run, and for a run that has a checkpoint.
     ///
     /// # Errors
     /// If the folder cannot be looked up, or the report on the weights cannot be read.
@@ -38,7 +38,7 @@ impl Before {
         Ok(Some(Self::Given(text.lines().next().unwrap_or_default().to_owned())))
     }
 
-    /// A remark on the weights that replace these; `None` if they are the same.
+    /// Remark on weights `now` that replace these; `None` if they are the same.
     fn remark(&self, now: &Init) -> Option<String> {
         let Self::Given(before) = self else { return None };
         let now = match now {
@@ -59,9 +59,9 @@ fn is_same(a: &Path, b: &Path) -> bool {
     a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Reads the weights that `--init` names; `None` without the flag. A run with a checkpoint has weights of its own, so the
-/// ones it began with need not exist any more. One that was killed before its first checkpoint begins again with those that
-/// are named, and other ones than before are told.
+/// Reads the weights that `--init` names; `None` without the flag. A run with a checkpoint has its own weights, so its
+/// initial weights need not exist any more. A run that was killed before its first checkpoint begins again with the
+/// weights named now, and weights other than before are reported.
 ///
 /// # Errors
 /// If there are no such weights, they cannot be read, or the run began with random ones before.
@@ -87,7 +87,7 @@ pub(super) fn read(named: Option<&Path>, place: &Place, rank: &Rank) -> anyhow::
     Ok(Some(init))
 }
 
-/// The error of a run without weights of its own whose `--init` is absent.
+/// Error of a run that has no weights of its own and no `--init`.
 pub(super) fn absent(place: &Place) -> anyhow::Error {
     let run_dir = place.run_dir.display();
     if place.resume == Resume::Begin {
@@ -109,7 +109,7 @@ fn unexpected(named: &Path, place: &Place) -> anyhow::Error {
     )
 }
 
-/// Says that `--init` is not read because the run continues from weights of its own.
+/// Prints a note that `--init` is ignored because the run continues from its own weights.
 ///
 /// # Errors
 /// If the run's folder cannot be looked up.

@@ -1,4 +1,4 @@
-//! Choice of the number of crops at a time for `train.micro_batch = "auto"`.
+//! Choice of the number of crops computed at a time for `train.micro_batch = "auto"`.
 
 use anyhow::Context as _;
 use bytesize::ByteSize;
@@ -11,36 +11,36 @@ use crate::config::{MicroBatch, RunConfig as _};
 use crate::distributed::{JoinError, host_name};
 use crate::training::{Resume, Task, saved_config};
 
-/// Facts of a rank that the choice depends on.
+/// Facts of a rank on which the choice depends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Facts {
-    /// The run has begun, or the rank's configuration has a number: that number, absent for the whole batch. That of rank 0
-    /// counts.
+    /// The run has begun, or the rank's configuration states a number: that number, absent for the whole batch. The
+    /// number of rank 0 is used.
     Recorded(Option<MicroBatch>),
     /// The run has begun, and the rank's configuration leaves the number to rank 0.
     LeftToFirst,
-    /// The run begins: memory that is free.
+    /// The run is new: free memory.
     Free {
         /// Free memory of the device, in bytes.
         bytes: u64,
-        /// Name of the host whose ranks share that memory; absent for a device that a rank has for itself.
+        /// Name of the host whose ranks share this memory; absent for a device that a rank does not share.
         host: Option<String>,
-        /// Bytes that the loader's buffers of this rank take from its share.
+        /// Bytes that the loader's buffers of this rank take from its share of the memory.
         loader_bytes: u64,
     },
 }
 
-/// Agreement of all ranks on the grounds of the choice.
+/// Basis of the choice on which all ranks agree.
 #[derive(Debug, PartialEq, Eq)]
 enum Agreed {
-    /// The number that rank 0 has recorded.
+    /// Number recorded by rank 0.
     Recorded(Option<MicroBatch>),
     /// Bytes of free memory that every rank has at least.
     Free(u64),
 }
 
-/// Returns `train.micro_batch` with `"auto"` replaced by a number. A run that has begun keeps the number that it began
-/// with. All ranks take the same one, which fits into the memory of each.
+/// Replaces `"auto"` in `train.micro_batch` by a number and returns it. A run that has begun keeps its number. All
+/// ranks use the same number, which fits into the memory of each.
 ///
 /// # Errors
 /// If the free memory of the device is not known, the configuration of the run cannot be read, or a rank failed.
@@ -113,7 +113,7 @@ fn disagreement_line(given: Option<MicroBatch>, all: &[Facts]) -> Option<String>
     ))
 }
 
-/// Facts of all ranks together: the number that rank 0 has recorded, or the least memory of a rank.
+/// Combines the facts of all ranks: the number recorded by rank 0, or the smallest free memory of any rank.
 fn agreed(all: &[Facts]) -> Agreed {
     match &all[0] {
         Facts::Recorded(recorded) => Agreed::Recorded(*recorded),
@@ -123,7 +123,8 @@ fn agreed(all: &[Facts]) -> Agreed {
     }
 }
 
-/// Bytes of free memory that a rank with the facts `own` may fill: an equal part of what `all` ranks of its host share.
+/// Bytes of free memory that the rank with the facts `own` may fill: an equal part of the memory shared by `all` ranks
+/// of its host.
 fn share(own: &Facts, all: &[Facts]) -> Option<u64> {
     let Facts::Free { bytes, host, loader_bytes } = own else { return None };
     let is_sharing =
@@ -132,8 +133,8 @@ fn share(own: &Facts, all: &[Facts]) -> Option<u64> {
     Some((bytes / num_sharing as u64).saturating_sub(*loader_bytes))
 }
 
-/// Free memory of this rank's device. On a CPU all ranks of the host share it, however they were started: the system and
-/// the control group of a job count it for the whole host. The loader's buffers take theirs from it.
+/// Free memory of this rank's device. On a CPU all ranks of the host share it, however they were started, because the
+/// system and a job's control group count memory per host. The loader's buffers are taken from it.
 fn free_memory(rank: &Rank, args: &RunArgs) -> anyhow::Result<Facts> {
     let bytes = rank.compute.free_memory().with_context(|| {
         format!(
@@ -149,7 +150,7 @@ fn free_memory(rank: &Rank, args: &RunArgs) -> anyhow::Result<Facts> {
     })
 }
 
-/// One line that names the choice and its reason.
+/// Message with the choice and its reason, in one line.
 fn choice_line(chosen: usize, crops: usize, expected: u64, free: u64) -> String {
     let size = |bytes: u64| ByteSize(bytes).display().si();
     format!(

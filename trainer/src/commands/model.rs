@@ -1,4 +1,4 @@
-//! Pre-training models named by flags.
+//! Pre-training models selected by flags.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 use crate::device::Compute;
 use crate::model_source::Pretrained;
 
-/// Sizes given by `--preset` or `--config`; `None` without either flag.
+/// Sizes of the model from `--preset` or `--config`; `None` without either flag.
 ///
 /// # Errors
 /// If the configuration cannot be read.

@@ -1,4 +1,4 @@
-//! Metrics and health of a run, served while it lasts.
+//! Metrics and health of a run, served while it runs.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use crate::cli::RunArgs;
 use crate::report::metrics;
 use crate::training::{Event, Stream};
 
-/// The run as monitoring sees it: metrics, and whether it makes progress.
+/// A run's state for monitoring: metrics, and whether it makes progress.
 pub(super) struct Observer {
     health: Health,
     limit: Duration,
-    /// Beats with every event of the run.
+    /// Progress signal for health checks, sent with every event of the run.
     progress: Pulse,
-    /// Serves while the run lasts.
+    /// Metrics server, which runs as long as the run.
     _server: Option<MetricsServer>,
 }
 
 impl Observer {
-    /// Starts the server of metrics if one was asked for. Of several ranks, the first one serves.
+    /// Starts the metrics server if requested. With several ranks, only the first rank serves.
     pub(super) fn start(args: &RunArgs, is_first: bool) -> anyhow::Result<Self> {
         let (health, limit) = (Health::new(), Duration::from_secs(args.stalled_after));
         let server = args.metrics_listen.filter(|_| is_first);
@@ -33,7 +33,7 @@ impl Observer {
         Ok(Self { progress: health.stage("training", limit), health, limit, _server: server })
     }
 
-    /// Watches how long batches are awaited.
+    /// Adds monitoring of the wait for batches to a stream.
     pub(super) fn watch(&self, stream: Stream) -> Stream {
         stream.watched(self.health.clone(), self.limit)
     }

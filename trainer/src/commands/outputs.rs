@@ -1,5 +1,5 @@
-//! Checks of the places that results go to. A command makes them first: a computed result must not be lost because its
-//! folder is missing.
+//! Checks of the places for results. A command runs them first, so that no computed result is lost because its folder
+//! is missing.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use hiend_cache::durable::{self, NewFile};
 use hiend_cache::lookup;
 use hiend_loader::program::{check_output_file, check_output_folder};
 
-/// Checks that a file of this name can be written, by making a temporary file in its folder.
+/// Checks that a file with this name can be written, by creating a temporary file in its folder.
 ///
 /// # Errors
 /// If the path is a folder or another thing that is not a file, or its folder is missing or takes no files.
@@ -17,8 +17,8 @@ pub(super) fn check_file(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks that results can be written into a folder, which may not exist yet, by making a temporary file in it or in the
-/// nearest folder above it. Makes no folder.
+/// Checks that results can be written into a folder, which may not exist yet, by creating a temporary file in it or in
+/// the nearest existing folder above. Does not create the folder.
 ///
 /// # Errors
 /// If something that is not a folder is in the way, or the nearest folder that exists takes no files.

@@ -137,7 +137,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Voxels that `--keep-largest` cleared, for the line of a scan.
+/// Clause with the number of voxels that `--keep-largest` cleared, for the line of a scan.
 fn cleared(num_voxels: usize) -> String {
     match num_voxels {
         0 => String::new(),
@@ -145,7 +145,7 @@ fn cleared(num_voxels: usize) -> String {
     }
 }
 
-/// End of the closing line: scans that need checking, and those of an earlier prediction.
+/// Last part of the closing line: scans that need checking, and scans of an earlier prediction.
 fn remarks(num_to_check: usize, num_finished: usize) -> String {
     let mut remarks = String::new();
     if num_to_check > 0 {
@@ -157,7 +157,7 @@ fn remarks(num_to_check: usize, num_finished: usize) -> String {
     remarks
 }
 
-/// Classes of `--keep-largest`.
+/// Classes selected by `--keep-largest`.
 fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u8>> {
     let flag = "--keep-largest";
     let (all, wanted): (Vec<&String>, Vec<&String>) = wanted.iter().partition(|name| name.trim() == "all");
@@ -172,7 +172,7 @@ fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u
     Ok(if all.is_empty() { classes } else { (1..=u8::MAX).take(names.len().saturating_sub(1)).collect() })
 }
 
-/// A number of scans in words.
+/// Number of scans with the noun, for messages.
 fn scans(number: usize) -> String {
     count(number, "scan")
 }

@@ -58,7 +58,7 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Determines the configuration, the run's folder and the first weights from flags, files and the device.
+/// Determines the configuration, the run's folder and the initial weights from flags, files and the device.
 fn resolve(args: &PretrainArgs, rank: &Rank) -> anyhow::Result<(PretrainConfig, Place, Init)> {
     if let Some(path) = &args.run.config {
         let (text, name) = running::read_config(path)?;
@@ -94,8 +94,8 @@ fn resolve(args: &PretrainArgs, rank: &Rank) -> anyhow::Result<(PretrainConfig, 
     Ok((config, place, init))
 }
 
-/// Reads the first weights; random ones without `--init`. A run that was killed before its first checkpoint begins again with
-/// those that it began with: given ones have to be named again.
+/// Reads the initial weights; without `--init`, draws random ones. A run that was killed before its first checkpoint
+/// begins again with its initial weights; weights from `--init` have to be named again.
 fn init(args: &PretrainArgs, place: &Place, rank: &Rank) -> anyhow::Result<Init> {
     match first_weights::read(args.init.as_deref(), place, rank)? {
         Some(init) => Ok(init),

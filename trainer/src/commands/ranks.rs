@@ -1,4 +1,4 @@
-//! The process of one rank: its device and its place among the others; or the process that starts the ranks.
+//! Process of one rank: its device and its place among the ranks; or the process that starts the ranks.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -28,19 +28,19 @@ use crate::training::{Stop, TrainingError};
 /// Exit code of a rank that ends because another one failed or was lost (`EX_UNAVAILABLE` of `sysexits.h`). The run can
 /// be resumed.
 pub(super) const LOST: u8 = 69;
-/// Exit code of ranks that do not belong together (`EX_CONFIG` of `sysexits.h`). Starting them again would not help.
+/// Exit code of ranks that disagree on the run (`EX_CONFIG` of `sysexits.h`). Starting them again would not help.
 pub(super) const DISAGREEMENT: u8 = 78;
-/// Time that ranks have to save and end after another one has failed, on top of the time in which they notice it.
+/// Time for the other ranks to save and end after one has failed, in addition to the time until they notice.
 const SAVING: Duration = Duration::from_mins(2);
 
-/// State that a process needs to train: its device, its place among the ranks, and the handler of its signals.
+/// State that a process needs for training: its device, its place among the ranks, and its signal handler.
 pub(super) struct Rank {
     pub compute: Compute,
     pub group: Option<Arc<ProcessGroup>>,
     /// Number of ranks that share the cores and the memory of this process.
     num_sharing: usize,
     pub signals: StopSignals,
-    /// Request to stop, once signals raise it.
+    /// Request to stop, made by the first call of [`Self::stop`].
     stop: Option<Stop>,
 }
 
@@ -51,7 +51,7 @@ impl Rank {
             return stop.clone();
         }
         let stop = Stop::default();
-        // Of several ranks, which all receive a signal, the first one confirms it.
+        // If several ranks receive the signal, only the first one confirms it.
         self.signals.begin(&stop, self.is_first());
         self.stop.insert(stop).clone()
     }
@@ -65,7 +65,7 @@ impl Rank {
         Ok(Some(Servers::connect(args, config, self, &stop)?))
     }
 
-    /// The exit code of a command that was stopped before any server answered; any other error is passed on.
+    /// Returns the exit code if the command was stopped before any server answered; passes on any other error.
     pub(super) fn unless_stopped(&self, error: anyhow::Error) -> anyhow::Result<ExitCode> {
         match error.downcast_ref() {
             Some(RemoteError::Stopped) => Ok(self.signals.interrupted()),
@@ -73,12 +73,12 @@ impl Rank {
         }
     }
 
-    /// Returns true for the rank that prints and writes.
+    /// Returns true for the rank that prints and writes files.
     pub(super) fn is_first(&self) -> bool {
         self.group.as_ref().is_none_or(|group| group.rank() == 0)
     }
 
-    /// This rank and the number of ranks.
+    /// Number of this rank, and number of ranks.
     pub(super) fn share(&self) -> (usize, usize) {
         self.group.as_ref().map_or((0, 1), |group| group.share())
     }
@@ -98,7 +98,7 @@ impl Rank {
         }
     }
 
-    /// Loader threads of this rank out of those of all that share its cores; 0 for one per core.
+    /// Number of loader threads of this rank, given the number for all ranks that share its cores; 0 for one per core.
     pub(super) fn threads(&self, all: Option<u16>) -> usize {
         match (all, self.num_sharing) {
             (None, 1) => 0,
@@ -111,7 +111,7 @@ impl Rank {
         host_memory::limit().map(|all| self.memory_bytes(all))
     }
 
-    /// Bytes of this rank out of those of all that share its memory.
+    /// Memory of this rank in bytes, given the memory for all ranks that share its machine.
     pub(super) fn memory_bytes(&self, all: u64) -> u64 {
         all / self.num_sharing as u64
     }
@@ -171,7 +171,7 @@ fn open(args: &RunArgs, world: Option<&World>) -> anyhow::Result<Rank> {
     Ok(Rank { compute, group: None, num_sharing, signals, stop: None })
 }
 
-/// Joins the other ranks and calls `train`. An error ends the other ranks, too.
+/// Joins the other ranks and calls `train`. An error also ends the other ranks.
 fn train_together(
     args: &RunArgs,
     world: &World,
@@ -207,8 +207,8 @@ fn train_together(
     result
 }
 
-/// Divides the cores among the ranks that share them, for computing on the CPU, unless `RAYON_NUM_THREADS` is set. Returns
-/// a line that says so.
+/// Divides the cores among the ranks that share them, for computing on the CPU, unless `RAYON_NUM_THREADS` is set.
+/// Returns a line that states the division.
 ///
 /// # Errors
 /// If the threads were started before.
@@ -221,7 +221,7 @@ fn share_cores(compute: &Compute, world: &World) -> anyhow::Result<Option<String
     Ok(Some(format!("each of {} ranks computes on {own} of {}", world.num_sharing, count(cores(), "core"))))
 }
 
-/// The rank that is gone or hangs, if that is the cause of the error.
+/// Number of the rank that is gone or hangs, if this caused the error.
 fn lost_rank(error: &anyhow::Error) -> Option<usize> {
     let of_training = error.downcast_ref().and_then(|error| match error {
         TrainingError::Rank { failure, .. } => Some(failure),
@@ -235,7 +235,7 @@ fn lost_rank(error: &anyhow::Error) -> Option<usize> {
     matches!(failure.cause, Cause::Closed | Cause::Silent(_) | Cause::Late(_)).then_some(failure.rank)
 }
 
-/// Exit code of an error whose cause is another rank, or that ranks do not fit together.
+/// Exit code of an error caused by another rank or by a disagreement of the ranks; `None` for other errors.
 fn code_of_others(error: &anyhow::Error) -> Option<u8> {
     if let Some(error) = error.downcast_ref::<TrainingError>() {
         return match error {
@@ -251,8 +251,9 @@ fn code_of_others(error: &anyhow::Error) -> Option<u8> {
     }
 }
 
-/// Opens the device of a rank: the one of `--devices` for its place on the machine, the one of `--device`, or by default
-/// the CUDA device of that number. No rank chooses the CPU because a GPU is missing where others have one.
+/// Opens the device of a rank: the entry of `--devices` for its place on the machine, or the one of `--device`, or by
+/// default the CUDA device of that number. A rank never falls back to the CPU because its GPU is missing while other
+/// ranks have one.
 pub(super) fn open_device(devices: &[DeviceChoice], device: DeviceChoice, world: &World) -> anyhow::Result<Compute> {
     let choice = match devices {
         [] => device,

@@ -1,4 +1,4 @@
-//! The common part of all commands that train.
+//! Common part of all training commands.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,23 +31,23 @@ use crate::training::{
 };
 use crate::vendor;
 
-/// Optimizer steps of `--smoke`.
+/// Number of optimizer steps of `--smoke`.
 const SMOKE_STEPS: u64 = 2;
 
-/// The run's folder and the state to start from.
+/// Folder of the run, and the state to start from.
 pub(super) struct Place {
     pub run_dir: PathBuf,
     pub resume: Resume,
 }
 
 impl Place {
-    /// Determines the folder of the run called `name`, and what `--resume` and `--resume-from` mean there.
+    /// Determines the folder of the run called `name`, and the effect of `--resume` and `--resume-from` there.
     ///
     /// # Errors
     /// If something that is not a folder is in the way, or the folder cannot be looked up.
     pub(super) fn of(args: &RunArgs, name: &str) -> anyhow::Result<Self> {
         let run_dir = args.run_dir(name);
-        // Of several ranks, only the first one may be able to write there.
+        // Only the first rank may be able to write there.
         check_output_folder(&run_dir)?;
         let resume = match (args.resume_from, args.resume) {
             // The run has begun: whatever it began from, the newest checkpoint is later.
@@ -80,13 +80,13 @@ pub(super) fn read_config(path: &Path) -> anyhow::Result<(String, String)> {
     Ok((text, name))
 }
 
-/// Says which preset is used when none was named.
+/// Prints which preset is used if none was named.
 pub(super) fn announce_preset(name: &str, rank: &Rank) -> anyhow::Result<()> {
     let compute = &rank.compute;
     rank.print(format_args!("preset {name} (the default on {compute}; --preset or --config choose another)"))
 }
 
-/// Replaces values of the configuration by `--set` and `--seed`.
+/// Overrides values of the configuration with `--set` and `--seed`.
 pub(super) fn settle<C: RunConfig>(args: &RunArgs, config: C) -> anyhow::Result<C> {
     let seed = args.seed.map(|seed| ("train.seed".to_owned(), seed.to_string()));
     let settings: Vec<_> = args.set.iter().cloned().chain(seed).collect();
@@ -110,7 +110,7 @@ pub(super) fn settle_paths<C: RunConfig>(config: &mut C) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Trains, with Ctrl-C handled and events displayed.
+/// Trains, handling Ctrl-C and displaying events.
 pub(super) fn run<T: Task>(
     task: &T,
     source: Source,
@@ -207,12 +207,12 @@ pub(super) fn run<T: Task>(
     })
 }
 
-/// Number of passes over the cases per epoch that is reported.
+/// Number of passes over the cases per epoch above which it is reported.
 const MANY_PASSES: f64 = 1.1;
 
-/// One line where an epoch of the schedule is clearly more than one pass over the cases: it has whole batches, of which the
-/// last one may visit few cases of the pass that ends and many of the next one. `None` for a resumed run, which keeps the
-/// settings that it began with.
+/// Returns a warning line if an epoch of the schedule is clearly more than one pass over the cases: an epoch consists
+/// of whole batches, and its last batch may mostly belong to the next pass. `None` for a resumed run, which keeps its
+/// original settings.
 fn many_passes<C: RunConfig>(config: &C, resume: Resume, num_cases: usize, steps_per_epoch: u64) -> Option<String> {
     if resume != Resume::Begin {
         return None;
@@ -231,7 +231,7 @@ fn many_passes<C: RunConfig>(config: &C, resume: Resume, num_cases: usize, steps
     })
 }
 
-/// Says how the precision of the configuration is computed, where that is not evident.
+/// Prints how the configured precision is computed, where that is not evident.
 fn announce_precision(rank: &Rank, train: &TrainConfig) {
     let (compute, precision) = (&rank.compute, train.precision);
     if compute.is_cpu() && precision != Precision::F32 {
@@ -246,7 +246,7 @@ fn announce_precision(rank: &Rank, train: &TrainConfig) {
     }
 }
 
-/// Warns if a step on the CPU cannot fit into memory: the system would end the process in the middle of it.
+/// Warns if a step on the CPU cannot fit into memory, because the system would then kill the process during the step.
 fn warn_of_shortage<T: Task>(task: &T, rank: &Rank, args: &RunArgs) {
     let (config, (_, num_ranks)) = (task.config(), rank.share());
     let Some(limit) = rank.host_memory().filter(|_| rank.compute.is_cpu()) else { return };
@@ -258,7 +258,7 @@ fn warn_of_shortage<T: Task>(task: &T, rank: &Rank, args: &RunArgs) {
     }
 }
 
-/// Measures the cost of the data and prints it.
+/// Measures the cost of the data and prints the result.
 fn headspace<T: Task>(
     task: &T,
     stream: &Stream,
@@ -277,7 +277,7 @@ fn headspace<T: Task>(
     }
 }
 
-/// Makes a temporary folder next to the run's, on the same file system.
+/// Creates a temporary folder next to the run's folder, on the same file system.
 fn smoke_folder(run_dir: &Path) -> anyhow::Result<tempfile::TempDir> {
     let parent = run_dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let make = || {
@@ -287,7 +287,8 @@ fn smoke_folder(run_dir: &Path) -> anyhow::Result<tempfile::TempDir> {
     make().with_context(|| parent.display().to_string())
 }
 
-/// Makes Ctrl-C request a stop of a command that does not train, which `message` confirms; another one ends the process.
+/// Makes the first Ctrl-C request a stop of a command that does not train, confirmed by `message`; the second ends the
+/// process.
 pub(super) fn listen(message: Option<&'static str>) -> anyhow::Result<Stop> {
     let stop = Stop::default();
     let on_signal = stop.clone();
@@ -306,7 +307,7 @@ pub(super) fn listen(message: Option<&'static str>) -> anyhow::Result<Stop> {
     Ok(stop)
 }
 
-/// One line that says how attention is computed on `compute`; `None` where it is computed by products, as by default.
+/// Line that states how attention is computed on `compute`; `None` for products, the default.
 fn attention_line(compute: &Compute, attention: Computation) -> Option<String> {
     if attention == Computation::Products {
         return None;
@@ -323,7 +324,7 @@ fn attention_line(compute: &Compute, attention: Computation) -> Option<String> {
     })
 }
 
-/// One line that says how products are computed on `compute`; `None` where nothing decides it, as on the CPU.
+/// Line that states how products are computed on `compute`; `None` if there is no choice, as on the CPU.
 fn products_line(compute: &Compute, factors: Factors) -> Option<String> {
     if !compute.is_cuda() {
         return None;

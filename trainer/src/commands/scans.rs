@@ -1,4 +1,4 @@
-//! Scans named by flags, for the commands that draw them.
+//! Scans selected by flags, for the commands that draw them.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -24,7 +24,7 @@ use crate::inference::scan_files::{Scans, SkippedScan};
 use crate::model_source::Pretrained;
 use crate::trained_on::TrainedOn;
 
-/// A picture that cannot be written. It ends the command: the next one could not be written either.
+/// A picture that cannot be written. It ends the command, because the next picture could not be written either.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", path.display())]
 struct PictureError {
@@ -34,7 +34,7 @@ struct PictureError {
     source: std::io::Error,
 }
 
-/// Scans drawn and skipped so far.
+/// Numbers of scans drawn and skipped so far.
 #[derive(Debug, Default)]
 struct Tally {
     num_drawn: usize,
@@ -42,8 +42,8 @@ struct Tally {
 }
 
 impl Tally {
-    /// Counts the outcome of a scan. A scan that cannot be read or drawn does not end the others and is named on standard
-    /// error.
+    /// Counts the outcome of a scan. A scan that cannot be read or drawn is named on standard error and does not end
+    /// the command.
     ///
     /// # Errors
     /// If no further scan could be drawn either.
@@ -76,8 +76,8 @@ impl Tally {
     }
 }
 
-/// Returns whether an error would occur with every scan: that of the device, which takes crops of one size, of a picture, of
-/// standard output, or of a cache as a whole.
+/// Returns whether an error would occur with every scan: an error of the device (all crops have one size), of writing a
+/// picture, of standard output, or of a cache as a whole.
 fn ends_all(error: &anyhow::Error) -> bool {
     error.is::<DeviceError>()
         || matches!(error.downcast_ref(), Some(AttentionError::Device(_)))
@@ -87,8 +87,8 @@ fn ends_all(error: &anyhow::Error) -> bool {
         || matches!(error.downcast_ref(), Some(ScanError::Unsuitable { .. }))
 }
 
-/// Calls `draw` with every scan, preprocessed as for training. Returns the exit code: scans that cannot be read or drawn, or
-/// are not CTs, are skipped and reported on standard error.
+/// Calls `draw` with every scan, preprocessed as for training. Returns the exit code: scans that cannot be read or
+/// drawn, or are not CTs, are skipped and reported on standard error.
 ///
 /// # Errors
 /// If two scans would write the same pictures, a picture cannot be written, or a scan is suspicious where that ends the
@@ -185,14 +185,14 @@ pub(super) fn for_each(
     tally.close(&args.out)
 }
 
-/// Window of training in HU, if a cache holds all of it.
+/// Training window in HU, if a cache holds all of it.
 fn shown_window(trained_on: &TrainedOn, cache: &PreprocessConfig) -> Option<[f64; 2]> {
     let [low, high] = trained_on.window().filter(|_| cache.normalize.is_hu())?;
     let is_stored = cache.store == Store::Full || (cache.window[0] <= low && high <= cache.window[1]);
     is_stored.then_some([low, high])
 }
 
-/// Refuses a cache of values that the model was not trained on.
+/// Rejects a cache whose kind of values differs from that of the model's training.
 fn check_normalisation(
     cache: &Cache,
     prepared: &PreprocessConfig,

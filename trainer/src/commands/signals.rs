@@ -1,4 +1,4 @@
-//! Reaction of a run to signals: a stop after the step in progress, or an end at once.
+//! Reaction of a run to signals: it stops after the step in progress, or ends at once.
 //!
 //! | signal | effect on a run that has begun | exit code |
 //! |---|---|---|
@@ -28,33 +28,33 @@ pub(super) struct StopSignals {
     state: Arc<Mutex<State>>,
 }
 
-/// Signals received so far, and the stop that they request.
+/// Signals received so far, and the stop request that they raise.
 #[derive(Default)]
 struct State {
-    /// Stop request of the run, and whether this process confirms it. Absent before the run has begun.
+    /// Stop request of the run, and whether this process confirms it to the user. Absent before the run has begun.
     run: Option<(Stop, bool)>,
     interrupts: Interrupts,
-    /// True once a signal requested the stop, and not a key of the dashboard.
+    /// True once a signal (rather than a key of the dashboard) requested the stop.
     requested: bool,
     /// True once a signal of a batch system arrived.
     batch: bool,
 }
 
-/// Consequence of a signal.
+/// Reaction to a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reaction {
     /// The process ends at once with this exit code.
     Exit(u8),
-    /// A stop after the step in progress was requested.
+    /// A stop after the step in progress is requested.
     Stop,
-    /// A stop had been requested before.
+    /// A stop was already requested.
     Nothing,
 }
 
-/// Numbers of SIGINT received.
+/// Counts of received SIGINTs, by sender.
 ///
-/// One Ctrl-C may arrive twice: through the process group, and from the parent that passes on its own signals, as the
-/// launcher of `--devices` and torchrun do. Those of the parent are therefore counted apart from all others.
+/// One Ctrl-C may arrive twice: through the process group, and from a parent that passes on its own signals, as the
+/// launcher of `--devices` and torchrun do. Signals from the parent are therefore counted separately.
 #[derive(Clone, Copy, Debug, Default)]
 struct Interrupts {
     from_parent: u32,
@@ -62,7 +62,7 @@ struct Interrupts {
 }
 
 impl Interrupts {
-    /// Counts a SIGINT; returns how often the user interrupted so far.
+    /// Counts a SIGINT; returns how often the user has interrupted so far.
     fn add(&mut self, is_from_parent: bool) -> u32 {
         let count = if is_from_parent { &mut self.from_parent } else { &mut self.from_others };
         *count += 1;
@@ -94,8 +94,8 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl StopSignals {
-    /// Starts the thread that receives the signals. Until [`Self::begin`], they end the process. To be called before other
-    /// threads exist.
+    /// Starts the thread that receives the signals. Until [`Self::begin`] is called, they end the process. Must be
+    /// called before other threads exist.
     pub(super) fn watch() -> anyhow::Result<Self> {
         let signals = Signals::block().context("cannot receive signals")?;
         let (state, parent) = (Arc::<Mutex<State>>::default(), getppid());
@@ -124,12 +124,12 @@ impl StopSignals {
         Ok(Self { state })
     }
 
-    /// Makes the signals request `stop` from now on; `confirms` is true for the rank that says so.
+    /// Makes signals request `stop` from now on; `confirms` is true for the rank that announces the stop.
     pub(super) fn begin(&self, stop: &Stop, confirms: bool) {
         lock(&self.state).run = Some((stop.clone(), confirms));
     }
 
-    /// Exit code of a run that was stopped: [`REQUEUE`] if a batch system's signal arrived, that of Ctrl-C otherwise.
+    /// Exit code of a stopped run: [`REQUEUE`] if a batch system's signal arrived, otherwise the code of Ctrl-C.
     pub(super) fn interrupted(&self) -> ExitCode {
         ExitCode::from(if lock(&self.state).batch { REQUEUE } else { INTERRUPTED })
     }

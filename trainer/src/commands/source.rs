@@ -1,4 +1,4 @@
-//! The source of a run's batches: shards that this process reads, or loader servers.
+//! Source of a run's batches: shards that this process reads, or loader servers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::cli::RunArgs;
 use crate::config::{DecodeOn, RunConfig};
 use crate::training::{Stop, Stream};
 
-/// Opens the cache that `--shards` names, if it does.
+/// Opens the cache named by `--shards`; `None` without the flag.
 pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Option<Arc<Cache>>> {
     let open = |shards: &std::path::PathBuf| Cache::open_with(shards, args.storage.options());
     Ok(args.shards.as_ref().map(open).transpose()?.map(Arc::new))
@@ -29,8 +29,8 @@ pub(super) fn warn_of_exclude(cache: &Cache, stream: &StreamConfig, rank: &Rank)
     }
 }
 
-/// Refuses a flag that has no effect next to the others. Clap does not see all of them: a requirement does not count where
-/// the required argument conflicts with one that was given.
+/// Rejects flags that have no effect together with the others. Clap does not detect all of them: it ignores a
+/// requirement if the required argument conflicts with a given one.
 pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageError> {
     let other_seed = |seed: u64| args.set.iter().find(|(key, value)| key == "train.seed" && *value != seed.to_string());
     if let Some((_, value)) = args.seed.and_then(other_seed) {
@@ -69,7 +69,8 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Connects to the servers that `--loader` names, for the share of `rank`. Raising `stop` ends the attempts while no server answers.
+    /// Connects to the servers named by `--loader`, for the share of `rank`. Raising `stop` ends the attempts while no
+    /// server answers.
     pub(super) fn connect<C: RunConfig>(args: &RunArgs, config: &C, rank: &Rank, stop: &Stop) -> anyhow::Result<Self> {
         if config.train().decode_on == DecodeOn::Device {
             bail!(
@@ -93,17 +94,18 @@ impl Servers {
         Ok(Self { loader, streamed, options })
     }
 
-    /// Description of the datasets, as the servers' cache has it.
+    /// Description of the datasets in the servers' cache.
     pub(super) fn manifest(&self) -> &Manifest {
         self.loader.manifest()
     }
 
-    /// Labels that the datasets name and no label map of the stream has, as far as the servers know.
+    /// Labels that the datasets name but no label map of the stream contains, as far as the servers know.
     pub(super) fn unseen_labels(&self) -> &BTreeSet<u8> {
         self.loader.unseen_labels()
     }
 
-    /// The stream of `config`, in which a task may have settled what the datasets say, such as the ignore label.
+    /// Opens the stream of `config`, into which a task may have filled settings of the datasets, such as the ignore
+    /// label.
     fn stream<C: RunConfig>(self, args: &RunArgs, config: &C) -> anyhow::Result<Stream> {
         let Self { loader, streamed, options } = self;
         let (urls, seed) = (&args.service.loader, config.train().seed);
@@ -115,7 +117,8 @@ impl Servers {
         Ok(Stream::of_servers(loader, urls, config.stream(), seed, &options))
     }
 
-    /// Checks that the servers stream the cases that `cache` would give to the same configuration, with the same classes.
+    /// Checks that the servers stream the same cases with the same classes that `cache` would give for this
+    /// configuration.
     pub(super) fn check_same_cases<C: RunConfig>(&self, cache: &Arc<Cache>, config: &C) -> anyhow::Result<()> {
         let here = digest_of(cache, config.stream())?;
         let there = self.loader.digest();
@@ -140,7 +143,7 @@ impl Servers {
     }
 }
 
-/// Batches of a run before its stream is opened.
+/// Source of a run's batches before its stream is opened.
 pub(super) enum Source {
     /// Shards in a cache.
     Shards(Arc<Cache>),
@@ -157,7 +160,7 @@ impl Source {
         }
     }
 
-    /// Opens the stream that `config` describes, or the share of it that `rank` takes.
+    /// Opens the stream that `config` describes, or the share of it that belongs to `rank`.
     pub(super) fn stream<C: RunConfig>(self, args: &RunArgs, config: &C, rank: &Rank) -> anyhow::Result<Stream> {
         let cache = match self {
             Self::Servers(servers) => return servers.stream(args, config),

@@ -65,7 +65,7 @@ fn kind_of(run_dir: &Path) -> anyhow::Result<Kind> {
     }
 }
 
-/// Digest of the run's stream, which its checkpoints hold. A damaged one is the concern of `verify`.
+/// Digest of the run's stream, read from its checkpoints; `None` if they are damaged, which `verify` reports.
 fn stream_digest(run_dir: &Path) -> Option<String> {
     let checkpoint = checkpoint::latest(&run_dir.join(CHECKPOINTS)).ok()??;
     match checkpoint::read_head(&checkpoint).ok()?.kind {

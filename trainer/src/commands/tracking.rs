@@ -1,4 +1,4 @@
-//! `--mlflow URL`: a run sent to MLflow while it lasts.
+//! `--mlflow URL`: sends a run to MLflow while it is in progress.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::report::mlflow::{
 };
 use crate::training::{Event, Outcome, Resume, Summary, Task, TrainingError};
 
-/// Experiment of runs that name none.
+/// Experiment of runs that do not name one.
 pub(super) fn default_experiment(kind: Kind) -> &'static str {
     match kind {
         Kind::Pretrain => "hiend-pretrain",
@@ -30,18 +30,18 @@ pub(super) struct Tracking {
 enum State {
     /// Tracking of a run that has not begun.
     Prepared(Box<(Client, Description)>),
-    /// Tracking of a run that has begun.
+    /// Tracking of a run in progress.
     Started(Tracker),
-    /// No tracking: no server was named, or it cannot be used.
+    /// No tracking: no server was named, or the server cannot be used.
     Off,
 }
 
 impl Tracking {
-    /// Asks the server for the experiment before any time is spent. `None` without `--mlflow`, for a run that keeps nothing,
-    /// and on all ranks but the first.
+    /// Asks the server for the experiment before any time is spent. `None` without `--mlflow`, for a run that keeps no
+    /// results, and on all ranks except the first.
     ///
-    /// A server that is away does not prevent a run: the tracker warns of it. A resumed run, which a batch system may have
-    /// started at night, does not ask the server at all.
+    /// An unreachable server does not prevent a run: the tracker warns of it. A resumed run, which a batch system may
+    /// have started at night, does not contact the server in advance at all.
     pub(super) fn prepare<T: Task>(
         args: &RunArgs,
         run_dir: &Path,
@@ -81,7 +81,7 @@ impl Tracking {
         Ok(Some(Self { server, run_dir, state: State::Prepared(Box::new((client, description))) }))
     }
 
-    /// Starts with the run, and passes every new line of the journal to the tracker.
+    /// Starts the tracker when the run begins, and passes every new line of the journal to it.
     pub(super) fn event(&mut self, event: &Event<'_>) {
         match event {
             Event::Started { step, .. } => {
@@ -101,7 +101,7 @@ impl Tracking {
         }
     }
 
-    /// Sends the rest of the journal and the final status, and says so if that is not possible.
+    /// Sends the rest of the journal and the final status, and prints a note if that is not possible.
     pub(super) fn finish(self, result: &Result<Summary, TrainingError>) {
         let State::Started(tracker) = self.state else { return };
         let status = status_of(result);
@@ -119,7 +119,7 @@ impl Tracking {
     }
 }
 
-/// Status of a run that ended with this result.
+/// Status of a run with this result.
 fn status_of(result: &Result<Summary, TrainingError>) -> Status {
     match result {
         Ok(Summary { outcome: Outcome::Finished, .. }) => Status::Finished,

@@ -19,7 +19,7 @@ use crate::trained_on::{TrainedOn, spacing_text};
 use crate::weights::nnssl::{PretrainingData, encoder_of, write_nnssl};
 use crate::weights::{StateDict, export_hi_end_mae, safetensors};
 
-/// Reads a weight file into the model, reports its tensors, and writes the model's weights if asked to.
+/// Reads a weight file into the model, reports its tensors, and writes the model's weights if requested.
 pub(super) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     args.out.as_deref().map(|out| check_out(out, "safetensors", &args.file, args.overwrite)).transpose()?;
     let (file, found) = (args.file.display(), lookup::metadata(&args.file)?);
@@ -103,7 +103,7 @@ fn export_nnssl(args: &ExportArgs, sizes: Option<PretrainConfig>, compute: &Comp
     Ok(ExitCode::SUCCESS)
 }
 
-/// Preprocessing of the scans of pre-training: from the run's record, else from the flags.
+/// Preprocessing of the pre-training scans: from the run's record, or else from the flags.
 fn pretraining_data(args: &ExportArgs, loaded: &Pretrained) -> anyhow::Result<PretrainingData> {
     let recorded = loaded.config.preprocess.as_ref();
     let trained = loaded.config.normalize();
@@ -143,7 +143,7 @@ fn pretraining_data(args: &ExportArgs, loaded: &Pretrained) -> anyhow::Result<Pr
     Ok(PretrainingData { spacing, normalize, window })
 }
 
-/// Refuses file names that do not end in `extension`, places that take no file, the file that is read, and an existing one
+/// Rejects output paths that do not end in `extension`, cannot hold a file, or are the input file; also existing files
 /// unless `overwrite` is set.
 fn check_out(out: &Path, extension: &'static str, input: &Path, overwrite: bool) -> anyhow::Result<()> {
     check_extension(out, extension)?;

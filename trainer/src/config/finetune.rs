@@ -13,15 +13,15 @@ use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
 use crate::sliding_window::{SlidingWindow, Weighting};
 
-/// Everything that decides the result of a fine-tuning run except data and first weights.
+/// Everything that determines the result of a fine-tuning run, except data and initial weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FinetuneConfig {
-    /// Class names by label, background first. Empty for the dataset's names, which are filled in when the run begins.
+    /// Class names by label, background first. If empty, the dataset's names are filled in when the run begins.
     #[serde(default)]
     pub classes: Vec<String>,
-    /// Label of voxels that were not annotated, above all classes: left out of the loss and of every figure, as
-    /// nnU-Net's `ignore`. Absent for the dataset's own, if it has one; filled in when the run begins.
+    /// Label of voxels without annotation, above all classes: excluded from the loss and from all metrics, like
+    /// nnU-Net's `ignore`. If absent, the dataset's ignore label is filled in when the run begins, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ignore_label: Option<u8>,
     /// Sizes of the model.
@@ -47,24 +47,24 @@ pub struct FinetuneConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnetrSettings {
-    /// Side of a patch, voxels; must divide the sides of the crop.
+    /// Side of a patch in voxels; must divide the sides of the crop.
     pub patch_size: usize,
     /// Width of the encoder's tokens, a multiple of 6 and of `num_heads`.
     pub embed_dim: usize,
-    /// Blocks of the encoder.
+    /// Number of blocks of the encoder.
     pub depth: usize,
-    /// Attention heads of the encoder.
+    /// Number of attention heads of the encoder.
     pub num_heads: usize,
     /// Width of the MLPs' hidden layers, as a multiple of `embed_dim`.
     pub mlp_ratio: usize,
-    /// The three encoder layers whose outputs the decoder receives, from 0, ascending.
+    /// Indices, from 0 and ascending, of the three encoder layers whose outputs the decoder receives.
     pub taps: [usize; 3],
     /// Number of channels at full resolution; each coarser level has twice as many.
     pub feature_size: usize,
 }
 
 impl UnetrSettings {
-    /// Returns these sizes with the encoder of a pre-training model; nothing if that model does not have three taps.
+    /// Returns these sizes with the encoder of a pre-training model; `None` if that model does not have three taps.
     #[must_use]
     pub fn with_encoder_of(&self, pretrained: &HiEndMaeConfig) -> Option<Self> {
         Some(Self {
@@ -85,11 +85,11 @@ impl UnetrSettings {
 pub struct ValidationConfig {
     /// Interval between validations, in the schedule's unit; the end of a run is always validated.
     pub every: u64,
-    /// Validation cases, written as `stream.split` is.
+    /// Selection of the validation cases, in the same form as `stream.split`.
     pub split: Split,
     /// Fraction by which adjacent windows overlap, in [0, 1).
     pub overlap: f64,
-    /// Maximum number of windows predicted at a time, as far as a GPU's free memory allows.
+    /// Maximum number of windows predicted at a time; a GPU's free memory may allow fewer.
     pub sw_batch_size: usize,
     /// Weighting of overlapping windows.
     #[serde(default)]
@@ -199,7 +199,7 @@ impl RunConfig for FinetuneConfig {
 }
 
 impl FinetuneConfig {
-    /// Parses a preset without checking its keys; the list of known keys is made from it.
+    /// Parses a preset without checking its keys, because the list of known keys is derived from it.
     fn parse_unchecked(text: &str) -> Self {
         toml::from_str(text).expect("a test parses every preset")
     }
@@ -274,7 +274,7 @@ impl FinetunePreset {
         }
     }
 
-    /// The parsed configuration.
+    /// Parses the configuration.
     #[must_use]
     pub fn config(self) -> FinetuneConfig {
         FinetuneConfig::parse(self.toml(), self.name()).expect("presets are valid")

@@ -1,4 +1,4 @@
-//! Number of crops that are on the device at a time: a number, or `"auto"`.
+//! Number of crops that are on the device at a time: a fixed number, or `"auto"`.
 
 use std::fmt;
 
@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub enum MicroBatch {
     /// Fixed number of crops.
     Crops(usize),
-    /// A number that `hiend-train` chooses by the free memory when a run begins. The number replaces `"auto"` in the
-    /// configuration that is saved with the run.
+    /// A number that `hiend-train` derives from the free memory when a run begins; it then replaces `"auto"` in the
+    /// configuration saved with the run.
     Auto,
 }
 
@@ -19,7 +19,7 @@ pub enum MicroBatch {
 const AUTO: &str = "auto";
 
 impl MicroBatch {
-    /// The number; `None` as long as it has not been chosen.
+    /// Returns the number; `None` until it has been chosen.
     #[must_use]
     pub fn crops(self) -> Option<usize> {
         match self {

@@ -11,7 +11,7 @@ use crate::model::hi_end_mae::HiEndMaeConfig;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
 
-/// Everything that decides the result of a pre-training run except the data.
+/// Everything that determines the result of a pre-training run, except the data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainConfig {
@@ -32,13 +32,13 @@ pub struct PretrainConfig {
 }
 
 impl PretrainConfig {
-    /// Normalisation of the scans that the model is trained on.
+    /// Normalisation of the training scans.
     #[must_use]
     pub fn normalize(&self) -> Normalize {
         self.preprocess.as_ref().map_or(Normalize::Hu, |preprocess| preprocess.normalize)
     }
 
-    /// Units of the crops that the model is trained on.
+    /// Units of the training crops.
     #[must_use]
     pub fn units(&self) -> Units {
         self.preprocess.clone().unwrap_or_default().units(self.stream.window)
@@ -109,7 +109,7 @@ pub enum PretrainPreset {
 }
 
 impl PretrainPreset {
-    /// All presets: those for CT, the largest first, then those for other modalities.
+    /// All presets: first those for CT, largest first, then those for other modalities.
     pub const ALL: [Self; 6] =
         [Self::VitLP12, Self::VitLP16, Self::VitBP16, Self::Tiny, Self::MrVitLP16, Self::MrVitBP16];
 
@@ -126,7 +126,7 @@ impl PretrainPreset {
         }
     }
 
-    /// Returns `true` if the crops and the batch of the preset are made for z-scores of MR and other modalities.
+    /// Returns `true` if the preset's crops and batch are designed for z-scores of MR and other modalities.
     #[must_use]
     pub fn is_for_zscores(self) -> bool {
         match self {
@@ -148,7 +148,7 @@ impl PretrainPreset {
         }
     }
 
-    /// The parsed configuration.
+    /// Parses the configuration.
     #[must_use]
     pub fn config(self) -> PretrainConfig {
         PretrainConfig::parse(self.toml(), self.name()).expect("presets are valid")
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_decoded_on_the_device_is_augmented_there() {
+    fn crops_decoded_on_the_device_are_augmented_there() {
         let text = PretrainPreset::Tiny.toml().replacen("decode_on = \"cpu\"", "decode_on = \"device\"", 1);
         let config = PretrainConfig::parse(&text, "x.toml").unwrap();
         for is_cpu in [true, false] {

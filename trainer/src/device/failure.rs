@@ -1,11 +1,11 @@
-//! Reasons of device failures, taken from the backend's messages.
+//! Reasons of device failures, extracted from the backend's messages.
 //!
-//! Burn and `CubeCL` wrap a reason in lines that say only that there is one, and list between them the operations that were
-//! skipped because of it. `Debug` of their errors prints the same text as `Display`.
+//! Burn and `CubeCL` wrap a reason in lines without information, and list between them the operations that were skipped
+//! because of it. `Debug` of their errors prints the same text as `Display`.
 
 use std::fmt::Debug;
 
-/// Lines that hold no reason: titles of errors that wrap another one, headings, and the text of an absent backtrace.
+/// Lines without a reason: titles of errors that wrap another error, headings, and the text of an absent backtrace.
 const FRAMES: [&str; 8] = [
     "An error happened during execution",
     "An IO error happened",
@@ -16,19 +16,19 @@ const FRAMES: [&str; 8] = [
     "Backtrace",
     "No backtrace available",
 ];
-/// Title that a list of skipped operations follows, up to the next cause.
+/// Title followed by a list of skipped operations, up to the next cause.
 const UNWRITTEN: &str = "The bytes were never written";
 /// Heading of a reason.
 const CAUSE: &str = "Caused by:";
-/// Most lines of a reason: a compiler's message may end with the whole kernel.
+/// Largest number of lines kept of a reason: a compiler's message may end with the whole kernel.
 const MOST_LINES: usize = 8;
 
-/// Reason of a failure in one line, from the backend's error.
+/// Extracts the reason of a failure from the backend's error, in one line.
 pub(crate) fn reason_of(error: impl Debug) -> String {
     reason(&format!("{error:?}"))
 }
 
-/// Reason of a failure in one line, from the backend's message; a reason itself stays as it is.
+/// Extracts the reason of a failure from the backend's message, in one line; a bare reason stays unchanged.
 pub(crate) fn reason(message: &str) -> String {
     tracing::debug!("message of the device: {message}");
     let mut reasons: Vec<&str> = Vec::new();
@@ -51,10 +51,10 @@ pub(crate) fn reason(message: &str) -> String {
     reasons.join("; ")
 }
 
-/// Status of the driver's calls where memory is exhausted, `CUDA_ERROR_OUT_OF_MEMORY`, in `CubeCL`'s words.
+/// Text by which `CubeCL` reports exhausted memory (`CUDA_ERROR_OUT_OF_MEMORY`) from a call of the driver.
 const STATUS: &str = "failed with status 2";
 
-/// Returns whether a reason is that the device's memory is exhausted.
+/// Returns whether a reason states that the device's memory is exhausted.
 pub(crate) fn is_out_of_memory(reason: &str) -> bool {
     // CubeCL's words, then those of drivers and libraries.
     const WORDS: [&str; 7] = [
@@ -77,7 +77,7 @@ mod tests {
 
     use super::*;
 
-    /// Message that a read reports after a launch without memory for its result, two operations later.
+    /// Message that a read reports two operations after a launch had no memory for its result.
     const UNWRITTEN_FOR_MEMORY: &str = "The bytes were never written (failure #3, still claiming 5 buffer(s))\n  \
          Gelu skipped: needs memory 91\n  Matmul skipped: needs memory 77\nCaused by:\n  An IO error happened\nCaused by:\n  \
          out of device memory allocating 2654208 bytes\nNo backtrace available\nAsked at:\nNo backtrace available";
@@ -147,7 +147,7 @@ mod tests {
         assert!(reason(&source.join("\n")).ends_with("; line 7"));
     }
 
-    /// The texts above are those of the library in use.
+    /// The texts above must match those of the library version in use.
     #[cfg(feature = "cube")]
     #[test]
     #[allow(clippy::default_trait_access, reason = "the crate of the type is a dependency with CUDA only")]

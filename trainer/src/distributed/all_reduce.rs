@@ -1,4 +1,4 @@
-//! The seam between training and the ways of adding gradients over ranks.
+//! Interface between training and the methods of adding gradients over ranks.
 
 use std::sync::Arc;
 
@@ -14,18 +14,18 @@ use crate::device::failure::reason_of;
 ///
 /// All ranks call it equally often, with tensors of the same sizes in the same order, and receive the same bits.
 pub trait AllReduce: Send + Sync {
-    /// Sums each of `tensors` over the ranks; the sums are on the devices that the tensors came from.
+    /// Sums each of `tensors` over the ranks; the sums are on the same devices as the tensors.
     ///
     /// # Errors
     /// If the group has failed, or this rank's device. The sums of this call are then lost on all ranks.
     fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, ReduceError>;
 
-    /// Returns true if [`Self::sum`] returns only after the sums were checked on the host: a failure then leaves
-    /// nothing half-done on the device.
+    /// Returns true if [`Self::sum`] returns only after the sums have been checked on the host: a failure then leaves
+    /// no unfinished work on the device.
     fn is_on_host(&self) -> bool;
 }
 
-/// The reason that sums are missing.
+/// Reason why sums are missing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReduceError {
     /// A rank failed, and with it the group.
@@ -51,7 +51,7 @@ pub(super) trait HostSum {
     fn finish(self) -> Result<Vec<f32>, PeerFailure>;
 }
 
-/// Sums tensors by way of the host.
+/// Sums tensors via the host.
 pub(super) fn sum_on_host(tensors: Vec<Tensor<1>>, mut sum: impl HostSum) -> Result<Vec<Tensor<1>>, ReduceError> {
     let places: Vec<(Device, usize)> = tensors.iter().map(|tensor| (tensor.device(), tensor.dims()[0])).collect();
     for tensor in tensors {
@@ -70,8 +70,8 @@ pub(super) fn sum_on_host(tensors: Vec<Tensor<1>>, mut sum: impl HostSum) -> Res
     Ok(back.collect())
 }
 
-/// Chooses how the ranks of `group` add gradients that are on `compute`: NCCL between CUDA devices, MPI between ranks that
-/// `mpirun` started, otherwise sums on the host over the group's connections.
+/// Selects the way in which the ranks of `group` add gradients on `compute`: NCCL between CUDA devices, MPI between
+/// ranks started by `mpirun`, otherwise sums on the host over the group's connections.
 #[must_use]
 pub fn all_reduce_for(group: &Arc<ProcessGroup>, compute: &Compute) -> Box<dyn AllReduce> {
     #[cfg(feature = "cuda")]

@@ -1,4 +1,4 @@
-//! The ranks of a run, connected: small values gathered from all of them, and one failure that ends them all.
+//! Connected ranks of a run: gathers small values from all of them, and ends all of them after one failure.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,13 +18,14 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::channel::Sender;
 use crate::sync::{Mutex, PoisonError};
 
-/// Time that a rank which leaves waits for the others to close their ends.
+/// Time that a rank which leaves waits for the others to close their connections.
 const PARTING: Duration = Duration::from_secs(2);
 
-/// Time that a rank of `mpirun`, which ends all ranks as soon as one has failed, gives rank 0 to save and end first.
+/// Time that a rank started by `mpirun`, which ends all ranks as soon as one has failed, leaves rank 0 to save and end
+/// first.
 const SAVING: Duration = Duration::from_mins(2);
 
-/// Times after which a rank gives up on another one.
+/// Timeouts after which a rank gives up on another rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// Longest time until all ranks have joined.
@@ -41,18 +42,18 @@ impl Default for Timeouts {
     }
 }
 
-/// The part of a group that its threads share.
+/// Part of a group that its threads share.
 pub(super) struct Core {
     pub(super) inbox: Inbox,
-    /// Frames to be sent, by connection.
+    /// Senders of the frames to be sent, by connection.
     outgoing: Mutex<Vec<Option<Sender<Frame>>>>,
-    /// Called once after the first failure.
+    /// Functions called once, after the first failure.
     hooks: Mutex<Vec<Box<dyn Fn() + Send>>>,
     leaving: AtomicBool,
 }
 
 impl Core {
-    /// The shared part of a group with `num_links` connections.
+    /// Creates the shared part of a group with `num_links` connections.
     pub(super) fn new(num_links: usize) -> Arc<Self> {
         Arc::new(Self {
             inbox: Inbox::new(num_links),
@@ -73,7 +74,7 @@ impl Core {
         outgoing[index] = Some(sender);
     }
 
-    /// Queues a frame. A connection that is closed has failed the group, which the next wait reports.
+    /// Queues a frame. If the connection is closed, the group has failed, which the next wait reports.
     fn send(&self, index: usize, frame: Frame) {
         let sender = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)[index].clone();
         if let Some(sender) = sender {
@@ -81,7 +82,8 @@ impl Core {
         }
     }
 
-    /// Ends the group, unless it has ended already: reports to all connections, and wakes everybody.
+    /// Ends the group, unless it has already ended: reports the failure on all connections and wakes all waiting
+    /// threads.
     pub(super) fn fail(&self, failure: PeerFailure) {
         let report = report(&failure);
         // Held while the failure is recorded: a thread that learns of it and leaves must not close the connections before
@@ -105,14 +107,14 @@ impl Core {
         self.leaving.load(Ordering::Acquire)
     }
 
-    /// Lets the writers send what is queued and end.
+    /// Lets the writers send the queued frames and then end.
     fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner).fill(None);
     }
 }
 
-/// The frame that reports a failure to another rank.
+/// Frame that reports a failure to another rank.
 fn report(failure: &PeerFailure) -> Frame {
     Frame::new(Kind::Abort, serde_json::to_vec(failure).unwrap_or_default())
 }
@@ -122,12 +124,12 @@ fn report(failure: &PeerFailure) -> Frame {
 pub struct Gathered<T> {
     /// One value per rank, in rank order.
     pub values: Vec<T>,
-    /// Time between the arrival of the first rank and that of each rank. Known to rank 0 only, empty on others.
+    /// Time from the arrival of the first rank to that of each rank. Known only to rank 0; empty on the others.
     pub behind: Vec<Duration>,
 }
 
-/// The ranks of a run. Dropping it before [`Self::finish`] fails the other ranks; rank 0 signals them that the run is
-/// over by dropping it afterwards.
+/// Connected ranks of a run. Dropping it before [`Self::finish`] makes the other ranks fail; when rank 0 drops it
+/// afterwards, the others learn that the run is over.
 pub struct ProcessGroup {
     rank: usize,
     num_ranks: usize,
@@ -135,7 +137,7 @@ pub struct ProcessGroup {
     timeouts: Timeouts,
     core: Arc<Core>,
     links: Vec<Link>,
-    /// MPI has said which rank this is.
+    /// True if MPI assigned this rank.
     of_mpi: bool,
     finished: AtomicBool,
 }
@@ -150,8 +152,8 @@ impl fmt::Debug for ProcessGroup {
 }
 
 impl ProcessGroup {
-    /// Joins the ranks of a run. Rank 0 listens at the address of `world`, or at `listen` if the others reach it by
-    /// another name, and returns when all have joined.
+    /// Joins the ranks of a run. Rank 0 listens at the address of `world`, or at `listen` if the others reach it under
+    /// another name, and returns once all have joined.
     ///
     /// # Errors
     /// If a rank does not appear in time, is refused, or the address cannot be used.
@@ -201,19 +203,19 @@ impl ProcessGroup {
         self.num_ranks
     }
 
-    /// Returns true if MPI has said which rank this is, so that the ranks of MPI are those of the group.
+    /// Returns true if MPI assigned this rank, so that the ranks of MPI are those of the group.
     #[must_use]
     pub fn is_of_mpi(&self) -> bool {
         self.of_mpi
     }
 
-    /// Share of each batch: this rank and the number of ranks.
+    /// Share of each batch: number of this rank, and number of ranks.
     #[must_use]
     pub fn share(&self) -> (usize, usize) {
         (self.rank, self.num_ranks)
     }
 
-    /// Host and process of a rank. Ranks other than 0 know their own name and that of rank 0 only.
+    /// Host and process of a rank. Ranks other than 0 know only their own name and that of rank 0.
     #[must_use]
     pub fn name(&self, rank: usize) -> &str {
         if rank == self.rank {
@@ -238,7 +240,7 @@ impl ProcessGroup {
         Ok(Gathered { values, behind })
     }
 
-    /// Waits until every rank has arrived here.
+    /// Waits until every rank has called this function.
     ///
     /// # Errors
     /// See [`Self::gather`].
@@ -266,12 +268,12 @@ impl ProcessGroup {
             .ok_or_else(|| self.protocol(0, "gathered values of another form".into()))
     }
 
-    /// Queues a frame for a rank that this one is connected to.
+    /// Queues a frame for a rank that this rank is connected to.
     pub(super) fn send(&self, rank: usize, frame: Frame) {
         self.core.send(self.index(rank), frame);
     }
 
-    /// Waits for the next frame of a rank, which must be of this kind.
+    /// Waits for the next frame of a rank, which must have the given kind.
     ///
     /// # Errors
     /// If the group has failed, the rank is late, or it sent something else.
@@ -288,12 +290,12 @@ impl ProcessGroup {
         }
     }
 
-    /// Fails the group because a rank broke the protocol.
+    /// Fails the group because a rank violated the protocol.
     pub(super) fn protocol(&self, rank: usize, what: String) -> PeerFailure {
         self.fail(rank, Cause::Protocol(what))
     }
 
-    /// Fails the group because of a rank; returns the failure that counts, the first one.
+    /// Fails the group because of a rank; returns the first failure, which is the one that is reported.
     fn fail(&self, rank: usize, cause: Cause) -> PeerFailure {
         let failure = PeerFailure { rank, name: self.name(rank).to_owned(), cause };
         self.core.fail(failure.clone());
@@ -304,30 +306,31 @@ impl ProcessGroup {
         if self.rank == 0 { rank - 1 } else { rank }
     }
 
-    /// Time after which any wait for another rank has ended by itself, unless it waits in MPI.
+    /// Longest time after which any wait for another rank ends by itself, except a wait in MPI.
     #[must_use]
     pub fn longest_wait(&self) -> Duration {
         self.timeouts.step + 2 * self.timeouts.peer
     }
 
-    /// Ends all ranks because of an error of this one, unless the group has failed already.
+    /// Ends all ranks because of an error of this rank, unless the group has already failed.
     pub fn abort(&self, message: &str) {
         self.fail(self.rank, Cause::Failed(message.lines().next().unwrap_or_default().to_owned()));
     }
 
-    /// Ends all ranks because this one was asked to stop while it waited for data that did not come, unless the group
-    /// has failed already.
+    /// Ends all ranks because this rank was asked to stop while it waited for data, unless the group has already
+    /// failed.
     pub fn stop(&self, message: &str) {
         self.fail(self.rank, Cause::Stopped(message.lines().next().unwrap_or_default().to_owned()));
     }
 
-    /// The failure that ended the group, if it has ended.
+    /// Failure that ended the group; `None` if it has not failed.
     #[must_use]
     pub fn failure(&self) -> Option<PeerFailure> {
         self.core.inbox.failure()
     }
 
-    /// Calls `hook` once after the first failure, on the thread that notices it; at once if the group has failed already.
+    /// Calls `hook` once after the first failure, on the thread that notices it, or at once if the group has already
+    /// failed.
     pub fn on_failure(&self, hook: impl Fn() + Send + 'static) {
         // A failure is recorded before the hooks are locked and called: none is missed, and none is called twice.
         let mut hooks = self.core.hooks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -338,8 +341,8 @@ impl ProcessGroup {
         }
     }
 
-    /// Ends the group cleanly, after all ranks have called this. Rank 0 calls it when everything is written, so the run
-    /// counts as complete even if another rank was lost since the last exchange; the other ranks wait for rank 0.
+    /// Ends the group cleanly, after all ranks have called this. Rank 0 calls this when everything is written, so the
+    /// run counts as complete even if another rank was lost since the last exchange; the other ranks wait for rank 0.
     ///
     /// # Errors
     /// If the group has failed, or a rank does not arrive in time; on ranks other than 0 only if rank 0 does not leave in

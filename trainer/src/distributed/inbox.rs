@@ -1,5 +1,5 @@
-//! Frames that have arrived from all peers, the end of each connection, and the failure that ends the group: everything a
-//! rank can wait for.
+//! Frames that have arrived from all peers, the end of each connection, and the failure that ends the group: every
+//! event for which a rank can wait.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use super::peer::PeerFailure;
 use super::wire::Frame;
 use crate::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-/// Maximum number of frames that wait for one peer's reader. The protocol keeps fewer in flight
-/// ([`super::tcp_sum::WINDOW`] buckets), so that this bounds memory and never holds up a reader.
+/// Maximum number of frames of one peer that wait to be taken. The protocol keeps fewer in flight
+/// ([`super::tcp_sum::WINDOW`] buckets), so this bounds memory and never delays a reader.
 const CAPACITY: usize = 16;
 
 /// A frame and the time of its arrival.
@@ -19,7 +19,7 @@ pub(super) struct Arrived {
     pub at: Instant,
 }
 
-/// Frames and end by connection, and the first failure.
+/// Frames and end of each connection, and the first failure.
 #[derive(Debug)]
 pub(super) struct Inbox {
     state: Mutex<State>,
@@ -29,22 +29,22 @@ pub(super) struct Inbox {
 #[derive(Debug)]
 struct State {
     queues: Vec<VecDeque<Arrived>>,
-    /// Ends of the connections; `None` while one lasts, true if its peer left in order.
+    /// Ends of the connections: `None` while a connection is open, `true` if its peer left in an orderly way.
     ends: Vec<Option<bool>>,
     failure: Option<PeerFailure>,
 }
 
-/// The reason that no frame arrived.
+/// Reason why no frame arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NoFrame {
     /// The group has failed.
     Failed(PeerFailure),
-    /// The time is over.
+    /// The wait timed out.
     TimedOut,
 }
 
 impl Inbox {
-    /// An inbox for `num_peers` connections.
+    /// Creates an inbox for `num_peers` connections.
     pub(super) fn new(num_peers: usize) -> Self {
         let queues = (0..num_peers).map(|_| VecDeque::new()).collect();
         Self {
@@ -87,7 +87,7 @@ impl Inbox {
         }
     }
 
-    /// Records a failure and wakes everybody. Returns whether it is the first.
+    /// Records a failure and wakes all waiting threads. Returns whether it is the first.
     pub(super) fn fail(&self, failure: PeerFailure) -> bool {
         let mut state = self.lock();
         let first = state.failure.is_none();
@@ -98,7 +98,8 @@ impl Inbox {
         first
     }
 
-    /// Records that a peer has left in order, or that its connection has ended otherwise. The first record stays.
+    /// Records that a peer has left in an orderly way, or that its connection has ended otherwise. Only the first
+    /// record is kept.
     pub(super) fn end(&self, peer: usize, in_order: bool) {
         let mut state = self.lock();
         if state.ends[peer].is_none() {
@@ -107,7 +108,8 @@ impl Inbox {
         self.changed.notify_all();
     }
 
-    /// Waits until a peer has left in order. Returns `false` if its connection ends otherwise or `patience` is over.
+    /// Waits until a peer has left in an orderly way. Returns `false` if its connection ends otherwise or `patience`
+    /// elapses.
     pub(super) fn has_left(&self, peer: usize, patience: Duration) -> bool {
         let waits = |state: &mut State| state.ends[peer].is_none();
         let (state, _) =

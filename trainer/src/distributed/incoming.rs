@@ -1,5 +1,5 @@
-//! Frames that arrive from another rank: data for the inbox, reports of failures, and the end of the connection; and errors of
-//! the connection.
+//! Reception of frames from another rank: data for the inbox, reports of failures, the end of the connection, and
+//! errors of the connection.
 
 use std::io;
 use std::time::Duration;
@@ -8,26 +8,26 @@ use super::group::Core;
 use super::peer::{Cause, PeerFailure};
 use super::wire::{Frame, Kind};
 
-/// The other end of a connection.
+/// Other end of a connection.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
     /// Rank of the other process.
     pub rank: usize,
-    /// Host and process.
+    /// Host and process of the peer.
     pub name: String,
-    /// Index of its queue in the inbox.
+    /// Index of the peer's queue in the inbox.
     pub index: usize,
 }
 
 impl Peer {
-    /// A failure of this peer.
+    /// Failure of this peer with the given cause.
     pub(super) fn failed(&self, cause: Cause) -> PeerFailure {
         PeerFailure { rank: self.rank, name: self.name.clone(), cause }
     }
 }
 
-/// Passes on every frame that `read` returns, until the connection ends. A peer that is silent for `timeout` makes `read`
-/// fail.
+/// Passes on every frame that `read` returns, until the connection ends. `read` fails if a peer is silent for
+/// `timeout`.
 pub(super) fn receive_all(mut read: impl FnMut() -> io::Result<Frame>, peer: &Peer, core: &Core, timeout: Duration) {
     let mut left = false;
     loop {
@@ -56,7 +56,7 @@ pub(super) fn receive_all(mut read: impl FnMut() -> io::Result<Frame>, peer: &Pe
 }
 
 /// Fails the group because a frame could not be written to a peer, unless the peer has closed the connection: then the
-/// reader finds that out too, after the peer's last words, which may say why.
+/// reader also notices, after the peer's last frames, which may state the reason.
 pub(super) fn writing_failed(error: &io::Error, peer: &Peer, core: &Core, timeout: Duration) {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
     let is_closed = matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected);
@@ -66,7 +66,7 @@ pub(super) fn writing_failed(error: &io::Error, peer: &Peer, core: &Core, timeou
     }
 }
 
-/// The kind of failure that an error of a connection means.
+/// Kind of failure that an error of a connection indicates.
 fn cause(error: &io::Error, timeout: Duration) -> Cause {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Cause::Silent(timeout.as_secs()),

@@ -1,9 +1,9 @@
-//! Ranks of one machine as child processes of this one, for `--devices` with several devices.
+//! Launcher of ranks as child processes on one machine, for `--devices` with several devices.
 //!
-//! Each child runs this program with the same arguments; the environment says which rank it is. The parent computes
-//! nothing: it passes signals on, shows what the ranks report, names a child that was killed, ends the others if they do
-//! not end themselves, and starts all of them again after a loss if restarts are left and the run had begun. Children end
-//! with their parent.
+//! Each child runs this program with the same arguments; the environment determines its rank. The parent computes
+//! nothing: it passes on signals, shows the ranks' messages, names a child that was killed, ends the others if they do
+//! not end themselves, and starts all of them again after a loss if restarts are left and the run had begun. Children
+//! end with their parent.
 
 mod errors;
 
@@ -24,22 +24,21 @@ use super::token::{Token, TokenError, VARIABLE};
 use super::world::RENDEZVOUS;
 use crate::signals::{STOPPING, Signals};
 
-/// Process that a child belongs to.
+/// Environment variable with the id of the process that a child belongs to.
 const PARENT: &str = "HIEND_LAUNCHER_PID";
-/// Number of the restart, from 1; absent in the first attempt.
+/// Environment variable with the number of the restart, from 1; absent in the first attempt.
 const RESTART: &str = "HIEND_RESTART";
-/// Time that the other ranks have to end if there is nothing that rank 0 could save: it has ended or hangs, or no run has
-/// begun.
+/// Time for the other ranks to end if rank 0 has nothing to save: it has ended or hangs, or no run has begun.
 const PARTING: Duration = Duration::from_secs(10);
 /// Time to wait for equal errors of other ranks before an error is shown.
 const MERGING: Duration = Duration::from_secs(2);
-/// Maximum number of lines that are held back.
+/// Maximum number of lines of output that are held back.
 const MAX_HELD: usize = 1000;
 
-/// A failure to start the ranks of this machine.
+/// Error from starting the ranks of this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// The file of this program is unknown.
+    /// The path of this program is unknown.
     #[error("the path of this program is unknown")]
     Program(#[source] io::Error),
     /// A child cannot be started.
@@ -51,13 +50,13 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
-    /// The folder of the rendezvous cannot be made.
+    /// The folder of the rendezvous cannot be created.
     #[error("cannot make the temporary folder of the rendezvous")]
     Folder(#[source] io::Error),
-    /// No secret for the ranks.
+    /// The shared secret of the ranks cannot be created.
     #[error(transparent)]
     Token(#[from] TokenError),
-    /// Signals or threads are refused.
+    /// The system refused signal handlers or threads.
     #[error("cannot watch the ranks")]
     Watch(#[source] io::Error),
 }
@@ -69,14 +68,14 @@ pub struct Children {
     pub num_ranks: usize,
     /// Maximum number of restarts after a rank was lost.
     pub restarts: usize,
-    /// Time that the other ranks have to save and end after one has failed.
+    /// Time for the other ranks to save and end after one has failed.
     pub grace: Duration,
     /// Exit code of a run that SIGINT or SIGHUP stopped.
     pub interrupted_code: u8,
     /// Exit code of a run that a batch system's signal stopped.
     pub requeue_code: u8,
-    /// Exit code if a rank was lost: the other ranks end with it, so that the code of the lost rank says more. The ranks
-    /// are started again after this code only.
+    /// Exit code after the loss of a rank: the other ranks end with it, so that the lost rank's own code is more
+    /// informative. Only this code leads to a restart.
     pub lost_code: u8,
     /// True to hold back lines of ranks other than 0 until rank 0, which draws on the terminal, has ended.
     pub holds_lines: bool,
@@ -84,13 +83,13 @@ pub struct Children {
 
 /// Event of a child, or a signal.
 enum News {
-    /// A line that a rank other than 0 wrote to standard error.
+    /// A line that a rank wrote to standard error, for ranks other than 0.
     Line(usize, String),
     Ended(usize, io::Result<ExitStatus>),
     Signal(Signal),
 }
 
-/// Runs the ranks of this machine until all have ended. `tell` shows a line to the user. Returns the exit code.
+/// Runs the ranks of this machine until all have ended; `tell` shows a line to the user. Returns the exit code.
 ///
 /// # Errors
 /// If the ranks cannot be started or watched.
@@ -126,34 +125,34 @@ pub fn own_children(children: &Children, tell: &dyn Fn(&str)) -> Result<u8, Laun
     unreachable!("the loop returns")
 }
 
-/// The ranks of one attempt.
+/// State of the ranks in one attempt.
 struct Attempt<'a> {
     children: &'a Children,
-    /// File in which rank 0 announces its address; next to it are the files that ranks write for the launcher.
+    /// File in which rank 0 announces its address; the files that ranks write for the launcher are next to it.
     announcement: PathBuf,
-    /// Process of each rank that has not ended.
+    /// Process id of each rank that has not ended.
     pids: Vec<Option<Pid>>,
-    /// A signal asked for the end.
+    /// True once a signal requested the end.
     stopped: bool,
-    /// Rank 0 ended without an error.
+    /// True once rank 0 ended without an error.
     finished: bool,
-    /// The ranks left were killed by this process.
+    /// True once this process killed the remaining ranks.
     killed: bool,
     errors: Errors,
-    /// Loss of rank 0, which cannot name it itself, as another rank noticed it.
+    /// Loss of rank 0, as noticed by another rank, because rank 0 cannot report it itself.
     loss: Option<String>,
-    /// Lines held back, and the number of further ones that were dropped.
+    /// Lines held back, and number of further lines that were dropped.
     held: (Vec<String>, usize),
 }
 
-/// The end of an attempt.
+/// Outcome of an attempt.
 struct Ended {
     code: u8,
-    /// A signal asked for the end.
+    /// True if a signal requested the end.
     stopped: bool,
-    /// The run had begun.
+    /// True if the run had begun.
     begun: bool,
-    /// Rank 0 ended without an error, so that the run is complete.
+    /// True if rank 0 ended without an error, so that the run is complete.
     finished: bool,
 }
 
@@ -220,7 +219,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Returns true once the ranks have agreed to begin.
+    /// Returns true once the ranks have agreed to begin the run.
     fn has_begun(&self) -> bool {
         begun(&self.announcement).is_file()
     }
@@ -320,7 +319,7 @@ impl<'a> Attempt<'a> {
         self.errors.take().iter().for_each(|line| tell(line));
     }
 
-    /// Exit code of a rank; names one that was killed, unless it was killed on purpose.
+    /// Exit code of a rank. Reports a rank that was killed, unless the launcher killed it.
     fn code(&self, rank: usize, pid: Option<Pid>, status: io::Result<ExitStatus>, tell: &dyn Fn(&str)) -> u8 {
         let pid = pid.map(|pid| pid.to_string()).unwrap_or_default();
         match status {
@@ -344,7 +343,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// Sends the lines that a rank writes to standard error, then its end.
+/// Sends the lines that a rank writes to standard error, and then its exit.
 fn report(rank: usize, mut child: Child, sender: &flume::Sender<News>) {
     if let Some(stderr) = child.stderr.take() {
         let mut stderr = BufReader::new(stderr);
@@ -361,7 +360,7 @@ fn report(rank: usize, mut child: Child, sender: &flume::Sender<News>) {
     let _ = sender.send(News::Ended(rank, child.wait()));
 }
 
-/// Asks the system to stop this process when its launcher ends. Has no effect in other processes.
+/// Asks the system to end this process when its launcher ends. Has no effect in processes without a launcher.
 pub fn die_with_launcher() {
     let Some(parent) = std::env::var(PARENT).ok().and_then(|pid| pid.parse::<i32>().ok()) else { return };
     #[cfg(target_os = "linux")]
@@ -374,13 +373,14 @@ pub fn die_with_launcher() {
     }
 }
 
-/// True in the ranks of an attempt after a failure, which continue the run that the first attempt began.
+/// True in ranks that were restarted after a failure, which continue the run of the first attempt.
 #[must_use]
 pub fn is_restart() -> bool {
     std::env::var_os(RENDEZVOUS).is_some() && std::env::var_os(RESTART).is_some()
 }
 
-/// Tells the launcher, if there is one, that the run has begun: its ranks may be started again after a failure.
+/// Reports to the launcher, if there is one, that the run has begun, so that its ranks may be restarted after a
+/// failure.
 ///
 /// # Errors
 /// If the mark cannot be written.
@@ -391,33 +391,33 @@ pub fn mark_begun() -> Result<(), hiend_cache::FileError> {
     }
 }
 
-/// Leaves the error of a rank to its launcher, which shows an error of several ranks once. Returns false if there is no
-/// launcher, or the error cannot be written.
+/// Passes the error of a rank to its launcher, which shows an error shared by several ranks once. Returns false if
+/// there is no launcher, or the error cannot be written.
 #[must_use]
 pub fn leave_error(rank: usize, error: &str) -> bool {
     let Some(path) = std::env::var_os(RENDEZVOUS) else { return false };
     durable::write(&error_file(Path::new(&path), rank), error.as_bytes()).is_ok()
 }
 
-/// Leaves the loss of rank 0 to the launcher, which names it if it has to kill rank 0.
+/// Passes the loss of rank 0 to the launcher, which reports it if it has to kill rank 0.
 pub fn leave_loss(loss: &str) {
     if let Some(path) = std::env::var_os(RENDEZVOUS) {
-        // Without it, the launcher waits longer and names the rank that it kills by its number only.
+        // Without the file, the launcher waits longer and names the rank that it kills by its number only.
         let _ = durable::write(&loss_file(Path::new(&path)), loss.as_bytes());
     }
 }
 
-/// File that marks a run that has begun, next to the announcement.
+/// Path of the file that marks the begin of a run, next to the announcement.
 fn begun(announcement: &Path) -> PathBuf {
     announcement.with_extension("begun")
 }
 
-/// File with the error that ended a rank, next to the announcement.
+/// Path of the file with the error that ended a rank, next to the announcement.
 fn error_file(announcement: &Path, rank: usize) -> PathBuf {
     announcement.with_extension(format!("error-{rank}"))
 }
 
-/// File with the loss of rank 0, next to the announcement.
+/// Path of the file with the loss of rank 0, next to the announcement.
 fn loss_file(announcement: &Path) -> PathBuf {
     announcement.with_extension("loss")
 }

@@ -14,15 +14,15 @@ use super::wire::{Frame, Kind};
 
 /// Maximum interval of heartbeats.
 const MAX_INTERVAL: Duration = Duration::from_secs(5);
-/// Time beyond the deadline of [`Link::close`] in which what is queued is sent. Without it a rank that gets no processor
-/// for seconds would take its last word with it, and the others would call it gone.
+/// Time beyond the deadline of [`Link::close`] for sending the queued frames. Without it, a rank that gets no processor
+/// time for seconds would lose its last frame, and the others would report it as gone.
 const SENDING: Duration = Duration::from_secs(20);
-/// Number of frames that may wait to be sent; more than the protocol keeps in flight.
+/// Number of frames that may be queued for sending; more than the protocol keeps in flight.
 const OUTGOING: usize = 32;
-/// Bytes read and written at once, if a frame is smaller.
+/// Number of bytes read and written at once, for frames that are smaller.
 const BUFFER: usize = 64 << 10;
 
-/// A connection. Closed by [`Self::close`].
+/// A connection, to be closed by [`Self::close`].
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) peer: Peer,
@@ -56,8 +56,8 @@ impl Link {
         Ok(Self { peer, stream, reader, writer })
     }
 
-    /// Waits for both threads to end, which they do once the core has dropped its senders and the peer has closed its end;
-    /// then closes the connection. The reader is waited for until `deadline`, the writer for [`SENDING`] longer.
+    /// Waits for both threads to end, which they do once the core has dropped its senders and the peer has closed its
+    /// end; then closes the connection. Waits for the reader until `deadline`, and for the writer [`SENDING`] longer.
     pub(super) fn close(self, deadline: Instant) {
         wait_for(&self.writer, deadline + SENDING);
         wait_for(&self.reader, deadline);
@@ -69,7 +69,7 @@ impl Link {
     }
 }
 
-/// Waits for a thread to end, until `deadline` at the longest.
+/// Waits for a thread to end, at most until `deadline`.
 fn wait_for(thread: &JoinHandle<()>, deadline: Instant) {
     while Instant::now() < deadline && !thread.is_finished() {
         std::thread::sleep(Duration::from_millis(1));
@@ -97,7 +97,7 @@ fn write_all(
         };
         if let Err(error) = frame.write(&mut stream).and_then(|()| stream.flush()) {
             writing_failed(&error, peer, core, timeout);
-            // What is in the buffer cannot be sent: dropping the writer must not try.
+            // The content of the buffer cannot be sent, so dropping the writer must not try.
             let _ = stream.into_parts();
             return;
         }

@@ -1,8 +1,8 @@
-//! Ranks that `mpirun` starts: their places, and sums of gradients between CPUs by MPI.
+//! Ranks started by `mpirun`: their places, and sums of gradients between CPUs by MPI.
 //!
-//! MPI says how many ranks there are, which one this is and which share a machine. Rank 0 opens a socket and sends the
-//! others its address and a token; the group's connections find failures and carry facts as in every other run, since
-//! MPI itself knows nothing of ranks that hang. Gradients go through MPI.
+//! MPI assigns the ranks and tells which of them share a machine. Rank 0 opens a socket and sends the others its
+//! address and a token; the group's connections detect failures and carry facts as in every other run, because MPI
+//! itself does not notice ranks that hang. Gradients go through MPI.
 //!
 //! # Order of additions
 //!
@@ -27,19 +27,19 @@ pub use library::MpiSum;
 use super::rendezvous::JoinError;
 use super::token::TokenError;
 
-/// A failure to begin with MPI.
+/// Error from starting MPI.
 #[derive(Debug, thiserror::Error)]
 pub enum MpiError {
-    /// No MPI in this program.
+    /// This program was built without MPI.
     #[error(
         "mpirun started this process, but the program was built without MPI; build it with --features mpi, or train in \
          one process with --ranks none"
     )]
     NotBuilt,
-    /// MPI runs already.
+    /// MPI was already started in this process.
     #[error("MPI was started twice in one process")]
     Twice,
-    /// The library does not allow calls from another thread than the first.
+    /// The library does not allow calls from threads other than the first.
     #[error(
         "this MPI library allows calls from the main thread only (MPI_THREAD_FUNNELED), MPI_THREAD_SERIALIZED is needed"
     )]
@@ -47,7 +47,7 @@ pub enum MpiError {
     /// Rank 0 cannot listen.
     #[error(transparent)]
     Listen(#[from] JoinError),
-    /// No secret for the ranks.
+    /// The shared secret of the ranks cannot be created.
     #[error(transparent)]
     Token(#[from] TokenError),
     /// Rank 0 runs another version of this program, whose announcement cannot be parsed.

@@ -1,8 +1,8 @@
 //! Sums between GPUs by NCCL, on `CubeCL`'s own buffers and streams.
 //!
-//! Rank 0 makes the communicator's identifier, and the group's connections bring it to the others. All calls are made on
-//! the device's thread, in program order with Burn's launches (see [`crate::vendor`] for the contract). The communicator
-//! does not block: each call returns at once and its progress is polled, so that a lost rank never holds the thread.
+//! Rank 0 creates the communicator's identifier, and the group's connections distribute it. All calls are made on the
+//! device's thread, in program order with Burn's launches (see [`crate::vendor`] for the contract). The communicator
+//! does not block: each call returns at once and its progress is polled, so that a lost rank never blocks the thread.
 //! When the group fails, the communicator is aborted, which ends the sums that wait for the lost rank.
 //!
 //! NCCL adds in an order of its own, which depends on the number of ranks and on how they are connected, but not on the
@@ -32,20 +32,20 @@ use super::group::ProcessGroup;
 use crate::device::failure::reason_of;
 use crate::vendor::device_thread::{self, DeviceThreadError, Server};
 
-/// Bytes of tensors in one group call: NCCL launches once for them.
+/// Bytes of tensors in one group call, for which NCCL launches once.
 const BUCKET_BYTES: usize = 64 << 20;
 /// Interval at which the progress of a call is polled.
 const POLL: Duration = Duration::from_micros(50);
-/// Time for a communicator to form, and for a call to be queued.
+/// Timeout for forming a communicator, and for queuing a call.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// Version whose layout of the configuration is used; later libraries fill in what it lacks.
+/// NCCL version whose configuration layout is used; later libraries add defaults for missing fields.
 const CONFIG_VERSION: u32 = 23_000;
 /// First bytes of a configuration.
 const CONFIG_MAGIC: u32 = 0xcafe_beef;
-/// Value of a setting that NCCL chooses.
+/// Value of a setting that is left to NCCL.
 const UNDEFINED: c_int = c_int::MIN;
 
-/// A communicator. Used under a lock.
+/// A communicator, used under a lock.
 struct Communicator(sys::ncclComm_t);
 
 // SAFETY: NCCL allows calls on a communicator from any thread, one at a time, which the lock around it ensures.
@@ -54,11 +54,11 @@ unsafe impl Send for Communicator {}
 /// Sums over the GPUs of a group.
 pub(super) struct NcclSum {
     group: Arc<ProcessGroup>,
-    /// Made by the first sum, absent after an abort.
+    /// Communicator created by the first sum; absent after an abort.
     communicator: Arc<Mutex<Option<Communicator>>>,
 }
 
-/// A failure of NCCL, with the call that failed.
+/// Error of NCCL, with the call that failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("NCCL: {call} failed with {status}")]
 struct NcclError {
@@ -72,7 +72,7 @@ impl NcclError {
     }
 }
 
-/// Failure to form a communicator.
+/// Error from forming a communicator.
 #[derive(Debug, thiserror::Error)]
 enum FormError {
     /// The device's thread did not run the request.
@@ -84,7 +84,7 @@ enum FormError {
 }
 
 impl NcclSum {
-    /// Makes a sum over the ranks of `group`; the communicator forms at the first one.
+    /// Creates a sum over the ranks of `group`; the first sum forms the communicator.
     pub(super) fn new(group: Arc<ProcessGroup>) -> Self {
         let communicator: Arc<Mutex<Option<Communicator>>> = Arc::default();
         let aborted = Arc::clone(&communicator);
@@ -92,7 +92,7 @@ impl NcclSum {
         Self { group, communicator }
     }
 
-    /// Brings the identifier to all ranks and forms the communicator on the thread of the device of `x`.
+    /// Sends the identifier to all ranks and forms the communicator on the thread of the device of `x`.
     fn form(&self, x: &CubeTensor) -> Result<(), ReduceError> {
         let device_error = |error: NcclError| ReduceError::Device(error.to_string());
         let own = if self.group.rank() == 0 {
@@ -124,7 +124,7 @@ impl NcclSum {
         device_thread::run(x.client.service_id().device, form).map_err(|error| ReduceError::Device(error.to_string()))
     }
 
-    /// Queues the sums of tensors without gaps into new ones.
+    /// Queues the sums of contiguous tensors into new tensors.
     fn queue(&self, tensors: &[CubeTensor]) -> Vec<CubeTensor> {
         let empty = |x: &CubeTensor| {
             empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), x.meta.shape().clone(), x.dtype)
@@ -167,8 +167,8 @@ impl NcclSum {
 }
 
 impl AllReduce for NcclSum {
-    /// A kernel that failed marks its tensors as failed, and NCCL would then wait for this rank without end; so all ranks
-    /// first exchange whether they found such a mark. A later failure reaches the others through the group.
+    /// A failed kernel marks its tensors as failed, and NCCL would then wait for this rank forever; therefore all ranks
+    /// first exchange whether they found such a mark. Later failures reach the others through the group.
     fn sum(&self, tensors: Vec<Tensor<1>>) -> Result<Vec<Tensor<1>>, ReduceError> {
         // Nothing is copied: the data of the tensors are not read.
         if let Some(error) = tensors.iter().find_map(|tensor| tensor.clone().try_into_data().err()) {
@@ -222,7 +222,7 @@ fn abort(communicator: &Mutex<Option<Communicator>>) {
     }
 }
 
-/// Queues one group of sums of floats on a stream.
+/// Queues one group of float sums on a stream.
 ///
 /// # Safety
 /// Each source and target must be a device pointer to that many floats, alive until the stream has passed the sums.
@@ -259,7 +259,8 @@ unsafe fn all_reduce(
     settle(communicator, group, "ncclAllReduce")
 }
 
-/// Waits until the last call on the communicator is no longer in progress: until it is queued, not until it is done.
+/// Waits until the last call on the communicator is no longer in progress, that is, until it is queued, not until it is
+/// done.
 fn settle(
     communicator: &Mutex<Option<Communicator>>,
     group: &ProcessGroup,
@@ -297,7 +298,7 @@ fn aborted(group: &ProcessGroup) -> NcclError {
     NcclError { call: "a sum", status: reason }
 }
 
-/// A configuration in which only the calls' not blocking is set.
+/// Creates a configuration that only sets calls to non-blocking.
 fn configuration() -> sys::ncclConfig_t {
     sys::ncclConfig_t {
         size: size_of::<sys::ncclConfig_t>(),

@@ -1,11 +1,12 @@
-//! Sums in pairs: the order of additions that does not depend on how a batch is divided among ranks.
+//! Pairwise sums: an order of additions that does not depend on the division of a batch among ranks.
 //!
 //! Values are added as the leaves of a binary tree: `(a + b) + (c + d)`. One process that adds four micro-batches, two
 //! ranks with two each, and four ranks with one each therefore make the same additions, and get the same bits. In
 //! general, the sums agree to the last bit if the number of ranks and of micro-batches per rank are powers of two and
 //! all micro-batches are of equal size.
 
-/// A sum in pairs over values that arrive one after the other. Holds one partial sum per binary digit of their number.
+/// A pairwise sum over values that arrive one after the other. Holds one partial sum per set binary digit of their
+/// number.
 #[derive(Clone, Debug)]
 pub struct Pairwise<T> {
     /// Partial sums with the number of values in each, descending powers of two.
@@ -29,13 +30,13 @@ impl<T> Pairwise<T> {
         self.partial.push((count, sum));
     }
 
-    /// Returns the partial sums that a last value is added to, from the first to the last of the additions: pushing the value
-    /// and finishing adds each of them, as the earlier operand, to the sum so far.
+    /// Returns the partial sums to which a last value would be added, in the order of the additions: pushing the value
+    /// and finishing would add each of them, as the earlier operand, to the sum so far.
     pub fn into_partial(self) -> impl Iterator<Item = T> {
         self.partial.into_iter().rev().map(|(_, sum)| sum)
     }
 
-    /// Returns the sum, or nothing without values.
+    /// Returns the sum; `None` without values.
     pub fn finish(mut self, mut add: impl FnMut(T, T) -> T) -> Option<T> {
         let (_, mut sum) = self.partial.pop()?;
         while let Some((_, earlier)) = self.partial.pop() {

@@ -12,24 +12,24 @@ pub struct PeerFailure {
     pub rank: usize,
     /// Host and process of the rank.
     pub name: String,
-    /// The kind of failure.
+    /// Kind of the failure.
     pub cause: Cause,
 }
 
-/// Kinds of failure.
+/// Kind of failure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {
     /// The connection was closed without a message.
     Closed,
-    /// Neither data nor a heartbeat arrived for this number of seconds.
+    /// Neither data nor a heartbeat arrived for this many seconds.
     Silent(u64),
-    /// Heartbeats arrived, but the rank did not reach the next exchange for this number of seconds.
+    /// Heartbeats arrived, but the rank did not reach the next exchange for this many seconds.
     Late(u64),
     /// The rank failed and reported its error.
     Failed(String),
-    /// The rank was asked to stop while it waited for data that did not come, and reported what it waited for.
+    /// The rank was asked to stop while it waited for data, and reported the data that did not arrive.
     Stopped(String),
-    /// The rank sent something else than the protocol expects.
+    /// The rank sent something that the protocol does not expect.
     Protocol(String),
 }
 

@@ -1,4 +1,4 @@
-//! Meeting of the ranks: rank 0 listens, the others connect and prove that they know the token.
+//! Rendezvous of the ranks: rank 0 listens; the others connect and prove that they know the token.
 //!
 //! | step | sender | bytes |
 //! |---|---|---|
@@ -8,9 +8,9 @@
 //! | or | rank 0 | [`MISFIT`](handshake::MISFIT), the reason, proof over both random numbers and the reason |
 //! | or | rank 0 | [`UNKNOWN`](handshake::UNKNOWN), the reason: without a proof, which a rank with another token could not check |
 //!
-//! A text is one byte of length and UTF-8. Nothing that a connection sends before its proof is used or kept, and
-//! a connection that does not prove itself in time is dropped without holding up the others. A rank that is refused
-//! without a proof, or meets another program at the address, tries again, since anybody may have answered.
+//! A text is one byte of length and UTF-8. Nothing that a connection sends before its proof is used or kept, and a
+//! connection that does not prove itself in time is dropped without holding up the others. A rank that is refused
+//! without a proof, or finds another program at the address, tries again, because any program may have answered.
 
 mod accept;
 mod connect;
@@ -23,7 +23,7 @@ use super::peer::PeerFailure;
 pub(super) use accept::accept_all;
 pub(super) use connect::connect;
 
-/// A failure to bring the ranks together.
+/// Error from bringing the ranks together.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// Rank 0 cannot listen.
@@ -38,7 +38,7 @@ pub enum JoinError {
     /// Rank 0 cannot announce its address.
     #[error(transparent)]
     Announce(#[from] hiend_cache::FileError),
-    /// Some ranks did not appear.
+    /// Some ranks did not join.
     #[error(
         "{} of {num_ranks} ranks joined within {secs} s; missing: {}{}",
         num_ranks - missing.len(), ranges(missing), Refused(*refused, last_refused.as_deref())
@@ -46,13 +46,13 @@ pub enum JoinError {
     Missing {
         /// Number of ranks.
         num_ranks: usize,
-        /// Ranks that did not appear, ascending.
+        /// Ranks that did not join, ascending.
         missing: Vec<usize>,
-        /// Time waited, seconds.
+        /// Time waited, in seconds.
         secs: u64,
-        /// Number of connections without the token.
+        /// Number of connections refused for lack of the token.
         refused: usize,
-        /// Origin of the last of them.
+        /// Address from which the last refused connection came.
         last_refused: Option<String>,
     },
     /// Rank 0 does not answer.
@@ -62,9 +62,9 @@ pub enum JoinError {
         rank: usize,
         /// Address of rank 0.
         address: String,
-        /// Time waited, seconds.
+        /// Time waited, in seconds.
         secs: u64,
-        /// The last error.
+        /// Error of the last attempt.
         #[source]
         source: io::Error,
     },
@@ -83,19 +83,19 @@ pub enum JoinError {
     Stranger {
         /// Address at which rank 0 was expected.
         address: String,
-        /// Reason why the program is not rank 0.
+        /// Reason why the program cannot be rank 0.
         reason: &'static str,
     },
-    /// A process with the token that does not fit.
+    /// A process with the token whose claim contradicts the run.
     #[error("{0}")]
     Misfit(String),
-    /// A rank that had joined failed before the others appeared.
+    /// A rank that had joined failed before the others joined.
     #[error(transparent)]
     Peer(#[from] PeerFailure),
     /// A connection cannot be set up.
     #[error("connection to rank {rank}")]
     Setup {
-        /// The other rank.
+        /// Number of the other rank.
         rank: usize,
         /// The system's error.
         #[source]
@@ -103,7 +103,7 @@ pub enum JoinError {
     },
 }
 
-/// Advice on refused connections.
+/// Clause of an error text about refused connections.
 struct Refused<'a>(usize, Option<&'a str>);
 
 impl std::fmt::Display for Refused<'_> {
@@ -142,7 +142,7 @@ pub(crate) fn host_name() -> String {
     if host.trim().is_empty() { "unknown host".to_owned() } else { host.trim().to_owned() }
 }
 
-/// Name of the file in which rank 0 of own children announces its address.
+/// Path of the file in which rank 0 announces its address to the other ranks that a launcher started.
 pub(super) fn announcement(folder: &std::path::Path) -> PathBuf {
     folder.join("address")
 }

@@ -1,12 +1,12 @@
-//! Sums of gradients on a thread of their own, during the backward pass.
+//! Sums of gradients on a separate thread, during the backward pass.
 //!
 //! The thread sums one request after another, in the order in which they were made: all ranks make the same requests in
-//! the same order. On a GPU every thread has a queue of its own, which waits for the work that made its tensors, so that
-//! sums run next to the rest of the backward pass there, too.
+//! the same order. On a GPU every thread has its own queue, which waits for the work that made its tensors, so that
+//! there, too, sums run concurrently with the rest of the backward pass.
 //!
-//! `CubeCL` holds each tensor that one queue reads of another until the device has passed the reader, and lets the device's
-//! thread wait once eight of them are held. A bucket that is summed on a device therefore goes from queue to queue as one
-//! tensor, both ways.
+//! `CubeCL` holds each tensor that one queue reads of another until the device has passed the reader, and lets the
+//! device's thread wait once eight of them are held. A bucket that is summed on a device therefore passes between
+//! queues as one tensor, both ways.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,36 +20,36 @@ use flume::RecvTimeoutError;
 use super::all_reduce::{AllReduce, ReduceError};
 use super::group::ProcessGroup;
 
-/// Interval at which a rank that waits for a sum checks for failed ranks: MPI does not return from a call without them.
+/// Interval at which a rank that waits for a sum checks for failed ranks, without which a call of MPI never returns.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Time that the thread has to end after the group has failed. The sum over TCP ends at once.
+/// Time for the thread to end after the group has failed. A sum over TCP ends at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Tensors of one sum.
+/// Tensors that are summed together.
 type Bucket = Vec<Tensor<1>>;
 
-/// A bucket on its way to the sum and back.
+/// Request to sum a bucket.
 struct Request {
     tensors: Bucket,
-    /// Lengths of the tensors of the bucket, if they are joined to one.
+    /// Lengths of the bucket's tensors, if they are joined into one.
     joined: Option<Vec<usize>>,
 }
 
 impl Request {
-    /// A bucket as one tensor, in the queue of the calling thread.
+    /// Joins a bucket into one tensor, in the queue of the calling thread.
     fn joined(bucket: Bucket) -> Self {
         let lengths = bucket.iter().map(|tensor| tensor.dims()[0]).collect();
         let tensors = if bucket.is_empty() { bucket } else { vec![Tensor::cat(bucket, 0)] };
         Self { tensors, joined: Some(lengths) }
     }
 
-    /// The tensors of the bucket; if they were joined, in the queue of the calling thread.
+    /// Returns the bucket's tensors, split again, in the queue of the calling thread, if they were joined.
     fn into_bucket(self) -> Bucket {
         let Self { mut tensors, joined } = self;
         let Some(lengths) = joined else { return tensors };
         let Some(sum) = tensors.pop() else { return tensors };
-        // A product with another owner of its factor goes to memory of its own, which belongs to this queue.
+        // If the factor has another owner, the product gets memory of its own, which belongs to this queue.
         let own = sum.clone() * 1.0;
         let mut start = 0;
         let next = |length: usize| {
@@ -61,7 +61,7 @@ impl Request {
     }
 }
 
-/// The thread and its channels. Sums arrive in the order of the requests.
+/// Summing thread and its channels. Sums arrive in the order of the requests.
 pub struct Sums {
     group: Arc<ProcessGroup>,
     requests: Option<flume::Sender<Request>>,
@@ -102,7 +102,7 @@ impl Sums {
         Ok(Self { group: Arc::clone(group), requests: Some(requests), results, is_on_host, thread: Some(thread) })
     }
 
-    /// The end of the queue of requests.
+    /// Returns a handle for requesting sums.
     #[must_use]
     pub fn requests(&self) -> Requests {
         Requests { sender: self.requests.clone(), is_on_host: self.is_on_host }
@@ -141,7 +141,7 @@ impl Sums {
         }
     }
 
-    /// See [`AllReduce::is_on_host`].
+    /// Returns the value of [`AllReduce::is_on_host`].
     #[must_use]
     pub fn is_on_host(&self) -> bool {
         self.is_on_host
@@ -170,7 +170,7 @@ impl Drop for Sums {
     }
 }
 
-/// Place to request sums, for another owner than the one that waits for them.
+/// Handle for requesting sums, owned separately from the part that waits for them.
 #[derive(Clone)]
 pub struct Requests {
     sender: Option<flume::Sender<Request>>,

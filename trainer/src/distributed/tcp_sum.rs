@@ -1,11 +1,12 @@
-//! Sums on the host, over the group's own connections: needs nothing installed, and gives the same bits in every run.
+//! Sums on the host, over the group's own connections: needs no installed library, and gives the same bits in every
+//! run.
 //!
 //! Gradients are cut into buckets. Ranks send theirs to rank 0, which adds the buckets of all ranks in pairs
 //! ([`Pairwise`]) in rank order, and sends the sum back. Reading a bucket from the device, sending, adding and
 //! receiving overlap, with [`WINDOW`] buckets in flight per rank.
 //!
-//! Rank 0 receives and sends the gradients of all other ranks: right for the ranks of one machine and for tests, while
-//! its network card limits many machines. `docs/distributed.md` has the arithmetic.
+//! Rank 0 receives and sends the gradients of all other ranks: this suits the ranks of one machine and tests, whereas
+//! with many machines its network card is the limit. `docs/distributed.md` has the arithmetic.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,10 +19,10 @@ use super::pairwise::Pairwise;
 use super::peer::PeerFailure;
 use super::wire::{Frame, Kind, bytes_of, floats_of};
 
-/// Floats of a bucket: 4 MiB.
+/// Number of floats in a bucket: 4 MiB.
 pub(super) const BUCKET: usize = 1 << 20;
-/// Buckets that a rank sends before it waits for the first sum. Less than the queues of a connection hold, so that no
-/// thread ever waits for room in a queue while another one waits for it.
+/// Number of buckets that a rank sends before it waits for the first sum. It is less than the queues of a connection
+/// hold, so that no thread ever waits for room in a queue while another thread waits for it.
 pub(super) const WINDOW: usize = 4;
 
 /// Sums over the connections of a group.
@@ -31,7 +32,7 @@ pub struct TcpSum {
 }
 
 impl TcpSum {
-    /// Makes a sum over the ranks of `group`.
+    /// Creates a sum over the ranks of `group`.
     #[must_use]
     pub fn new(group: Arc<ProcessGroup>) -> Self {
         Self { group }
@@ -58,10 +59,10 @@ impl AllReduce for TcpSum {
     }
 }
 
-/// Buckets of one sum on their way.
+/// Sum in progress, bucket by bucket.
 struct Buckets<'a> {
     group: &'a ProcessGroup,
-    /// Values of the bucket that is being filled.
+    /// Values of the bucket being filled.
     filling: Vec<f32>,
     /// Lengths of the buckets whose sums have not arrived.
     in_flight: VecDeque<usize>,
@@ -85,7 +86,7 @@ impl<'a> Buckets<'a> {
         if self.in_flight.len() > WINDOW { self.receive() } else { Ok(()) }
     }
 
-    /// Rank 0: adds the other ranks' buckets to its own and sends the sum to all.
+    /// Rank 0's part: adds the other ranks' buckets to its own and sends the sum to all.
     fn add_all(&self, own: Vec<f32>) -> Result<Vec<f32>, PeerFailure> {
         let len = own.len();
         let mut sum = Pairwise::default();
@@ -140,7 +141,7 @@ impl HostSum for Buckets<'_> {
     }
 }
 
-/// Adds a bucket to another one, value by value.
+/// Adds two buckets, value by value.
 pub(super) fn added(mut sum: Vec<f32>, values: Vec<f32>) -> Vec<f32> {
     sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
     sum

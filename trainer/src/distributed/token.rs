@@ -1,8 +1,8 @@
-//! The secret that ranks of one run share, and proofs that a process knows it.
+//! Secret that the ranks of one run share, and proofs that a process knows it.
 //!
 //! The secret never crosses the network: both sides send a random number, and each answers with a keyed BLAKE3 hash of
-//! both numbers and of its claim. Everything after that is neither encrypted nor signed: the network between the ranks
-//! must be one that strangers cannot write to.
+//! both numbers and of its claim. All later traffic is neither encrypted nor signed, so strangers must not be able to
+//! write to the network between the ranks.
 
 use std::fmt;
 use std::fs::File;
@@ -10,15 +10,15 @@ use std::io::{self, Read as _};
 
 /// Environment variable with the secret.
 pub(super) const VARIABLE: &str = "HIEND_TOKEN";
-/// Minimum length of a secret, characters.
+/// Minimum length of a secret, in characters.
 const MIN_LENGTH: usize = 16;
-/// Purpose of the derived key.
+/// Context string for deriving the key.
 const CONTEXT: &str = "hiend-train 2026 rendezvous of ranks";
 
-/// Length of a random number and of a proof, bytes.
+/// Length of a random number and of a proof, in bytes.
 pub(super) const NONCE: usize = 32;
 
-/// The secret of a run. Its debug output hides it.
+/// Secret of a run. Its debug output hides it.
 #[derive(Clone)]
 pub struct Token {
     text: String,
@@ -27,19 +27,19 @@ pub struct Token {
 /// A missing or unsuitable secret.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// No secret in the environment.
+    /// The environment holds no secret.
     #[error("{VARIABLE} is not set; give all ranks the same secret, such as {VARIABLE}=$(openssl rand -hex 16)")]
     Missing,
-    /// A secret that can be guessed.
+    /// A secret short enough to be guessed.
     #[error("{VARIABLE} has {0} characters, at least {MIN_LENGTH} are needed")]
     Short(usize),
-    /// The system has no random numbers.
+    /// The system provides no random numbers.
     #[error("/dev/urandom")]
     Random(#[source] io::Error),
 }
 
 impl Token {
-    /// Takes the secret from the environment variable `HIEND_TOKEN`.
+    /// Reads the secret from the environment variable `HIEND_TOKEN`.
     ///
     /// # Errors
     /// If it is not set or too short.
@@ -47,7 +47,7 @@ impl Token {
         Self::new(std::env::var(VARIABLE).ok().ok_or(TokenError::Missing)?)
     }
 
-    /// Makes a secret of a text.
+    /// Creates a secret from a text.
     ///
     /// # Errors
     /// If it is too short.
@@ -58,7 +58,7 @@ impl Token {
         }
     }
 
-    /// Makes a random secret.
+    /// Creates a random secret.
     ///
     /// # Errors
     /// If the system has no random numbers.
@@ -67,12 +67,12 @@ impl Token {
         Ok(Self { text: blake3::Hash::from_bytes(bytes).to_hex().to_string() })
     }
 
-    /// The secret, for the environment of a child process.
+    /// Text of the secret, for the environment of a child process.
     pub(super) fn text(&self) -> &str {
         &self.text
     }
 
-    /// Proof of knowledge over `claim`. Comparing two proofs takes the same time wherever they differ.
+    /// Proof of knowing the secret, computed over `claim`. Comparing two proofs takes constant time.
     pub(super) fn proof(&self, claim: &[&[u8]]) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new_keyed(&blake3::derive_key(CONTEXT, self.text.as_bytes()));
         for part in claim {
@@ -89,7 +89,7 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Random bytes of the system.
+/// Reads random bytes from the system.
 pub(super) fn random() -> io::Result<[u8; NONCE]> {
     let mut bytes = [0; NONCE];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;

@@ -9,7 +9,7 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-/// Maximum length of a payload, bytes. A frame that says more is refused before memory is allocated.
+/// Maximum length of a payload, in bytes. A frame that states more is rejected before memory is allocated.
 pub(super) const MAX_PAYLOAD: usize = 64 << 20;
 
 /// Kind of a frame.
@@ -23,7 +23,7 @@ pub(super) enum Kind {
     Sum,
     /// A failure that ends all ranks, as JSON.
     Abort,
-    /// The rank leaves in order.
+    /// An orderly exit of the rank.
     Leave,
 }
 
@@ -45,12 +45,12 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// A frame with a payload.
+    /// Creates a frame with a payload.
     pub(super) fn new(kind: Kind, payload: Vec<u8>) -> Self {
         Self { kind, payload: Arc::new(payload) }
     }
 
-    /// A frame without payload.
+    /// Creates a frame without payload.
     pub(super) fn empty(kind: Kind) -> Self {
         Self::new(kind, vec![])
     }
@@ -102,7 +102,7 @@ pub(super) fn pack(values: &[Vec<u8>]) -> Vec<u8> {
     packed
 }
 
-/// Splits a payload made by [`pack`] into `count` values; `None` if it is another one.
+/// Splits a payload made by [`pack`] into `count` values; `None` for any other payload.
 pub(super) fn unpack(packed: &[u8], count: usize) -> Option<Vec<Vec<u8>>> {
     fn number(rest: &mut &[u8]) -> Option<usize> {
         let (number, after) = rest.split_first_chunk::<4>()?;
@@ -123,7 +123,7 @@ pub(super) fn unpack(packed: &[u8], count: usize) -> Option<Vec<Vec<u8>>> {
     rest.is_empty().then_some(values)
 }
 
-/// Bytes of floats, little-endian.
+/// Converts floats to little-endian bytes.
 pub(super) fn bytes_of(floats: &[f32]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(4 * floats.len());
     for float in floats {
@@ -132,7 +132,7 @@ pub(super) fn bytes_of(floats: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// Floats of bytes; `None` unless there are `count` of them.
+/// Converts bytes to floats; `None` unless there are `count` of them.
 pub(super) fn floats_of(bytes: &[u8], count: usize) -> Option<Vec<f32>> {
     let (chunks, rest) = bytes.as_chunks::<4>();
     (rest.is_empty() && chunks.len() == count).then(|| chunks.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect())

@@ -1,4 +1,4 @@
-//! The place of a process among the ranks of a run, as the program that started it says in the environment.
+//! Place of a process among the ranks of a run, read from the environment set by the program that started it.
 //!
 //! | started by | variables |
 //! |---|---|
@@ -19,12 +19,12 @@ use clap::ValueEnum;
 
 use super::nodelist::first_host;
 
-/// File in which rank 0 of own children announces its address.
+/// Environment variable with the path of the file in which rank 0 announces its address to ranks of the same launcher.
 pub(super) const RENDEZVOUS: &str = "HIEND_RENDEZVOUS";
-/// Port of rank 0 unless the environment names one.
+/// Port of rank 0 if the environment does not name one.
 const DEFAULT_PORT: u16 = 29_500;
 
-/// The program that started the ranks.
+/// Program that started the ranks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Launcher {
     /// Determined from the environment
@@ -36,7 +36,7 @@ pub enum Launcher {
     Slurm,
     /// `JOB_COMPLETION_INDEX` of an indexed job, with `WORLD_SIZE` and `MASTER_ADDR`
     Kubernetes,
-    /// MPI, as `mpirun` starts it; needs a build with the feature `mpi`, and sums gradients by MPI between CPUs
+    /// MPI, as started by `mpirun`; needs a build with the feature `mpi`, and sums gradients between CPUs by MPI
     Mpi,
     /// Ignore the environment
     None,
@@ -55,7 +55,7 @@ impl fmt::Display for Launcher {
     }
 }
 
-/// The place where rank 0 is found.
+/// Source of rank 0's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Master {
     /// Host and port.
@@ -65,29 +65,29 @@ pub enum Master {
         /// TCP port.
         port: u16,
     },
-    /// A file that rank 0 writes its address to, on this machine.
+    /// A file on this machine to which rank 0 writes its address.
     File(PathBuf),
-    /// The address that MPI brings from rank 0 to all, once it has done so ([`super::Mpi::world`]).
+    /// The address that MPI sends from rank 0 to all ranks, once it has done so ([`super::Mpi::world`]).
     Mpi(Option<Told>),
 }
 
-/// Address of rank 0, which listens there already.
+/// Address at which rank 0 already listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     /// Name or number of the host.
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// The socket, on rank 0.
+    /// Listening socket, on rank 0.
     pub listener: Option<Listener>,
 }
 
-/// A listening socket. Equal to its clones only.
+/// A listening socket, equal only to its clones.
 #[derive(Clone, Debug)]
 pub struct Listener(pub(super) Arc<TcpListener>);
 
 impl Listener {
-    /// Wraps a socket that listens.
+    /// Wraps a listening socket.
     #[must_use]
     pub fn new(listener: TcpListener) -> Self {
         Self(Arc::new(listener))
@@ -115,32 +115,32 @@ impl fmt::Display for Master {
     }
 }
 
-/// The place of this process among the ranks of a run.
+/// Place of this process among the ranks of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct World {
     /// Number of this process, from 0.
     pub rank: usize,
     /// Number of processes, at least 2.
     pub num_ranks: usize,
-    /// Number of this process among those on its machine.
+    /// Number of this process among the processes of its machine.
     pub local_rank: usize,
     /// Number of processes that share the cores and memory seen by this one.
     pub num_sharing: usize,
-    /// True if each process may see its own GPU only, as number 0.
+    /// True if each process may see only its own GPU, as number 0.
     pub may_see_one_gpu: bool,
-    /// The place of rank 0.
+    /// Source of rank 0's address.
     pub master: Master,
 }
 
-/// An environment that does not say where a process belongs.
+/// Error of an environment that does not determine a process's place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WorldError {
-    /// A variable that is needed next to others is not set.
+    /// A variable is missing that is required together with another.
     #[error("{present} is set but {missing} is not; set both, or train in one process with --ranks none")]
     Missing {
         /// A variable that is set.
         present: String,
-        /// Variable that is missing.
+        /// A variable with an invalid value.
         missing: String,
     },
     /// A variable with another value than expected.
@@ -153,15 +153,15 @@ pub enum WorldError {
         /// Description of a valid value.
         expected: String,
     },
-    /// A program was named that did not start this process.
+    /// The named launcher did not start this process.
     #[error("--ranks {launcher}: {name} is not set")]
     NotStartedBy {
         /// Launcher named by `--ranks`.
         launcher: Launcher,
-        /// The variable that it would set.
+        /// Variable that the launcher would set.
         name: &'static str,
     },
-    /// A batch script that did not use srun.
+    /// A batch script of several tasks that did not use srun.
     #[error(
         "this Slurm job has {tasks} tasks, but srun did not start this process; start it with srun, or train in one \
          process with --ranks none"
@@ -172,17 +172,17 @@ pub enum WorldError {
     },
 }
 
-/// A source of environment variables.
+/// Lookup of environment variables.
 type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 impl World {
-    /// Returns whether MPI started the ranks and brings the address of rank 0.
+    /// Returns whether MPI started the ranks and distributes the address of rank 0.
     #[must_use]
     pub fn is_of_mpi(&self) -> bool {
         matches!(self.master, Master::Mpi(_))
     }
 
-    /// Determines the place of this process from its environment; `None` if it is to train alone.
+    /// Determines the place of this process from its environment; `None` if it trains alone.
     ///
     /// # Errors
     /// If the environment is incomplete or contradicts itself.
@@ -190,7 +190,7 @@ impl World {
         Self::find(launcher, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    /// Determines the place of a process with these environment variables.
+    /// Determines the place of a process from these environment variables.
     ///
     /// # Errors
     /// See [`Self::of_environment`].
@@ -214,7 +214,7 @@ impl World {
                 Launcher::Auto if is_set("OMPI_COMM_WORLD_RANK") => mpi(variables),
                 Launcher::Auto if is_set("SLURM_PROCID") && is_set("SLURM_NTASKS") => slurm(variables),
                 Launcher::Auto if is_set("JOB_COMPLETION_INDEX") && is_set("WORLD_SIZE") => kubernetes(variables),
-                // Of MPICH and Intel MPI; Slurm and Kubernetes may set these too.
+                // MPICH and Intel MPI set these; Slurm and Kubernetes may set them too.
                 Launcher::Auto if is_set("PMI_RANK") && is_set("PMI_SIZE") => mpi(variables),
                 Launcher::Auto if is_set("WORLD_SIZE") => {
                     Err(WorldError::Missing { present: "WORLD_SIZE".into(), missing: "RANK".into() })
@@ -226,7 +226,7 @@ impl World {
     }
 }
 
-/// Parses a number, which is required next to `present`.
+/// Parses a number from a variable that is required together with `present`.
 fn number(variables: Variables<'_>, name: &str, present: &str) -> Result<usize, WorldError> {
     let missing = || WorldError::Missing { present: present.to_owned(), missing: name.to_owned() };
     let value = variables(name).ok_or_else(missing)?;
@@ -234,7 +234,7 @@ fn number(variables: Variables<'_>, name: &str, present: &str) -> Result<usize, 
     value.parse().ok().ok_or_else(invalid)
 }
 
-/// Rank and number of ranks, which must fit together.
+/// Reads rank and number of ranks, and checks that the rank is below the number.
 fn place(variables: Variables<'_>, rank: &str, ranks: &str, present: &str) -> Result<(usize, usize), WorldError> {
     let (own, all) = (number(variables, rank, present)?, number(variables, ranks, present)?);
     let invalid = |name: &str, value: usize, expected: String| WorldError::Invalid {
@@ -409,7 +409,7 @@ mod tests {
             ("OMPI_COMM_WORLD_SIZE", "4"),
             ("OMPI_COMM_WORLD_LOCAL_RANK", "1"),
             ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
-            // Of the batch script that called mpirun.
+            // Set by Slurm for the batch script that called mpirun.
             ("SLURM_PROCID", "0"),
             ("SLURM_NTASKS", "4"),
         ];

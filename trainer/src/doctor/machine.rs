@@ -1,4 +1,4 @@
-//! The driver, its GPUs and NVIDIA's libraries on this machine, whether this build uses them or not.
+//! Driver, GPUs and NVIDIA's libraries on this machine, whether or not this build uses them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::vendor::cudnn::{self, attention};
 use crate::vendor::library::{self, Found, Libdevice, Library, LibraryError, Places};
 
-/// Driver, GPUs and libraries, as this process finds them.
+/// Driver, GPUs and libraries found by this process.
 #[derive(Debug)]
 pub struct Machine {
     places: Places,
@@ -23,9 +23,9 @@ pub struct Machine {
 /// Reason why a library is not used.
 #[derive(Debug)]
 enum Unusable {
-    /// The library is in none of the usual places.
+    /// The library is not in any of the usual places.
     Missing,
-    /// The library cannot be loaded, is too old, or is not known by the name that it is loaded by.
+    /// The library cannot be loaded, is too old, or does not have the name under which it is loaded.
     Refused(String),
 }
 
@@ -38,7 +38,7 @@ impl From<&LibraryError> for Unusable {
     }
 }
 
-/// Opens `library` as the code that uses it does, with the version and the functions that it needs.
+/// Opens `library` in the same way as the code that uses it, checking the required version and functions.
 fn usable(library: Library, places: &Places) -> Result<Found, Unusable> {
     match library {
         Library::Cudnn => cudnn::library().map(|library| library.found.clone()).map_err(|reason| match reason {
@@ -73,7 +73,7 @@ fn usable(library: Library, places: &Places) -> Result<Found, Unusable> {
     }
 }
 
-/// Remark on a cuDNN that is used, but not for attention; empty for others.
+/// Remark on a cuDNN that is used, but not for attention; empty otherwise.
 fn attention_remark(version: usize) -> String {
     if version >= attention::OLDEST {
         return String::new();
@@ -85,12 +85,12 @@ fn attention_remark(version: usize) -> String {
 #[derive(Debug)]
 struct Driver {
     version: String,
-    /// Newest CUDA version that the driver runs, `(major, minor)`.
+    /// Newest CUDA version that the driver supports, `(major, minor)`.
     cuda: (i32, i32),
     devices: Vec<Gpu>,
 }
 
-/// Reasons why the driver says nothing.
+/// Reason why the driver gives no information.
 #[derive(Debug, thiserror::Error)]
 enum DriverError {
     /// A machine without driver.
@@ -99,7 +99,7 @@ enum DriverError {
     /// The driver cannot be used.
     #[error("does not answer ({0}): {remedy}", remedy = Library::Driver.how_to_get())]
     Unusable(NvmlError),
-    /// The driver answered some questions only.
+    /// The driver answered only some queries.
     #[error("does not answer: {0}")]
     Silent(NvmlError),
 }
@@ -114,7 +114,7 @@ struct Gpu {
 }
 
 impl Machine {
-    /// Looks at this machine, and loads the libraries that are there.
+    /// Examines this machine and loads the libraries that are present.
     #[must_use]
     pub fn of_process() -> Self {
         let places = Places::of_process();
@@ -145,7 +145,7 @@ impl Machine {
         json!({ "driver": driver, "gpus": gpus, "libraries": libraries })
     }
 
-    /// Changes that would make this machine or this build faster, most effective first.
+    /// Changes that would make this machine or this build faster, the most effective first.
     pub(super) fn advice(&self) -> Vec<String> {
         let mut advice = Vec::new();
         let has_gpu = self.driver.as_ref().is_ok_and(|driver| !driver.devices.is_empty());
@@ -196,7 +196,7 @@ impl Machine {
     }
 }
 
-/// Asks NVML, which comes with the driver and takes no memory on the devices.
+/// Queries NVML, which comes with the driver and takes no memory on the devices.
 fn driver() -> Result<Driver, DriverError> {
     let nvml = Nvml::init().map_err(|error| match error {
         NvmlError::LibloadingError(_) => DriverError::Missing,
@@ -230,7 +230,7 @@ fn shown(path: Option<&PathBuf>) -> String {
     path.map_or_else(|| "unset".to_owned(), |path| path.display().to_string())
 }
 
-/// Rows of `doctor`: driver, GPUs, libraries, and the folders that were searched.
+/// Formats the rows of `doctor`: driver, GPUs, libraries, and the folders that were searched.
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.driver {

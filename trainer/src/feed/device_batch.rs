@@ -1,4 +1,4 @@
-//! Batches on the device, and how they get there.
+//! Batches on the device, and their upload.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::device::failure::reason_of;
 use crate::ops::decode::CodedCrops;
 use crate::ops::dequantize::dequantize;
 
-/// Crops that one forward and backward pass is made of.
+/// Crops of one forward and backward pass.
 #[derive(Clone, Debug)]
 pub struct Part<T> {
     voxels: Voxels,
@@ -27,14 +27,14 @@ enum Voxels {
     Floats(Tensor<5>),
     /// Quantized values, and the dequantization parameters of each crop, `[n, 6]`.
     Quantized(Tensor<5, Int>, Box<Tensor<2>>),
-    /// Boxes that the crops are made from on the device.
+    /// Boxes from which the crops are made on the device.
     Boxes(CropBoxes),
-    /// Coded chunks that the crops are decoded from.
+    /// Encoded chunks from which the crops are decoded.
     Chunks(Box<CodedCrops>),
 }
 
 impl<T> Part<T> {
-    /// Voxels as floats `[n, 1, x, y, z]`, on the device without autodiff: they are constants.
+    /// Voxels as floats `[n, 1, x, y, z]`, on the device without autodiff because they are constants.
     #[must_use]
     pub fn images(&self) -> Tensor<5> {
         match &self.voxels {
@@ -62,17 +62,17 @@ impl<T> Part<T> {
 pub struct DeviceBatch<T> {
     /// Step of the batch.
     pub step: u64,
-    /// The crops in order: one part, or one per micro-batch. Never empty.
+    /// Crops in order: one part, or one per micro-batch. Never empty.
     pub parts: Vec<Part<T>>,
     /// Origin of each crop.
     pub crops: Vec<CropRecord>,
-    /// Times of the loader.
+    /// Times measured by the loader.
     pub loader: BatchTimes,
-    /// Seconds from the loader's buffer to the device, targets included.
+    /// Seconds from the loader's buffer to the device, including targets.
     pub upload_secs: f64,
 }
 
-/// Brings `batch` to the device in parts of `micro_batch` crops. `None` if the batch has no crop: cases that turn out
+/// Uploads `batch` to the device in parts of `micro_batch` crops. `None` if the batch has no crop: cases that turn out
 /// corrupt are skipped, so that a batch may be shorter than usual or empty; see
 /// [`OnCorrupt::Skip`](hiend_loader::pipeline::OnCorrupt::Skip).
 ///
@@ -108,7 +108,7 @@ pub(super) fn prepare<T>(
     Ok(Some(DeviceBatch { step, parts, crops: batch.crops, loader: batch.times, upload_secs }))
 }
 
-/// Checks that `batch` is that of `step` and that its buffers have the sizes that its shape says.
+/// Checks that `batch` belongs to `step` and that its buffers match its shape.
 fn check(batch: &Batch, step: u64, crop_size: [usize; 3]) -> Result<(), FeedError> {
     if batch.step != step {
         return Err(FeedError::Order { expected: step, found: batch.step });
@@ -133,21 +133,22 @@ fn check(batch: &Batch, step: u64, crop_size: [usize; 3]) -> Result<(), FeedErro
     Ok(())
 }
 
-/// Number of voxels that are decoded of `crops`.
+/// Number of voxels decoded for `crops`.
 fn decoded(crops: &[CropChunks], crop_size: [usize; 3]) -> usize {
     crops.iter().map(|crop| crop.num_decoded(crop_size)).sum()
 }
 
-/// `data` in pinned memory, where the device has such: it copies from there by itself. Otherwise the thread that launches
-/// kernels would copy up to 100 MB to pinned memory, and more to the device, and launch nothing meanwhile.
+/// Moves `data` to pinned memory, if the device supports it, from where the device copies by itself. Otherwise the
+/// thread that launches kernels would copy up to 100 MB to pinned memory, or more directly to the device, and launch
+/// nothing meanwhile.
 fn staged(mut data: TensorData, device: &Device) -> TensorData {
     device.staging(std::iter::once(&mut data));
     data
 }
 
-/// Uploads some crops of a batch; returns the range of their labels in the batch as well, whether it has labels or not.
-/// The voxels are copied on this thread, from the buffer of the loader to one that Burn owns, which is [`staged`]. They
-/// cross as one row: a device may put gaps between several.
+/// Uploads some crops of a batch; also returns the range of their labels in the batch, even if it has none. The voxels
+/// are copied on this thread, from the buffer of the loader to one that Burn owns, which is [`staged`]. They are
+/// transferred as one row, because a device may put gaps between several rows.
 fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range<usize>) {
     let [_, _, x, y, z] = batch.shape;
     let (shape, voxels) = ([crops.len(), 1, x, y, z], x * y * z);

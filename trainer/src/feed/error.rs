@@ -3,7 +3,7 @@
 use super::targets::TargetError;
 use crate::loss::class_map::ClassMapError;
 
-/// Error of a source of batches.
+/// Error of a batch source.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Errors that end a feed.
@@ -12,13 +12,13 @@ pub enum FeedError {
     /// The loader failed.
     #[error("no batch for step {step}")]
     Source {
-        /// The first step without a batch.
+        /// First step without a batch.
         step: u64,
         /// Error of the loader.
         #[source]
         source: SourceError,
     },
-    /// The batch does not have the shape that the model takes, or its buffers do not fit its shape.
+    /// The shape of the batch does not match the model, or its buffers do not match the shape.
     #[error("the batch of step {step} has the shape {shape:?}; the model takes [n, 1, {}, {}, {}]", .crop_size[0], .crop_size[1], .crop_size[2])]
     Shape {
         /// Step of the batch.
@@ -28,15 +28,15 @@ pub enum FeedError {
         /// Crop size of the model.
         crop_size: [usize; 3],
     },
-    /// Batches are not in the order of their steps.
+    /// A batch is out of order.
     #[error("the batch of step {expected} was expected, that of step {found} was received")]
     Order {
-        /// The next step.
+        /// Step that was expected next.
         expected: u64,
         /// Step of the received batch.
         found: u64,
     },
-    /// The batch holds no target.
+    /// The batch lacks a target.
     #[error("no target for the batch of step {step}")]
     Target {
         /// Step of the batch.
@@ -53,16 +53,16 @@ pub enum FeedError {
         /// Error of the device.
         message: String,
     },
-    /// The source ended, or its thread died. A stream has no end.
+    /// The source ended, or its thread died, although a stream is endless.
     #[error("the stream of batches ended before step {step}")]
     Ended {
-        /// The first step without a batch.
+        /// First step without a batch.
         step: u64,
     },
 }
 
 impl FeedError {
-    /// Reason in the device's words, if the device failed.
+    /// Message of the device, if the device failed.
     pub(crate) fn device_message_mut(&mut self) -> Option<&mut String> {
         match self {
             Self::Upload { message, .. }

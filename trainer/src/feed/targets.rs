@@ -10,22 +10,22 @@ use crate::label_space::{LabelOutOfRange, LabelSpace};
 use crate::loss::class_map::{ClassMap, ClassMapError};
 use crate::model::masking::{Mask, MaskIndices};
 
-/// Some crops of a batch on the host.
+/// Some crops of a batch, on the host.
 #[derive(Clone, Copy, Debug)]
 pub struct HostCrops<'a> {
     /// Crop size along x, y, z, in voxels.
     pub crop_size: [usize; 3],
     /// Origin of each crop.
     pub crops: &'a [CropRecord],
-    /// Labels of all voxels, crop after crop, if the stream carries labels. If crops come as boxes, labels of all voxels
-    /// of the boxes.
+    /// Labels of all voxels, crop after crop, if the stream carries labels. If crops arrive as boxes, labels of all
+    /// voxels of the boxes.
     pub labels: Option<&'a [u8]>,
     /// The boxes on the device, if the device augments.
     pub boxes: Option<&'a CropBoxes>,
 }
 
 impl HostCrops<'_> {
-    /// Each crop with its labels; nothing if the stream carries no labels.
+    /// Each crop with its labels; empty if the stream carries no labels.
     fn with_labels(&self) -> impl Iterator<Item = (&CropRecord, &[u8])> {
         let labels = self.labels.unwrap_or_default();
         let voxels = self.crop_size.iter().product::<usize>();
@@ -37,31 +37,31 @@ impl HostCrops<'_> {
     }
 }
 
-/// A batch that holds no target for a model.
+/// Error of a batch from which a target cannot be made.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
     /// The stream carries no labels.
     #[error("the stream carries no labels; set stream.labels = true")]
     NoLabels,
-    /// A voxel whose label is neither a class nor the ignore label.
+    /// A label that is neither a class nor the ignore label.
     #[error("case {case}: {found}")]
     Label {
         /// `DATASET/CASE`.
         case: String,
-        /// The label, and the labels allowed.
+        /// Label found, and labels allowed.
         found: LabelOutOfRange,
     },
-    /// Labels that the device made of checked ones cannot be counted there.
+    /// Labels on the device, made from checked labels, cannot be counted.
     #[error(transparent)]
     OnDevice(ClassMapError),
 }
 
-/// Makes the targets of crops.
+/// Maker of the targets of crops.
 pub trait Targets: Send + 'static {
-    /// Targets of some crops, on the device.
+    /// Type of the targets of some crops, on the device.
     type Target: Send + 'static;
 
-    /// The targets of `crops`.
+    /// Makes the targets of `crops`.
     ///
     /// # Errors
     /// [`TargetError`] if the crops hold none, or the device fails.
@@ -73,23 +73,23 @@ pub trait Targets: Send + 'static {
 pub struct Masks {
     /// Seed of the run.
     pub seed: u64,
-    /// Number of patches of a crop.
+    /// Number of patches in a crop.
     pub num_patches: usize,
-    /// Fraction of the patches that is masked.
+    /// Fraction of the patches that are masked.
     pub mask_ratio: f64,
 }
 
-/// A mask on host and device.
+/// A mask on the host and on the device.
 #[derive(Clone, Debug)]
 pub struct Masked {
-    /// The mask on the host.
+    /// Mask on the host.
     pub mask: Mask,
     /// Patch indices on the device.
     pub indices: MaskIndices,
 }
 
 impl Masks {
-    /// The mask of `crops`.
+    /// Samples the mask of `crops`.
     #[must_use]
     pub fn draw(&self, crops: &[CropRecord]) -> Mask {
         let mut noise = Vec::with_capacity(crops.len() * self.num_patches);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn annotated_voxels_are_those_of_the_crops_that_the_device_makes_of_boxes() {
+    fn annotated_voxels_are_those_of_crops_augmented_on_the_device() {
         let batch = crate::augment::tests::batch(0..24);
         let Images::Boxes(quantized, boxes) = &batch.images else { unreachable!("made as boxes") };
         let (device, in_boxes) = (Device::flex(), batch.labels.as_ref().unwrap());

@@ -1,5 +1,5 @@
-//! Classes of a fine-tuning: listed by the configuration or named by the datasets, and checked against the labels
-//! that the cases of the cache hold.
+//! Classes of a fine-tuning run: listed by the configuration or named by the datasets, and checked against the labels
+//! in the cache's cases.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::label_space::LabelSpace;
 /// Name by which nnU-Net's `dataset.json` marks the ignore label.
 const IGNORE: &str = "ignore";
 
-/// Errors from settling the classes of a fine-tuning.
+/// Error from determining the classes of a fine-tuning run.
 #[derive(Debug, Error)]
 pub enum ClassesError {
     /// Neither the configuration nor the dataset names classes.
@@ -52,9 +52,9 @@ pub enum ClassesError {
         dataset: String,
         /// Number of its classes.
         found: usize,
-        /// Dataset or configuration that disagrees.
+        /// Dataset or configuration with another number of classes.
         other: String,
-        /// Number of classes there.
+        /// Number of classes of `other`.
         expected: usize,
     },
     /// Two datasets name the same label differently.
@@ -68,11 +68,11 @@ pub enum ClassesError {
         label: u8,
         /// Name of one of the two datasets.
         dataset: String,
-        /// Name of the label there.
+        /// Name of the label in `dataset`.
         found: String,
-        /// The other dataset.
+        /// Name of the second dataset.
         other: String,
-        /// Name of the label there.
+        /// Name of the label in `other`.
         expected: String,
     },
     /// The configuration lists a class of a dataset under another label.
@@ -81,13 +81,13 @@ pub enum ClassesError {
          in the order of the dataset's labels, or select other datasets with stream.include"
     )]
     Order {
-        /// The label in the dataset.
+        /// Label value in the dataset.
         label: u8,
         /// Name of the dataset.
         dataset: String,
         /// Name of the class.
         name: String,
-        /// Class of this name in the configuration.
+        /// Index of the class with this name in the configuration.
         listed: usize,
     },
     /// Configuration and dataset, or two datasets, disagree on the ignore label.
@@ -100,9 +100,9 @@ pub enum ClassesError {
         dataset: String,
         /// Ignore label of the dataset.
         found: u8,
-        /// The configuration, or the earlier dataset, that has another.
+        /// Configuration or earlier dataset with another ignore label.
         other: String,
-        /// The ignore label there.
+        /// Ignore label of `other`.
         expected: u8,
     },
     /// An ignore label that is not above all classes.
@@ -115,7 +115,7 @@ pub enum ClassesError {
         /// The highest class.
         last: usize,
     },
-    /// A case holds a label that nothing names.
+    /// A case holds a label that is not a class of the configuration or the dataset.
     #[error(
         "case {case} has {} of label {label}, which is not a class of {origin}; {allowed}; correct the labels or name the class \
          there, and run hiend-shard again if dataset.json changed",
@@ -126,14 +126,14 @@ pub enum ClassesError {
         case: String,
         /// Label value that is not a class.
         label: u32,
-        /// Number of its voxels in the case.
+        /// Number of voxels with this label in the case.
         voxels: u64,
         /// Configuration or dataset that lists the classes.
         origin: String,
-        /// The labels allowed, in words.
+        /// Description of the allowed labels.
         allowed: String,
     },
-    /// A dataset that does not name label 0.
+    /// A dataset that does not name label 0, although a case holds it.
     #[error(
         "dataset {dataset} does not name label 0, of which case {case} has {}; add \"background\": 0 to the labels in its \
          dataset.json and run hiend-shard again, or list `classes = [...]`, background first, in the configuration",
@@ -142,7 +142,7 @@ pub enum ClassesError {
     NoBackground {
         /// Name of the dataset.
         dataset: String,
-        /// A case of it, as DATASET/CASE.
+        /// Case of the dataset, as DATASET/CASE.
         case: String,
         /// Number of voxels of label 0 in the case.
         voxels: u64,
@@ -152,7 +152,7 @@ pub enum ClassesError {
     Cache(#[from] hiend_cache::Error),
 }
 
-/// Labels as a configuration gives them, before the datasets are asked.
+/// Classes and ignore label in a configuration, before those of the datasets are filled in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Given {
     /// True if the configuration lists the classes.
@@ -167,12 +167,12 @@ impl Given {
     }
 }
 
-/// Fills in classes and ignore label of `config` from the datasets called `names`, as `manifest` describes them, where it
-/// leaves them open, and compares them where it does not. Returns warnings: classes that are named otherwise than in the
+/// Fills in the classes and the ignore label of `config` from the datasets called `names`, which `manifest` describes;
+/// compares those that `config` already states. Returns warnings about classes whose names differ from the
 /// configuration.
 ///
 /// Two datasets may name a label differently only if the configuration lists the classes. The background's name is not
-/// compared. Case, and spaces or underscores around and between words, do not count.
+/// compared. Case, and spaces or underscores around and between words, are ignored.
 ///
 /// # Errors
 /// [`ClassesError`] for everything but an unknown label; see [`check_labels`].
@@ -267,7 +267,7 @@ pub(super) fn settle(
     Ok(warnings)
 }
 
-/// Compares a dataset's name of a label with the classes that the configuration lists. Returns a warning if the names
+/// Compares a dataset's name for a label with the classes listed in the configuration. Returns a warning if the names
 /// differ.
 ///
 /// # Errors
@@ -281,9 +281,9 @@ fn against_listed(classes: &[String], dataset: &str, label: u8, name: &str) -> R
     Ok(Some(format!("class {label} is `{name}` in dataset {dataset} and `{ours}` in the configuration")))
 }
 
-/// Checks the labels of all `cases` by the counts in their index, so that no step is computed on labels that do not
-/// belong. Unless the configuration lists the classes, a label counts as a class only if the case's dataset names it; so
-/// does the ignore label, unless the configuration gives it. Returns the labels that occur.
+/// Checks the labels of all `cases` by the counts in their indices, so that no step is computed with invalid labels.
+/// Unless the configuration lists the classes, a label counts as a class only if the case's dataset names it; so does
+/// the ignore label, unless the configuration gives it. Returns the labels that occur.
 ///
 /// # Errors
 /// The first label that is neither a class nor the ignore label, with its case; or a case whose index cannot be read.
@@ -356,7 +356,7 @@ pub(super) fn never_seen(
     }
 }
 
-/// Classes and ignore label as a dataset names them.
+/// Classes and ignore label named by a dataset.
 #[derive(Debug, PartialEq, Eq)]
 struct Described {
     /// Names from class 0 to the highest; a class without a name is called `class N`.
@@ -380,7 +380,7 @@ impl Described {
     }
 }
 
-/// Words of a name in lower case, which spaces and underscores separate.
+/// Converts a name to lower-case words separated by single spaces, treating underscores as spaces.
 fn plain(name: &str) -> String {
     let is_space = |letter: char| letter.is_whitespace() || letter == '_';
     let words: Vec<String> = name.split(is_space).filter(|word| !word.is_empty()).map(str::to_lowercase).collect();

@@ -1,4 +1,4 @@
-//! Initial weights of a fine-tuning: the encoder of a pre-training model, or a whole UNETR.
+//! Initial weights of a fine-tuning run: the encoder of a pre-training model, or a whole UNETR.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,8 @@ use crate::model::unetr::{Unetr, UnetrConfig};
 use crate::training::Beginning;
 use crate::weights::{ENCODER_POSITIONS, ImportReport, ModelKind, StateDict, WeightsError, export_unetr, import_unetr};
 
-/// Returns `model` of sizes `config` with the weights of `init`, and a report of the tensors taken and skipped.
+/// Returns `model`, whose sizes are `config`, with the weights of `init`, and a report of the tensors taken and
+/// skipped.
 ///
 /// # Errors
 /// If the weights cannot be downloaded, are another model's, or are not usable.
@@ -18,7 +19,7 @@ pub(super) fn apply(init: &Init, model: Unetr, config: &UnetrConfig) -> Result<(
     init.begin(model, |model, found| with_weights(model, config, found))
 }
 
-/// `model` of sizes `config` with weights that were read, and a report of the tensors taken and skipped.
+/// Returns `model`, whose sizes are `config`, with the weights `found`, and a report of the tensors taken and skipped.
 fn with_weights(model: Unetr, config: &UnetrConfig, found: &FoundWeights<'_>) -> Result<(Unetr, Beginning), InitError> {
     let FoundWeights { origin, state, facts } = *found;
     // Blocks beyond the model's would be left out, and other heads cut the same tensors differently: no shape differs.
@@ -67,7 +68,8 @@ fn with_weights(model: Unetr, config: &UnetrConfig, found: &FoundWeights<'_>) ->
     Ok((model, Beginning { summary, report: format!("{}\n{report}", origin.display()) }))
 }
 
-/// The weights of a pre-training model with the positions of `model`, if those are of another grid.
+/// Returns the weights of a pre-training model, with positions replaced by those of `model` if they belong to another
+/// grid.
 fn with_positions_of(model: &Unetr, state: &StateDict) -> Result<(StateDict, Option<OtherGrid>), WeightsError> {
     let mut state = state.clone();
     let ours = export_unetr(model)?.tensors.remove("vit.patch_embedding.position_embeddings");
@@ -89,7 +91,7 @@ mod tests {
     use crate::model_source::RunFacts;
     use crate::weights::export_hi_end_mae;
 
-    /// A network small enough for a test.
+    /// Configuration of a network small enough for a test.
     fn config() -> FinetuneConfig {
         let mut config = FinetunePreset::Tiny.config();
         config.classes = vec!["background".to_owned(), "liver".to_owned()];
@@ -109,7 +111,7 @@ mod tests {
         config.init(&mut WeightInit::new(seed, &Device::flex()))
     }
 
-    /// The network of `config` with the weights `state`, and the line about them.
+    /// Initialises the network of `config` with the weights `state`; returns it with the line about them.
     fn take(config: &UnetrConfig, facts: &RunFacts, state: &StateDict) -> Result<(Unetr, String), String> {
         let found = FoundWeights { origin: Path::new("w"), state, facts };
         let taken = with_weights(unetr(config, 2), config, &found);

@@ -1,7 +1,7 @@
-//! Picture of a fine-tuning: slices of some crops with the true and the predicted labels side by side.
+//! Picture of a fine-tuning step: slices of some crops with the true and the predicted labels side by side.
 //!
-//! Voxels with the ignore label are drawn without a label. No letters name the patient's sides: augmentation mirrors and
-//! turns crops.
+//! Voxels with the ignore label are drawn without a label. No letters mark the patient's sides, because augmentation
+//! mirrors and turns crops.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use crate::training::PictureError;
 
 /// Number of crops shown.
 const CROPS: usize = 2;
-/// Side of a tile, pixels.
+/// Side of a tile, in pixels.
 const TILE: usize = 288;
 /// Pixels between two tiles of a crop.
 const GAP: usize = 4;
@@ -26,9 +26,9 @@ const GAP: usize = 4;
 const CROP_GAP: usize = 28;
 /// Pixels between the picture's border and its content.
 const MARGIN: usize = 16;
-/// Pixels per dot of a letter.
+/// Number of pixels per dot of a letter.
 const SCALE: usize = 2;
-/// Height of a line of text, pixels.
+/// Height of a line of text, in pixels.
 const LINE: usize = LETTER * SCALE + 10;
 const PLANES: [Plane; 3] = [Plane::Axial, Plane::Coronal, Plane::Sagittal];
 

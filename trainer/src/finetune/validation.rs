@@ -20,7 +20,7 @@ use crate::training::{CaseScores, Stop, TrainingError};
 /// Cases held out for validation.
 #[derive(Debug)]
 pub(super) struct ValidationSet {
-    /// Cache of the cases.
+    /// Cache that holds the cases.
     pub cache: Arc<Cache>,
     /// Indices of the cases in the cache.
     pub cases: Vec<usize>,
@@ -52,8 +52,8 @@ impl From<SlidingWindowError> for Fault {
 }
 
 impl ValidationSet {
-    /// Measures Dice on a rank's share of the cases; `None` if `stop` was requested meanwhile. `progress` receives the
-    /// numbers of cases done and in all.
+    /// Measures Dice on a rank's share of the cases; `None` if a stop was requested. `progress` receives the number of
+    /// cases done and the number of all cases.
     #[expect(clippy::too_many_arguments, reason = "a struct would be built for one call")]
     pub(super) fn measure(
         &self,

@@ -1,6 +1,6 @@
-//! Attention of one query patch of a crop to every other patch, layer by layer: the values of the paper's figure.
+//! Attention of one query patch of a crop to every other patch, layer by layer, as in the paper's figure.
 //!
-//! They are the softmax rows by which the forward pass weighs its values ([`crate::model::attention`]). In the encoder
+//! They are the softmax rows that weight the values in the forward pass ([`crate::model::attention`]). In the encoder
 //! all patches are visible. In the decoder the query is hidden, as are all patches that it reconstructs, and attends to
 //! the encoder's tokens of the visible patches.
 
@@ -37,7 +37,7 @@ impl AttentionMap {
         self.patches.iter().flatten().count() + usize::from(self.cls_token.is_some())
     }
 
-    /// Sum of all weights: 1, up to rounding.
+    /// Sum of all weights, which is 1 up to rounding.
     #[must_use]
     pub fn sum(&self) -> f32 {
         self.patches.iter().flatten().sum::<f32>() + self.cls_token.unwrap_or(0.0)
@@ -47,10 +47,10 @@ impl AttentionMap {
 /// Errors from computing attention maps.
 #[derive(Debug, thiserror::Error)]
 pub enum AttentionError {
-    /// A head that the model lacks.
+    /// A head that the model does not have.
     #[error("head {head} does not exist; this model has {num_heads} heads, counted from 0")]
     NoHead {
-        /// The head asked for.
+        /// Requested head.
         head: usize,
         /// Number of heads.
         num_heads: usize,
@@ -60,7 +60,8 @@ pub enum AttentionError {
     Device(#[from] DeviceError),
 }
 
-/// Maps of patch `query` of the crop `[1, C, X, Y, Z]`, for every block of an encoder that sees all patches.
+/// Attention maps of patch `query` of the crop `[1, C, X, Y, Z]`, one for every block of an encoder that sees all
+/// patches.
 ///
 /// # Errors
 /// If the model lacks the head, or the device fails.
@@ -83,7 +84,7 @@ pub fn encoder_maps(
     layers.into_iter().map(map).collect()
 }
 
-/// Maps of patch `query`, which `mask` hides, for every cross-attention block, in the order of the blocks.
+/// Attention maps of patch `query`, which `mask` hides, one for every cross-attention block in order.
 ///
 /// # Errors
 /// If the model lacks the head, or the device fails.
@@ -110,7 +111,7 @@ pub fn decoder_maps(
     layers.into_iter().map(map).collect()
 }
 
-/// Row `query` of weights `[1, num_heads, L, M]`.
+/// Row `query` of the attention weights `[1, num_heads, L, M]`.
 fn row(layer: Tensor<4>, query: usize, heads: Heads) -> Result<Vec<f32>, AttentionError> {
     let [_, num_heads, _, num_keys] = layer.dims();
     let rows = layer.narrow(2, query, 1);
@@ -122,7 +123,7 @@ fn row(layer: Tensor<4>, query: usize, heads: Heads) -> Result<Vec<f32>, Attenti
     Ok(host(row.reshape([num_keys]))?)
 }
 
-/// A mask that shows `num_visible` patches, never `query`, chosen by `noise`, one number per patch.
+/// Mask that shows `num_visible` patches but not `query`; `noise`, one number per patch, decides which.
 #[must_use]
 pub fn mask_hiding(query: usize, mut noise: Vec<f32>, num_visible: usize) -> Mask {
     let num_patches = noise.len();

@@ -1,10 +1,11 @@
-//! Connected parts of a label map.
+//! Connected components of a label map.
 
-/// Clears all voxels of `classes` but those of each class's largest connected part; returns their number.
+/// Clears all voxels of `classes` except each class's largest connected component; returns the number of cleared
+/// voxels.
 ///
 /// `labels` has `shape` voxels along its axes, the first one fastest. Voxels that share a face, an edge or a corner are
-/// connected, as in nnU-Net's postprocessing. Of parts of equal size, the one with the first voxel in the file stays.
-/// Takes one byte per voxel.
+/// connected, as in nnU-Net's postprocessing. Among components of equal size, the one that contains the earliest voxel
+/// in the file is kept. Takes one byte per voxel.
 ///
 /// # Panics
 /// If there are not as many labels as `shape` says.
@@ -56,7 +57,7 @@ struct Filler {
 }
 
 impl Filler {
-    /// Marks the part that contains `first`; returns its number of voxels.
+    /// Marks the component that contains `first`; returns its number of voxels.
     fn fill(&mut self, labels: &[u8], first: usize, mark: u8) -> usize {
         let [nx, ny, nz] = self.shape;
         let class = labels[first];

@@ -1,12 +1,12 @@
-//! Label maps on the grid of the scan they were predicted for, made while the prediction is still running.
+//! Converts predictions to label maps on the scan's own grid while the prediction is still running.
 //!
-//! The network sees a scan oriented to RAS+, resampled and cropped. A user wants labels voxel for voxel on the file
-//! that was put in, whatever its grid: turned, anisotropic, sheared by a tilted gantry. Each channel is interpolated
+//! The network sees a scan oriented to RAS+, resampled and cropped, whereas a user needs a label for each voxel of the
+//! input file, whatever its grid: turned, anisotropic, or sheared by a tilted gantry. Each channel is interpolated
 //! linearly at the file's voxel centres and the largest one wins, which keeps borders smoother than taking the nearest
 //! voxel of a finished label map. Voxels outside the predicted grid are background.
 //!
-//! Slabs arrive in order along one axis, so two neighbouring planes are all that has to be kept: memory is the label
-//! map and three planes of all channels; and two bytes per voxel and class where probabilities are wanted.
+//! Slabs arrive in order along one axis, so only two neighbouring planes have to be kept: memory holds the label map
+//! and three planes of all channels, plus two bytes per voxel and class if probabilities are wanted.
 
 mod placement;
 
@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::sliding_window::Slab;
 use placement::{Between, Placement};
 
-/// Errors from bringing predictions back to a scan's grid.
+/// Errors from mapping predictions back to a scan's grid.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum ExportError {
     /// An affine whose axes do not span a volume.
@@ -28,21 +28,21 @@ pub enum ExportError {
     /// A predicted grid whose axes do not follow those of the oriented scan.
     #[error("axis {axis} of the predicted grid runs against that of the scan: {scale:.4} predicted voxels per voxel")]
     Turned {
-        /// The axis, 0 to 2.
+        /// Axis, 0 to 2.
         axis: usize,
         /// Predicted voxels per voxel of the scan along the axis; should be positive.
         scale: f64,
     },
-    /// A slab that does not follow the last one, or has another size.
+    /// A slab that does not follow the previous one, or has the wrong size.
     #[error("a slab at {start:?} of {dims:?} voxels with {num_values} values does not follow position {expected}")]
     Slab {
         /// First voxel of the slab.
         start: [usize; 3],
         /// Voxels of the slab along x, y, z.
         dims: [usize; 3],
-        /// Number of its values.
+        /// Number of values in the slab.
         num_values: usize,
-        /// The position that was expected next.
+        /// Position that was expected next.
         expected: usize,
     },
     /// More classes than a `u8` label map can hold.
@@ -51,12 +51,12 @@ pub enum ExportError {
         /// Number of classes.
         num_classes: usize,
     },
-    /// Labels asked for before all slabs had arrived.
+    /// Labels requested before all slabs had arrived.
     #[error("{got} of {expected} planes were predicted")]
     Unfinished {
-        /// Planes received.
+        /// Number of planes received.
         got: usize,
-        /// Planes of the grid.
+        /// Number of planes of the grid.
         expected: usize,
     },
 }
@@ -64,7 +64,7 @@ pub enum ExportError {
 /// Converter from slabs of predictions to the label map of the scan's file.
 #[derive(Debug)]
 pub struct LabelExport {
-    /// Voxels of the file along its own axes, the first one fastest.
+    /// Number of voxels of the file along its own axes, the first axis fastest.
     source_shape: [usize; 3],
     orientation: Orientation,
     pred_dims: [usize; 3],
@@ -73,25 +73,25 @@ pub struct LabelExport {
     placement: Placement,
     next: usize,
     num_classes: usize,
-    /// Planes `next - 2` and `next - 1`, each `[C, A, B]` with the two other axes in order.
+    /// Planes `next - 2` and `next - 1`, each `[C, A, B]`, where A and B are the two other axes in order.
     planes: [Vec<f32>; 2],
     labels: Vec<u8>,
-    /// Probabilities by class and voxel of the file, in units of 1/65535, where they are wanted.
+    /// Probabilities by class and voxel of the file, in units of 1/65535, if they are wanted.
     probabilities: Option<Vec<Vec<u16>>>,
 }
 
-/// Predictions for a scan's voxels in the order of its file, first axis fastest.
+/// Result for a scan, with voxels in the order of its file, first axis fastest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
     /// Class of each voxel.
     pub labels: Vec<u8>,
     /// Probabilities by class and voxel in units of 1/65535: the softmax of the interpolated logits. Empty if they were
-    /// not asked for.
+    /// not requested.
     pub probabilities: Vec<Vec<u16>>,
 }
 
 impl LabelExport {
-    /// Converter for a file of `source_shape` and `source_affine`, predicted on a grid of `pred_dims` and
+    /// Creates a converter for a file with `source_shape` and `source_affine`, predicted on a grid with `pred_dims` and
     /// `pred_affine` in slabs along `axis` (see [`crate::sliding_window::SlidingWindow::slab_axis`]).
     ///
     /// # Errors
@@ -123,7 +123,7 @@ impl LabelExport {
         })
     }
 
-    /// Keeps the probability of each class as well.
+    /// Also keeps the probability of each class.
     #[must_use]
     pub fn with_probabilities(self) -> Self {
         Self { probabilities: Some(Vec::new()), ..self }
@@ -165,7 +165,7 @@ impl LabelExport {
         Ok(())
     }
 
-    /// Label map, and probabilities if they were asked for.
+    /// Returns the label map, and the probabilities if they were requested.
     ///
     /// # Errors
     /// If slabs are missing.
@@ -197,7 +197,7 @@ impl LabelExport {
         }
     }
 
-    /// Labels whole rows of a grid whose axes are those of the scan.
+    /// Labels whole rows of a grid whose axes are parallel to the scan's.
     fn label_rows(&mut self, between: &[Vec<Between>; 3]) {
         let newest = self.next - 1;
         let [rows, columns] = other_axes(self.axis);
@@ -281,7 +281,7 @@ fn copy_plane(values: &[f32], dims: [usize; 3], axis: usize, position: usize, pl
     }
 }
 
-/// Index of the largest value, the lowest of equals; NaN never wins.
+/// Index of the largest value, the lowest index among equals; NaN is never selected.
 fn largest(values: impl Iterator<Item = f32>) -> u8 {
     let mut best = (0, f32::NEG_INFINITY);
     for (class, value) in (0..=u8::MAX).zip(values) {
@@ -292,7 +292,7 @@ fn largest(values: impl Iterator<Item = f32>) -> u8 {
     best.0
 }
 
-/// Turns logits into probabilities.
+/// Converts logits to probabilities, in place.
 fn softmax(values: &mut [f32]) {
     let top = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     for value in values.iter_mut() {
@@ -309,7 +309,7 @@ mod tests {
     use super::*;
     use hiend_loader::geometry::{Affine, cropped, spacing};
 
-    /// An affine with the same directions and first voxel and another spacing.
+    /// Affine with the same directions and first voxel but another spacing.
     fn with_spacing(affine: &Affine, new: [f64; 3]) -> Affine {
         let old = spacing(affine);
         let row = |row: [f64; 4]| std::array::from_fn(|c| if c < 3 { row[c] * new[c] / old[c] } else { row[c] });
@@ -319,7 +319,7 @@ mod tests {
 
     const NUM_CLASSES: usize = 3;
 
-    /// Logits that are smooth in each channel, so that interpolation matters and ties do not occur.
+    /// Logits that are smooth in each channel, so that interpolation matters and no two are equal.
     fn logits(dims: [usize; 3]) -> Vec<f32> {
         let mut values = Vec::new();
         for class in 0..NUM_CLASSES {
@@ -335,7 +335,7 @@ mod tests {
         values
     }
 
-    /// Label at a position in voxels of the predicted grid, by the definition.
+    /// Label at a position in voxels of the predicted grid, computed by the definition.
     fn by_definition(values: &[f32], dims: [usize; 3], at: [f64; 3]) -> u8 {
         if (0..3).any(|a| at[a] < -0.5 || at[a] > dims[a] as f64 - 0.5) {
             return 0;
@@ -441,8 +441,8 @@ mod tests {
         assert_eq!(error, ExportError::Turned { axis: 1, scale: -1.0 });
     }
 
-    /// A sphere, predicted by its signed distance on an orthogonal grid of 1.5 mm, in scans with a gantry tilt of 20
-    /// degrees and with an affine off orthogonal by 0.001, which moves the far corner by half a voxel.
+    /// Predicts a sphere by its signed distance on an orthogonal grid of 1.5 mm, for scans with a gantry tilt of 20
+    /// degrees, or with an affine that deviates from orthogonal by 0.001, which moves the far corner by half a voxel.
     #[test]
     fn sheared_scans_are_labelled_where_their_voxels_lie() {
         let (centre, radius, dims) = ([30.0, 40.0, 35.0], 18.0, [50, 60, 56]);

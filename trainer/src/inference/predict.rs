@@ -30,17 +30,17 @@ pub enum OpenError {
     /// A checkpoint that cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Window settings out of range.
+    /// Window settings that are out of range.
     #[error(transparent)]
     Settings(#[from] SlidingWindowError),
-    /// Models of an ensemble that cannot be averaged.
+    /// Models whose predictions cannot be averaged as an ensemble.
     #[error("{} and {}: the two differ in {key}; the models of an ensemble must agree on it", first.display(), other.display())]
     Unlike {
         /// Checkpoint of the first model.
         first: PathBuf,
         /// Checkpoint of the model that differs.
         other: PathBuf,
-        /// Key of the configuration.
+        /// Configuration key in which they differ.
         key: &'static str,
     },
     /// A checkpoint given twice.
@@ -49,7 +49,7 @@ pub enum OpenError {
         /// Path of the checkpoint.
         path: PathBuf,
     },
-    /// A checkpoint without the preprocessing of its scans.
+    /// A checkpoint that does not state how its scans were preprocessed.
     #[error("{}: state.json has no config.preprocess, so scans cannot be prepared as in training", path.display())]
     NoPreprocess {
         /// Path of the checkpoint.
@@ -60,7 +60,7 @@ pub enum OpenError {
 /// Errors from predicting a scan.
 #[derive(Debug, Error)]
 pub enum ScanPredictionError {
-    /// A stop requested by the caller.
+    /// The caller requested a stop.
     #[error("stopped")]
     Stopped,
     /// A file that cannot be read.
@@ -93,14 +93,14 @@ pub enum ScanPredictionError {
 }
 
 impl ScanPredictionError {
-    /// Returns true if the device failed for another reason than the size of the scan.
+    /// Returns true if the device failed for a reason other than the size of the scan.
     #[must_use]
     pub fn lost_device(&self) -> bool {
         matches!(self, Self::Inference { source: InferenceError::Device(error), .. } if !error.is_out_of_memory())
     }
 }
 
-/// Distance and weights of windows.
+/// Overlap, weighting and batch size of windows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct WindowSettings {
     /// Fraction by which adjacent windows overlap, in [0, 1).
@@ -113,7 +113,7 @@ pub struct WindowSettings {
     pub sw_batch_size: usize,
 }
 
-/// Fine-tuned networks with the preprocessing and window settings they are used with.
+/// Fine-tuned networks with their preprocessing and window settings.
 #[derive(Debug)]
 pub struct Predictor {
     /// Networks, at least one; the probabilities of several are averaged.
@@ -131,16 +131,16 @@ pub struct Predictor {
 /// Prediction of a scan.
 #[derive(Debug)]
 pub struct Prediction {
-    /// Header of the scan.
+    /// Header of the scan's file.
     pub info: VolumeInfo,
     /// Labels on the scan's own grid.
     pub exported: Exported,
-    /// Oddities of the scan's header and values, each in one line.
+    /// Unusual features of the scan's header and values, each in one line.
     pub findings: Vec<String>,
 }
 
 impl Predictor {
-    /// Opens fine-tuning runs (their best checkpoints) or checkpoints of them.
+    /// Opens fine-tuning runs (their best checkpoints) or individual checkpoints.
     ///
     /// # Errors
     /// If a path is neither, a checkpoint cannot be read, the models differ in classes, crops or preprocessing, or the
@@ -188,14 +188,14 @@ impl Predictor {
         &self.classes
     }
 
-    /// Folders of the checkpoints in use.
+    /// Folders of the checkpoints that are used.
     #[must_use]
     pub fn checkpoints(&self) -> &[PathBuf] {
         &self.checkpoints
     }
 
-    /// Predicts a scan. `progress` receives the numbers of windows done and in all. `on_suspect` decides on scans whose
-    /// values are not those of a CT; a label map is refused in any case.
+    /// Predicts a scan. `progress` receives the number of windows done and the number of all windows. `on_suspect`
+    /// decides on scans that do not look like a CT; a label map is always rejected.
     ///
     /// Besides the scan itself, memory holds its resampled volume as f32 and as 16-bit quantized values, the label map,
     /// and the buffers of the sliding window and of [`LabelExport`]; none of them grows with the number of classes
@@ -269,10 +269,10 @@ impl Predictor {
     }
 }
 
-/// Normalisation of the scans that the model at `path` was trained on, from its checkpoint's description alone.
+/// Normalisation of the training scans of the model at `path`, read only from the checkpoint's description.
 ///
 /// # Errors
-/// If the path names no fine-tuned model, its checkpoint cannot be read, or does not say how scans were prepared.
+/// If the path names no fine-tuned model, or its checkpoint cannot be read or does not say how scans were prepared.
 pub fn normalize_of(path: &Path) -> Result<Normalize, OpenError> {
     let checkpoint = ModelSource::find_checkpoint(path)?;
     let state: State<FinetuneConfig> = checkpoint::read_state(&checkpoint, Kind::Finetune)?;
@@ -280,7 +280,7 @@ pub fn normalize_of(path: &Path) -> Result<Normalize, OpenError> {
     Ok(preprocess.normalize)
 }
 
-/// A checkpoint that was read.
+/// A checkpoint opened for prediction.
 struct Opened {
     checkpoint: PathBuf,
     config: FinetuneConfig,
@@ -307,7 +307,7 @@ impl Opened {
         self.preprocess.units(self.config.stream.window)
     }
 
-    /// First key in which another model differs and must not, if there is one.
+    /// First key in which another model must not differ but does; `None` if there is no such key.
     fn other_key(&self, other: &Self) -> Option<&'static str> {
         let (a, b) = (&self.config, &other.config);
         let same = [
@@ -320,7 +320,7 @@ impl Opened {
     }
 }
 
-/// Errors from making a label map, without the scan's path.
+/// Errors from predicting a label map, without the scan's path.
 enum Fault {
     Stopped,
     Inference(InferenceError),

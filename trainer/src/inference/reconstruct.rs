@@ -1,5 +1,5 @@
-//! Reconstruction of a scan's hidden patches by a pre-training model: of one crop, or of all crops that meet the three
-//! planes through a voxel.
+//! Reconstruction of a scan's hidden patches by a pre-training model: in one crop, or in all crops that intersect the
+//! three planes through a voxel.
 
 use std::collections::HashMap;
 
@@ -14,14 +14,14 @@ use crate::model::hi_end_mae::{HiEndMae, HiEndMaeConfig};
 use crate::model::masking::Mask;
 use crate::model::patch_embed::{grid_of, unpatchify};
 
-/// A pre-training model with the settings that decide which patches it sees.
+/// A pre-training model with the settings that determine which patches it sees.
 #[derive(Debug)]
 pub struct Reconstructor<'a> {
     /// Pre-training model with its weights.
     pub model: &'a HiEndMae,
-    /// Sizes of the model; [`HiEndMaeConfig::mask_ratio`] is the fraction of patches hidden.
+    /// Sizes of the model; [`HiEndMaeConfig::mask_ratio`] is the fraction of hidden patches.
     pub config: &'a HiEndMaeConfig,
-    /// Sides of the model's crops, voxels.
+    /// Sides of the model's crops, in voxels.
     pub crop_size: [usize; 3],
     /// Seed of the masks, which also depend on the scan's name and the crop's number, as in training.
     pub seed: u64,
@@ -34,11 +34,11 @@ pub struct Reconstructor<'a> {
 pub struct ReconstructedCrop {
     /// First voxel of the crop in the scan.
     pub origin: [i64; 3],
-    /// Sides, voxels.
+    /// Sides of the crop, in voxels.
     pub size: [usize; 3],
-    /// Reconstruction of every voxel, visible ones too, z fastest.
+    /// Reconstruction of every voxel, including visible ones, z fastest.
     pub pred: Vec<f32>,
-    /// Loss of pre-training on this crop.
+    /// Pre-training loss of this crop.
     pub loss: f32,
     patch_size: usize,
     hidden: Vec<bool>,
@@ -97,8 +97,8 @@ impl Reconstructor<'_> {
         Masks { seed: self.seed, num_patches, mask_ratio: self.config.mask_ratio }.draw(&[crop])
     }
 
-    /// Reconstructs all crops of a grid over the whole scan that meet the three planes through voxel `through`. `done`
-    /// receives the numbers of crops done and in all.
+    /// Reconstructs those crops of a grid over the whole scan that intersect the three planes through voxel `through`.
+    /// `done` receives the number of crops done and the number of all crops.
     ///
     /// # Errors
     /// If the device fails.
@@ -121,12 +121,12 @@ impl Reconstructor<'_> {
     }
 }
 
-/// Adjacent crops that cover a whole scan, which lies in their middle; voxels outside the scan are padding.
+/// Grid of adjacent crops that covers a whole scan, with the scan in the middle; voxels outside the scan are padding.
 #[derive(Clone, Copy, Debug)]
 struct CropGrid {
     size: [usize; 3],
     count: [usize; 3],
-    /// Padding before the scan's first voxel.
+    /// Number of padding voxels before the scan's first voxel along each axis.
     before: [usize; 3],
 }
 
@@ -150,7 +150,7 @@ impl CropGrid {
         std::array::from_fn(|axis| (crop[axis] * self.size[axis]) as i64 - self.before[axis] as i64)
     }
 
-    /// Crop of a voxel of the scan, and the voxel's position in it.
+    /// Finds the crop of a voxel of the scan, and the voxel's position in the crop.
     fn locate(&self, voxel: [usize; 3]) -> ([usize; 3], [usize; 3]) {
         let padded: [usize; 3] = std::array::from_fn(|axis| voxel[axis] + self.before[axis]);
         (
@@ -173,7 +173,7 @@ pub struct ReconstructedScan {
 }
 
 impl ReconstructedScan {
-    /// Reconstruction of a voxel of the scan; `None` if it was visible to the encoder or no plane meets its crop.
+    /// Reconstruction of a voxel of the scan; `None` if the encoder saw it or no plane intersects its crop.
     #[must_use]
     pub fn hidden_value(&self, voxel: [usize; 3]) -> Option<f32> {
         let (crop, within) = self.grid.locate(voxel);

@@ -27,13 +27,13 @@ use thiserror::Error;
 
 use series::{DicomFiles, Reports};
 
-/// Errors from looking for scans.
+/// Errors from searching for scans.
 #[derive(Debug, Error)]
 pub enum ScanFilesError {
     /// A path that does not exist.
     #[error("{}: no such file or folder", path.display())]
     Absent {
-        /// Path as given.
+        /// Path as given on the command line.
         path: PathBuf,
     },
     /// A file or folder that cannot be accessed.
@@ -44,7 +44,7 @@ pub enum ScanFilesError {
     NotAScan {
         /// Path of the file.
         path: PathBuf,
-        /// Normalisation of the scans, which decides on the modalities of DICOM series.
+        /// Normalisation of the scans, which determines the accepted modalities of DICOM series.
         normalize: Normalize,
     },
     /// A folder without scans.
@@ -57,12 +57,12 @@ pub enum ScanFilesError {
     Empty {
         /// Path of the folder without scans.
         folder: PathBuf,
-        /// Normalisation of the scans, which decides on the modalities of DICOM series.
+        /// Normalisation of the scans, which determines the accepted modalities of DICOM series.
         normalize: Normalize,
         /// Subfolders, which are not searched.
         subfolders: Vec<PathBuf>,
     },
-    /// A file that cannot be used: one of a folder of label maps, or a DICOM file without its preamble.
+    /// A file that cannot be used: a file in a folder of label maps, or a DICOM file without its preamble.
     #[error("{}: {reason}", shown(path))]
     Unusable {
         /// Path of the file.
@@ -77,12 +77,12 @@ pub enum ScanFilesError {
         case: String,
         /// Path of the first file of the case.
         first: PathBuf,
-        /// The other file.
+        /// Path of the second file of the case.
         second: PathBuf,
     },
 }
 
-/// Modalities of the DICOM series that are scans, for messages.
+/// Modalities of DICOM series that are accepted, for messages.
 fn modalities(normalize: Normalize) -> &'static str {
     match normalize {
         Normalize::Hu => "CT",
@@ -97,10 +97,10 @@ fn others(subfolders: &[PathBuf]) -> String {
     }
 }
 
-/// A scan that was found and cannot be used.
+/// A scan that was found but cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SkippedScan {
-    /// Name of its case, or of the file.
+    /// Name of the case or, failing that, of the file.
     pub case: String,
     /// Reason, in one line.
     pub reason: String,
@@ -113,14 +113,14 @@ pub struct Scans {
     pub files: BTreeMap<String, PathBuf>,
     /// Scans that cannot be used.
     pub skipped: Vec<SkippedScan>,
-    /// DICOM files next to a series that are not scans of the model, sorted by the path of the first one of a reason.
+    /// DICOM files next to a series that are not scans of the model, sorted by the first path of each reason.
     pub passed_over: Vec<SkippedScan>,
     /// Subfolders of the inputs, which are not searched.
     pub subfolders: Vec<PathBuf>,
 }
 
 impl Scans {
-    /// Remarks on what the inputs hold besides scans, a line each.
+    /// Remarks on other contents of the inputs, one line each.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let subfolder = |folder: &PathBuf| format!("{}: a subfolder, not searched; name it as an input", shown(folder));
@@ -128,8 +128,8 @@ impl Scans {
         self.subfolders.iter().map(subfolder).chain(self.passed_over.iter().map(file)).collect()
     }
 
-    /// Finds the scans among files and in folders (not in their subfolders). `normalize` is that of the model: DICOM series of
-    /// other modalities than CT are scans for z-scores only.
+    /// Finds the scans among files and in folders (not in their subfolders). `normalize` is the model's normalisation:
+    /// DICOM series of modalities other than CT are accepted only for z-scores.
     ///
     /// # Errors
     /// If an input does not exist or cannot be accessed, a file is not a scan, a folder holds none, or two files are of
@@ -226,7 +226,7 @@ fn unseen(error: &FileError) -> String {
     format!("cannot {}: {}", error.action, error.source)
 }
 
-/// Reading of the names in a folder.
+/// Reads the names in a folder to decide which numbers are channels.
 fn channel_names(folder: &Path) -> Result<ChannelNames, ScanFilesError> {
     let mut stems = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(FileError::at(folder, "list"))? {
@@ -268,12 +268,12 @@ fn insert(files: &mut BTreeMap<String, PathBuf>, case: &str, path: PathBuf) -> R
     }
 }
 
-/// A scan by the name of its file or series.
+/// A scan, with the name of its file or series.
 #[derive(Clone, Debug)]
 struct ScanFile {
-    /// The file's name without its ending, or the name of the series.
+    /// File name without the extension, or name of the series.
     name: String,
-    /// The file; the first one of a series.
+    /// Path of the file; for a series, of its first file.
     path: PathBuf,
     /// True for a series of DICOM files.
     is_series: bool,

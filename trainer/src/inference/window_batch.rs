@@ -1,8 +1,8 @@
-//! Number of windows predicted at a time: on a GPU as many as its free memory holds, by measurement.
+//! Number of windows predicted at a time: on a GPU, as many as fit into its free memory, which is measured.
 //!
-//! The forward pass of a single window is run once, and what the allocator then holds beyond the values that were there
-//! before is what a window takes. Batches of powers of two are tried only, so that scans of different sizes are predicted
-//! by products and convolutions of few shapes.
+//! The forward pass of a single window is run once; the memory that the allocator gains by it is the memory per window.
+//! Only batches of powers of two are used, so that scans of different sizes need products and convolutions of few
+//! shapes.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ use crate::device::Compute;
 use crate::model::unetr::Unetr;
 use crate::sliding_window::SlidingWindow;
 
-/// Share of the free memory that is left to the allocator: it reserves pages, which are larger than the requests.
+/// Share of the free memory that is left to the allocator, which reserves pages larger than the requests.
 const SPARE: f64 = 0.125;
 
 /// Largest number of windows at a time on a GPU that does not report its free memory.
@@ -29,22 +29,22 @@ pub struct WindowBatch {
 /// Memory of a device, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Measured {
-    /// Taken by the forward pass of one window.
+    /// Memory taken by the forward pass of one window.
     per_window: u64,
-    /// Free for others, once one window was predicted.
+    /// Memory still free after one window was predicted.
     free: u64,
 }
 
 impl WindowBatch {
-    /// At most `most` windows at a time.
+    /// Creates a batch size of at most `most` windows.
     #[must_use]
     pub fn new(most: usize) -> Self {
         Self { most, measured: Mutex::new(None) }
     }
 
-    /// `sliding` with the number of windows at a time that suits the device for a volume of `dims` voxels: one on a CPU,
-    /// whose caches hold none of the activations of a second one and whose cores one window keeps busy; at most four on
-    /// a GPU that does not report its free memory.
+    /// Returns `sliding` with the number of windows at a time that suits the device for a volume of `dims` voxels. It
+    /// is one on a CPU, because its caches cannot hold the activations of two windows and one window keeps its cores
+    /// busy; at most four on a GPU that does not report its free memory.
     ///
     /// # Errors
     /// If the device fails.
@@ -72,7 +72,7 @@ impl WindowBatch {
         };
         *measured = known;
         let Some(known) = known else { return Ok(sliding.at_a_time(unmeasured)) };
-        // The sums, and averages of as many positions that wait to be read.
+        // The sums, and equally many averages that wait to be read.
         let others = 2 * sliding.device_bytes(models[0].num_classes(), dims);
         let windows = known.windows(others, self.most);
         tracing::debug!(windows, ?known, others, "windows at a time");
@@ -81,7 +81,7 @@ impl WindowBatch {
 }
 
 impl Measured {
-    /// Windows that fit next to `others` bytes, a power of two unless it is `most`.
+    /// Number of windows that fit next to `others` bytes: a power of two, or `most`.
     fn windows(self, others: u64, most: usize) -> usize {
         let room = (self.free as f64 * (1.0 - SPARE)) as u64;
         let more = room.saturating_sub(others) / self.per_window.max(1);
@@ -90,16 +90,16 @@ impl Measured {
     }
 }
 
-/// Predicts one window of zeros and reads the allocator's bytes in use. `None` if the device or its allocator do not
+/// Predicts one window of zeros and reads the allocator's bytes in use; `None` if the device or its allocator do not
 /// report them.
 fn measure(models: &[Unetr], compute: &Compute, sliding: &SlidingWindow) -> Result<Option<Measured>, InferenceError> {
     let device = compute.raw();
     let [x, y, z] = sliding.roi_size();
     let window = || Tensor::<5>::zeros([1, models[0].in_channels(), x, y, z], device);
-    // Compiles, chooses engines, and leaves what they keep.
+    // The first window compiles kernels, chooses engines, and allocates the memory that they keep.
     drop(logits_of_all(models, window()));
     wait(device)?;
-    // What a training keeps for reuse would hide what a window takes.
+    // Memory that a training keeps for reuse would hide the memory of a window.
     device.memory_cleanup();
     wait(device)?;
     let Some(before) = device.memory_pool_usage() else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! Reading a journal while another thread or process writes it.
+//! Follows a journal while another thread or process writes it.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
@@ -13,23 +13,23 @@ pub struct Follower {
     place: Place,
 }
 
-/// Position behind a complete line.
+/// Position after a complete line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Place {
-    /// Bytes before it.
+    /// Number of bytes before the position.
     offset: u64,
-    /// Lines before it.
+    /// Number of lines before the position.
     lines: u64,
 }
 
 /// Entries that follow a position.
 #[derive(Clone, Debug)]
 pub struct Chunk {
-    /// The entries, in the order they were written.
+    /// Entries, in the order in which they were written.
     pub entries: Vec<Entry>,
-    /// True if no complete line followed them.
+    /// True if no complete line followed these entries.
     pub is_last: bool,
-    /// Position behind them.
+    /// Position after these entries.
     end: Place,
 }
 
@@ -40,7 +40,8 @@ impl Follower {
         Self { path: path.to_owned(), place: Place::default() }
     }
 
-    /// Reads up to `max` entries and stays where it is. A line without an end is not read: it is being written.
+    /// Reads up to `max` entries without moving the position. A line without an end is not read, because it is still
+    /// being written.
     ///
     /// # Errors
     /// If the file cannot be read, or a line is not an entry.
@@ -65,7 +66,7 @@ impl Follower {
         Ok(Chunk { entries, is_last: false, end })
     }
 
-    /// Moves behind the entries of a chunk.
+    /// Moves the position past the entries of a chunk.
     pub fn advance(&mut self, chunk: &Chunk) {
         self.place = chunk.end;
     }

@@ -2,7 +2,7 @@
 
 use super::{StepRecord, ValidationRecord};
 
-/// A step of 100 ms.
+/// Record of a step of 100 ms.
 pub(crate) fn step_record(step: u64, loss: f64) -> StepRecord {
     StepRecord {
         step,
@@ -22,7 +22,7 @@ pub(crate) fn step_record(step: u64, loss: f64) -> StepRecord {
     }
 }
 
-/// A validation with three classes, one of which no case has.
+/// Record of a validation with three classes, one of which occurs in no case.
 pub(crate) fn validation_record(step: u64, mean_dice: f64) -> ValidationRecord {
     ValidationRecord {
         step,

@@ -1,11 +1,11 @@
 //! Label maps on a device, checked before a loss can use them.
 //!
-//! One-hot encoding has no place for a label above the last class: the voxel would match no class and silently drop
-//! out of the loss. A [`ClassMap`] cannot hold such a label, so a loss that takes one need not check, which on a GPU
-//! would wait for the device at every step.
+//! One-hot encoding cannot represent a label above the last class: the voxel would match no class and silently drop out
+//! of the loss. A [`ClassMap`] cannot hold such a label, so a loss that takes one need not check, which on a GPU would
+//! wait for the device at every step.
 //!
-//! Where there is an ignore label, a map also knows the number of its annotated voxels: the cross entropy of a step is a mean
-//! over those of all micro-batches and ranks, which have to agree on their number before any of them computes.
+//! With an ignore label, a map also knows the number of its annotated voxels: the cross entropy of a step is a mean
+//! over the annotated voxels of all micro-batches and ranks, which must agree on the total before computing.
 
 use burn::tensor::{DType, Device, Int, IntDType, Tensor, TensorData};
 use thiserror::Error;
@@ -22,7 +22,7 @@ pub struct ClassMap {
     num_annotated: Option<u64>,
 }
 
-/// Errors from checking labels that lie on a device.
+/// Errors from checking labels on a device.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ClassMapError {
     /// A label that is neither a class nor the ignore label.
@@ -52,7 +52,7 @@ impl ClassMap {
         Ok(Self::upload_checked(labels, num_crops, crop_size, space, device))
     }
 
-    /// [`Self::upload`] of labels that are known to lie in `space`.
+    /// Uploads as [`Self::upload`] does, for labels that are known to lie in `space`.
     pub(crate) fn upload_checked(
         labels: &[u8],
         num_crops: usize,
@@ -66,7 +66,7 @@ impl ClassMap {
         Self { labels: on_device, space, num_annotated: space.num_annotated(labels) }
     }
 
-    /// Checks labels `[N, 1, X, Y, Z]` that lie on a device already. Reads them back, which waits for the device.
+    /// Checks labels `[N, 1, X, Y, Z]` that are already on a device. Reads them back, which waits for the device.
     ///
     /// # Errors
     /// The first label outside `space`, or a failure of the device.
@@ -83,8 +83,8 @@ impl ClassMap {
         Self::of_checked(labels, space)
     }
 
-    /// Labels `[N, 1, X, Y, Z]` on a device that are known to lie in `space`, because what they were copied from was
-    /// checked. With an ignore label, their annotated voxels are counted on the device, which is waited for.
+    /// Wraps labels `[N, 1, X, Y, Z]` on a device that are known to lie in `space`, because their source was checked.
+    /// With an ignore label, counts annotated voxels on the device, which waits for it.
     ///
     /// # Errors
     /// If the device fails.
@@ -102,19 +102,19 @@ impl ClassMap {
         Ok(Self { labels, space, num_annotated: Some(num_annotated) })
     }
 
-    /// The labels, `[N, 1, X, Y, Z]`.
+    /// Labels, `[N, 1, X, Y, Z]`.
     #[must_use]
     pub fn labels(&self) -> Tensor<5, Int> {
         self.labels.clone()
     }
 
-    /// The labels that may occur.
+    /// Labels that may occur.
     #[must_use]
     pub fn space(&self) -> LabelSpace {
         self.space
     }
 
-    /// Number of annotated voxels; `None` without an ignore label, where it is the number of all voxels.
+    /// Number of annotated voxels; `None` without an ignore label, when all voxels are annotated.
     #[must_use]
     pub fn num_annotated(&self) -> Option<u64> {
         self.num_annotated

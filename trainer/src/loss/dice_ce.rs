@@ -1,12 +1,12 @@
 //! Soft Dice plus cross entropy, the fine-tuning loss.
 //!
-//! The Dice term squares both the probabilities and the one-hot labels in its denominator, is computed for each
-//! case and class (background included) over that case's voxels alone, and only then averaged. With `smooth_nr` 0
-//! a class that a case does not hold contributes a constant 1 and no useful gradient; the reference does the same.
+//! The Dice term squares both the probabilities and the one-hot labels in its denominator, is computed for each case
+//! and class (background included) over that case's voxels alone, and only then averaged. With `smooth_nr` 0 a class
+//! that is absent from a case contributes a constant 1 and no useful gradient, as in the reference.
 //!
 //! Voxels with the ignore label are masked as in nnU-Net: they enter none of the sums of the Dice term, and the cross
-//! entropy is the mean over all other voxels, 0 if there are none. The two terms of a micro-batch are therefore means over
-//! different things, crops and annotated voxels, and have different weights in the loss of a step
+//! entropy is the mean over all other voxels, 0 if there are none. The two terms of a micro-batch are therefore means
+//! over different quantities, crops and annotated voxels, and have different weights in the loss of a step
 //! ([`Share`](crate::training::Share)).
 //!
 //! Source of the Dice form: Milletari et al., *V-Net*, 2016, section 3.
@@ -19,10 +19,10 @@ use crate::label_space::LabelSpace;
 use crate::ops;
 use crate::ops::class_sums::ClassSums;
 
-/// Added to the Dice denominator, so that it is not zero for a class absent from both label and prediction.
+/// Term added to the Dice denominator, so that it is not zero for a class absent from both label and prediction.
 pub const SMOOTH_DR: f64 = 1e-6;
 
-/// The two terms of the loss, kept apart so that a run can report them; each is a scalar of shape `[1]`.
+/// Both terms of the loss, kept separate so that a run can report them; each is a scalar of shape `[1]`.
 #[derive(Debug, Clone)]
 pub struct DiceCe {
     /// One minus the soft Dice, averaged over cases and classes; in [0, 1].
@@ -32,7 +32,7 @@ pub struct DiceCe {
 }
 
 impl DiceCe {
-    /// The loss that is minimised: the plain sum of both terms, shape `[1]`.
+    /// Loss to minimise: the plain sum of both terms, shape `[1]`.
     #[must_use]
     pub fn total(self) -> Tensor<1> {
         self.dice + self.cross_entropy
@@ -61,7 +61,7 @@ pub fn dice_ce(logits: Tensor<5>, labels: &ClassMap) -> DiceCe {
     }
 }
 
-/// The loss from its sums over voxels.
+/// Computes the loss from its sums over voxels.
 fn of_sums(ClassSums { intersection, squares, voxels, log_likelihood }: ClassSums) -> DiceCe {
     let denominator = squares + voxels.clone() + SMOOTH_DR;
     let dice = (intersection * 2.0 / denominator).neg().add_scalar(1.0).mean();
@@ -70,7 +70,7 @@ fn of_sums(ClassSums { intersection, squares, voxels, log_likelihood }: ClassSum
     DiceCe { dice, cross_entropy }
 }
 
-/// The loss composed of Burn's operations.
+/// Computes the loss by Burn's own operations.
 fn composed(logits: Tensor<5>, labels: Tensor<5, Int>, space: LabelSpace) -> DiceCe {
     let [num_cases, num_classes, x, y, z] = logits.dims();
     let num_voxels = x * y * z;
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
     use burn::tensor::{Device, TensorData};
 
-    /// Loss of one crop of two classes; `logits` are those of class 0 for all voxels, then those of class 1.
+    /// Loss of one crop with two classes; `logits` holds those of class 0 for all voxels, followed by those of class 1.
     fn loss(logits: &[f32], labels: &[u8], ignore: Option<u8>) -> (f32, f32) {
         let (device, len) = (Device::flex(), labels.len());
         let logits = Tensor::<5>::from_data(TensorData::new(logits.to_vec(), [1, 2, len, 1, 1]), &device);
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn ignored_voxels_have_no_part_in_either_term() {
-        // Whatever is predicted at the third and fourth voxel, the loss is that of the first two.
+        // The loss depends on the first two voxels only, whatever is predicted at the third and fourth.
         for third in [-3.0, 0.0, 7.0] {
             let logits = [0.0, 0.0, third, 1.0, 0.0, 0.0, -third, third];
             check(&logits, &[0, 1, 2, 2], Some(2), 1.0 / 3.0, std::f32::consts::LN_2);

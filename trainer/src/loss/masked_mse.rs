@@ -1,15 +1,16 @@
-//! Mean squared error over masked patches, each target normalised by itself (He et al., arXiv 2111.06377, section 4.1).
+//! Mean squared error over masked patches, each target patch normalised by its own mean and variance (He et al., arXiv
+//! 2111.06377, section 4.1).
 
 use burn::tensor::Tensor;
 
 use crate::ops::patch_loss::patch_loss;
 
-/// Added to a patch's variance in the loss.
+/// Term added to a patch's variance in the loss.
 const VARIANCE_EPSILON: f64 = 1e-6;
-/// Added to a patch's standard deviation when a reconstruction is brought back to voxel values.
+/// Term added to a patch's standard deviation when a reconstruction is converted back to voxel values.
 const STD_EPSILON: f64 = 1e-6;
 
-/// Brings each of `patches` `[N, L, W]` to zero mean and unit (biased) variance.
+/// Normalises each of `patches` `[N, L, W]` to zero mean and unit (biased) variance.
 #[must_use]
 pub fn normalise_patches(patches: Tensor<3>) -> Tensor<3> {
     let centred = patches.clone() - patches.mean_dim(2);
@@ -17,11 +18,12 @@ pub fn normalise_patches(patches: Tensor<3>) -> Tensor<3> {
     centred / variance.add_scalar(VARIANCE_EPSILON).sqrt()
 }
 
-/// Brings `pred` `[N, L, W]` back to voxel values with the mean and the unbiased standard deviation of each of
+/// Converts `pred` `[N, L, W]` back to voxel values with the mean and the unbiased standard deviation of each of
 /// `patches` `[N, L, W]`.
 ///
-/// DIFFERENCE: the loss normalises with the biased variance, the reference's pictures undo it with the unbiased one.
-/// That is kept, since its golden reconstructions are made so; for patches of 1728 voxels it is 0.03% of the contrast.
+/// DIFFERENCE: the loss normalises with the biased variance, whereas the reference's pictures undo it with the unbiased
+/// one. This is kept, because the golden reconstructions are made in this way; for patches of 1728 voxels the
+/// difference is 0.03% of the contrast.
 #[must_use]
 pub fn denormalise_patches(pred: Tensor<3>, patches: Tensor<3>) -> Tensor<3> {
     let [_, _, width] = patches.dims();
@@ -37,7 +39,7 @@ pub fn masked_mse(pred: Tensor<3>, masked: Tensor<3>) -> Tensor<1> {
     patch_loss(&pred, &masked, VARIANCE_EPSILON).unwrap_or_else(|| composed(pred, masked))
 }
 
-/// The loss by Burn's operations.
+/// Computes the loss by Burn's own operations.
 fn composed(pred: Tensor<3>, masked: Tensor<3>) -> Tensor<1> {
     (pred - normalise_patches(masked)).square().mean()
 }

@@ -1,22 +1,22 @@
 //! Confidence intervals of means by bootstrap over cases.
 //!
-//! The percentile method: cases are drawn with replacement, as many as there are, and the interval holds the middle 95%
-//! of the means. It assumes that cases are independent; with fewer than about ten of them it is too narrow.
+//! Uses the percentile method: cases are sampled with replacement, as many as there are, and the interval contains the
+//! middle 95% of the means. It assumes that cases are independent; with fewer than about ten cases it is too narrow.
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::nan_mean;
 
-/// Share of the means below, and above, the interval.
+/// Share of the means below the interval, and above it.
 const TAIL: f64 = 0.025;
 
 /// Number and seed of resamples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bootstrap {
-    /// Number of resamples; 0 gives no intervals.
+    /// Number of resamples; 0 for no intervals.
     pub resamples: usize,
-    /// Seed of the choice of cases.
+    /// Seed of the resampling.
     pub seed: u64,
 }
 
@@ -30,7 +30,7 @@ pub struct Interval {
 }
 
 impl Bootstrap {
-    /// Interval of the mean of the values that are finite, one per case; `None` for fewer than two of them.
+    /// Interval of the mean of the finite values, one per case; `None` for fewer than two of them.
     #[must_use]
     pub fn interval_of_mean(self, values: impl IntoIterator<Item = f64>) -> Option<Interval> {
         let values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();

@@ -1,8 +1,8 @@
-//! Comparison of two sets of predictions of the same cases.
+//! Comparison of two sets of predictions for the same cases.
 //!
 //! Differences are paired by case: the mean difference has a bootstrap interval over cases, and the hypothesis of no
 //! difference is tested by Wilcoxon's signed-rank test. The p values are not corrected for the number of classes and
-//! metrics. A pair in which one of the two has no finite value is left out, as where one of the models misses a class.
+//! metrics. A pair in which one value is not finite is left out, for example if one of the models misses a class.
 
 use super::bootstrap::{Bootstrap, Interval};
 use super::evaluation::{ClassMetrics, Evaluation, aligned, cell, ends, finite};
@@ -13,20 +13,20 @@ use super::{nan_mean, wilcoxon};
 pub struct PairedDifference {
     /// Number of pairs.
     pub num_pairs: usize,
-    /// Cases in which only one of the two has a finite value.
+    /// Number of cases in which only one of the two sets has a finite value.
     pub num_unpaired: usize,
-    /// Mean of the first set over the pairs; NaN without any.
+    /// Mean of the first set over the pairs; NaN without pairs.
     pub mean_a: f64,
-    /// Mean of the second set over the pairs; NaN without any.
+    /// Mean of the second set over the pairs; NaN without pairs.
     pub mean_b: f64,
-    /// 95% interval of the mean difference, second less first; `None` for fewer than two pairs.
+    /// 95% interval of the mean difference, second minus first; `None` for fewer than two pairs.
     pub interval: Option<Interval>,
-    /// p value of Wilcoxon's signed-rank test; `None` if no difference is other than zero.
+    /// p value of Wilcoxon's signed-rank test; `None` if all differences are zero.
     pub p_value: Option<f64>,
 }
 
 impl PairedDifference {
-    /// Differences `b - a` of values by case.
+    /// Computes the differences `b - a` of values, given by case.
     #[must_use]
     pub fn of(values: impl Iterator<Item = (f64, f64)>, bootstrap: Bootstrap) -> Self {
         let (mut pairs, mut num_unpaired) = (Vec::new(), 0);
@@ -55,10 +55,10 @@ impl PairedDifference {
     }
 }
 
-/// Metric that is compared: key in files, heading, digits in the table, value.
+/// Metric in a comparison: key in files, heading, digits in the table, value.
 type ComparedMetric = (&'static str, &'static str, usize, fn(&ClassMetrics) -> f64);
 
-/// Metrics that are compared.
+/// Metrics in a comparison.
 const METRICS: [ComparedMetric; 4] = [
     ("dice", "Dice", 4, |m| m.dice),
     ("surface_dice", "surface Dice", 4, |m| m.surface_dice),
@@ -135,7 +135,7 @@ impl Comparison {
         aligned(&rows)
     }
 
-    /// JSON with the same figures.
+    /// JSON with the same values.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         let difference = |of: &PairedDifference| {
@@ -162,7 +162,7 @@ impl Comparison {
     }
 }
 
-/// A p value for the table.
+/// Formats a p value for the table.
 fn p_value(p: f64) -> String {
     if p < 1e-4 { format!("{p:.1e}") } else { format!("{p:.4}") }
 }

@@ -1,15 +1,15 @@
 //! Dice overlap by case and class.
 //!
-//! A class that the label does not hold has no Dice (NaN) whatever the prediction says, and NaNs are left out of the
+//! A class that is absent from the label has no Dice (NaN), whatever the prediction, and NaNs are left out of the
 //! means: first over the classes of a case, then over cases. This is the convention of MONAI's `DiceMetric`.
 //!
-//! Voxels whose label is the ignore label count for no class, as in nnU-Net, whatever is predicted there.
+//! Voxels with the ignore label count for no class, whatever is predicted there, as in nnU-Net.
 
 use super::overlap::{Absent, overlaps};
 use super::{LabelMap, MetricError, nan_mean};
 use crate::label_space::LabelSpace;
 
-/// `2 |label ∩ pred| / (|label| + |pred|)` of every class; NaN where the label lacks the class.
+/// Dice `2 |label ∩ pred| / (|label| + |pred|)` of every class; NaN if the label lacks the class.
 ///
 /// # Errors
 /// If the two grids differ in size, the label holds neither a class nor the ignore label of `space`, or the prediction
@@ -18,21 +18,23 @@ pub fn dice_per_class(label: &LabelMap<'_>, pred: &LabelMap<'_>, space: LabelSpa
     Ok(overlaps(label, pred, space)?.into_iter().map(|overlap| overlap.dice(Absent::Monai)).collect())
 }
 
-/// Mean over cases of each case's mean over its classes, without absent classes and empty cases; NaN if all are.
+/// Mean over cases of each case's mean over its classes, excluding absent classes and empty cases; NaN if nothing
+/// remains.
 ///
-/// DIFFERENCE: MONAI gives 0 when every class of every case is absent; we give NaN, since nothing was measured.
+/// DIFFERENCE: MONAI gives 0 if every class of every case is absent; this function gives NaN, because nothing was
+/// measured.
 #[must_use]
 pub fn mean_dice(per_case_class: &[Vec<f64>]) -> f64 {
     nan_mean(per_case_class.iter().map(|classes| nan_mean(classes.iter().copied())))
 }
 
-/// Mean over cases of one class, without the cases that lack it; NaN if no case has it.
+/// Mean over cases of one class, excluding cases that lack it; NaN if no case has it.
 #[must_use]
 pub fn mean_dice_of_class(per_case_class: &[Vec<f64>], class: usize) -> f64 {
     nan_mean(per_case_class.iter().map(|classes| classes.get(class).copied().unwrap_or(f64::NAN)))
 }
 
-/// [`mean_dice`] without the background: the figure that papers report.
+/// Mean Dice as in [`mean_dice`], without the background: the value that papers report.
 #[must_use]
 pub fn mean_fg_dice(per_case_class: &[Vec<f64>]) -> f64 {
     nan_mean(per_case_class.iter().map(|classes| nan_mean(classes.iter().skip(1).copied())))

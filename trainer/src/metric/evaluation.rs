@@ -1,7 +1,7 @@
 //! Metrics of a set of predictions by class and case, as CSV, JSON and a table.
 //!
-//! Dice covers all classes, the background too; surface metrics leave the background out, whose surface is that of
-//! everything else. A metric that was not measured (see [`super::overlap`] and [`super::surface`]) is an empty field.
+//! Dice covers all classes, background included; surface metrics exclude the background, whose surface is that of all
+//! other classes. A metric that was not measured (see [`super::overlap`] and [`super::surface`]) is an empty field.
 //! Voxels with the ignore label count as background in both maps for the surface metrics and not at all for Dice.
 
 mod nnunet_summary;
@@ -20,7 +20,7 @@ use crate::label_space::LabelSpace;
 pub use nnunet_summary::nnunet_summary;
 pub(super) use table::{aligned, cell};
 
-/// Choices that decide what a metric means.
+/// Choices that determine the meaning of a metric.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conventions {
     /// Surface and weights of the surface metrics.
@@ -34,9 +34,9 @@ pub struct Conventions {
 /// Distances in mm within which two surfaces agree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tolerances {
-    /// Tolerance of classes without one of their own, mm.
+    /// Tolerance of classes without their own, in mm.
     pub default_mm: f64,
-    /// Tolerances by class, or by region where regions are scored, mm.
+    /// Tolerances by class, or by region if regions are scored, in mm.
     pub by_class: BTreeMap<usize, f64>,
 }
 
@@ -47,7 +47,7 @@ impl Default for Tolerances {
 }
 
 impl Tolerances {
-    /// Tolerance of a class, mm.
+    /// Tolerance of a class, in mm.
     #[must_use]
     pub fn of(&self, class: usize) -> f64 {
         self.by_class.get(&class).copied().unwrap_or(self.default_mm)
@@ -61,15 +61,15 @@ pub struct ClassMetrics {
     pub overlap: Overlap,
     /// Dice, in [0, 1]; NaN if it is not measured.
     pub dice: f64,
-    /// Surface Dice at the class's tolerance, in [0, 1], whatever the convention of Dice is: 0 if one map lacks the class, NaN
-    /// for the background and if both do.
+    /// Surface Dice at the class's tolerance, in [0, 1], independent of the convention for Dice: 0 if one map lacks the
+    /// class, NaN for the background and if both maps lack it.
     pub surface_dice: f64,
-    /// 95th percentile Hausdorff distance, mm; infinite if one map lacks the class, NaN for the background and if both
-    /// do.
+    /// 95th percentile Hausdorff distance, in mm; infinite if one map lacks the class, NaN for the background and if
+    /// both maps lack it.
     pub hd95_mm: f64,
-    /// Average symmetric surface distance, mm; infinite and NaN as the Hausdorff distance.
+    /// Average symmetric surface distance, in mm; infinite or NaN in the same cases as `hd95_mm`.
     pub assd_mm: f64,
-    /// Volume of the prediction less that of the label, ml; NaN for the background and if both maps lack the class.
+    /// Volume of the prediction minus that of the label, in ml; NaN for the background and if both maps lack the class.
     pub volume_diff_ml: f64,
     /// Difference in volume as a percentage of the label's volume; infinite if the label lacks the class.
     pub volume_diff_percent: f64,
@@ -105,12 +105,12 @@ impl ClassMetrics {
 pub struct CaseMetrics {
     /// Name of the case.
     pub case_id: String,
-    /// Metrics by the number of the class, background first; also of numbers that are no classes.
+    /// Metrics by class number, background first; numbers without a class are included.
     pub classes: Vec<ClassMetrics>,
 }
 
 impl CaseMetrics {
-    /// Mean Dice over the foreground classes that are measured; NaN if none is.
+    /// Mean Dice over the foreground classes that were measured; NaN if none was.
     #[must_use]
     pub fn mean_fg_dice(&self) -> f64 {
         nan_mean(self.classes.iter().skip(1).map(|class| class.dice))
@@ -142,7 +142,7 @@ pub fn evaluate_case(
     Ok(CaseMetrics { case_id: case_id.to_owned(), classes: classes.collect::<Result<_, _>>()? })
 }
 
-/// All metrics of a class that at least one of the maps has.
+/// Computes all metrics of a class that at least one of the maps has.
 fn measure(
     label: &LabelMap<'_>,
     pred: &LabelMap<'_>,
@@ -166,23 +166,23 @@ fn measure(
     })
 }
 
-/// Ignore label of a map of one region: 0 is outside of the region, 1 inside.
+/// Ignore label in the map of a single region, in which 0 is outside the region and 1 inside.
 const IGNORED: u8 = 2;
 
-/// Labels that are scored as one.
+/// Labels that are scored as one region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
     /// Name of the region.
     pub name: String,
-    /// Labels that it unites.
+    /// Labels that the region unites.
     pub labels: Vec<u8>,
 }
 
-/// Compares one prediction with its label by regions, which may overlap, as nnU-Net does: a region is the union of its
-/// labels. The first region is the background; its surface is not measured.
+/// Compares one prediction with its label by regions, as nnU-Net does. A region is the union of its labels; regions may
+/// overlap. The first region is the background, whose surface is not measured.
 ///
 /// # Errors
-/// Those of [`evaluate_case`]; `space` has the labels, not the regions.
+/// The errors of [`evaluate_case`]. Labels are compared with `space`, which holds the labels, not the regions.
 pub fn evaluate_regions(
     case_id: &str,
     label: &LabelMap<'_>,
@@ -215,7 +215,7 @@ pub fn evaluate_regions(
     Ok(CaseMetrics { case_id: case_id.to_owned(), classes })
 }
 
-/// Both maps with background where the label is the ignore label.
+/// Replaces voxels by background in both maps where the label is the ignore label.
 fn without_ignored<'a>(label: &'a [u8], pred: &'a [u8], space: LabelSpace) -> (Cow<'a, [u8]>, Cow<'a, [u8]>) {
     let Some(ignore) = space.ignore().filter(|ignore| label.contains(ignore)) else {
         return (label.into(), pred.into());
@@ -228,11 +228,11 @@ fn without_ignored<'a>(label: &'a [u8], pred: &'a [u8], space: LabelSpace) -> (C
 /// Metrics of all cases.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Names of the classes by number, background first. Numbers in between that are no classes have none.
+    /// Names of the classes by number, background first. Numbers in between without a class have no entry.
     pub class_names: BTreeMap<usize, String>,
     /// Conventions of the metrics.
     pub conventions: Conventions,
-    /// Resamples for the intervals of the means.
+    /// Resampling for the intervals of the means.
     pub bootstrap: Bootstrap,
     /// Cases in the order in which they were evaluated.
     pub cases: Vec<CaseMetrics>,
@@ -245,7 +245,7 @@ impl Evaluation {
         nan_mean(self.fg_dice_of_cases())
     }
 
-    /// Mean foreground Dice of each case; NaN for a case in which nothing is measured.
+    /// Mean foreground Dice of each case; NaN for a case in which nothing was measured.
     pub fn fg_dice_of_cases(&self) -> impl Iterator<Item = f64> {
         self.cases.iter().map(CaseMetrics::mean_fg_dice)
     }
@@ -350,17 +350,17 @@ pub(super) fn ends(interval: Interval) -> [f64; 2] {
     [interval.low, interval.high]
 }
 
-/// A value for JSON, which has no other numbers.
+/// Returns a finite value; `None` otherwise, because JSON has no other numbers.
 pub(super) fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
 }
 
-/// A value for the CSV: all digits, `inf`, or empty for NaN.
+/// Formats a value for the CSV: all digits, `inf`, or empty for NaN.
 fn number(value: f64) -> String {
     if value.is_nan() { String::new() } else { value.to_string() }
 }
 
-/// A CSV field, quoted where its characters require it (RFC 4180).
+/// Quotes a CSV field if its characters require it (RFC 4180).
 fn quoted(text: &str) -> String {
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }
@@ -373,7 +373,7 @@ pub(super) mod tests {
         LabelMap::new(voxels, [1, 1, voxels.len()], [1.0, 1.0, 2.0]).unwrap()
     }
 
-    /// Two cases of 1 x 1 x 4 voxels; the second one misses one class and shifts the other.
+    /// Evaluation of two cases of 1 x 1 x 4 voxels; in the second, one class is missed and the other shifted.
     pub(in crate::metric) fn evaluation() -> Evaluation {
         let names = ["background", "liver, whole", "spleen"];
         let space = LabelSpace::new(3);
@@ -468,7 +468,7 @@ pub(super) mod tests {
         let table = evaluation.to_table();
         let row: Vec<&str> = table.lines().nth(3).unwrap().split_whitespace().collect();
         assert_eq!((row[0], row[1], &row[row.len() - 2..]), ("spleen", "0", &["0", "1"][..]), "{table}");
-        // Its surface Dice is measured, in a case that has no Dice.
+        // The case has a surface Dice for the class, but no Dice.
         assert_eq!((&means["dice"]["num_cases"], &means["surface_dice"]["num_cases"]), (&0.into(), &1.into()));
         assert_eq!(row[4..8], ["0.0000", "of", "1", "case"], "{table}");
         let of_nnunet = Conventions { absent: Absent::NnUnet, ..Conventions::default() };

@@ -1,15 +1,15 @@
-//! Voxels of each class in label, prediction and both.
+//! Numbers of voxels of each class in label, prediction and both.
 
 use super::{LabelMap, MetricError};
 use crate::label_space::{LabelOutOfRange, LabelSpace};
 
-/// Dice of a class that the label of a case lacks.
+/// Convention for the Dice of a class that is absent from a case's label.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Absent {
-    /// Not measured, for any prediction, as in MONAI's `DiceMetric`.
+    /// Not measured, whatever the prediction, as in MONAI's `DiceMetric`.
     #[default]
     Monai,
-    /// 0 if the class is predicted, otherwise no measurement, as in nnU-Net's evaluation.
+    /// 0 if the class is predicted, otherwise not measured, as in nnU-Net's evaluation.
     NnUnet,
 }
 
@@ -24,33 +24,33 @@ impl Absent {
     }
 }
 
-/// Numbers of voxels of one class in one case, without ignored ones.
+/// Numbers of voxels of one class in one case, ignored voxels excluded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overlap {
-    /// Voxels of the class in both maps.
+    /// Number of voxels of the class in both maps.
     pub true_positive: u64,
-    /// Voxels of the class in the prediction only.
+    /// Number of voxels of the class only in the prediction.
     pub false_positive: u64,
-    /// Voxels of the class in the label only.
+    /// Number of voxels of the class only in the label.
     pub false_negative: u64,
-    /// Voxels of the class in neither map.
+    /// Number of voxels of the class in neither map.
     pub true_negative: u64,
 }
 
 impl Overlap {
-    /// Voxels of the class in the label.
+    /// Number of voxels of the class in the label.
     #[must_use]
     pub const fn in_label(self) -> u64 {
         self.true_positive + self.false_negative
     }
 
-    /// Voxels of the class in the prediction.
+    /// Number of voxels of the class in the prediction.
     #[must_use]
     pub const fn in_pred(self) -> u64 {
         self.true_positive + self.false_positive
     }
 
-    /// `2 |label ∩ pred| / (|label| + |pred|)`, in [0, 1]; NaN if it is not measured.
+    /// Dice `2 |label ∩ pred| / (|label| + |pred|)`, in [0, 1]; NaN if it is not measured.
     #[must_use]
     pub fn dice(self, absent: Absent) -> f64 {
         let measured = match absent {
@@ -60,14 +60,14 @@ impl Overlap {
         if measured { 2.0 * self.true_positive as f64 / (self.in_label() + self.in_pred()) as f64 } else { f64::NAN }
     }
 
-    /// `|label ∩ pred| / |label ∪ pred|`, in [0, 1]; NaN if neither map has the class.
+    /// Intersection over union `|label ∩ pred| / |label ∪ pred|`, in [0, 1]; NaN if neither map has the class.
     #[must_use]
     pub fn iou(self) -> f64 {
         self.true_positive as f64 / (self.true_positive + self.false_positive + self.false_negative) as f64
     }
 }
 
-/// Overlap of every class of `space`.
+/// Computes the overlap of every class of `space`.
 ///
 /// # Errors
 /// If the two grids differ in size, the label holds neither a class nor the ignore label, or the prediction holds

@@ -1,7 +1,7 @@
 //! Surface distances of one class: surface Dice at a tolerance (normalised surface Dice, NSD), the 95th percentile
 //! Hausdorff distance (HD95), and the average symmetric surface distance (ASSD).
 //!
-//! The field has two conventions for a surface and for what is averaged over it, [`Surface`]:
+//! Two conventions are in use for a surface and the average over it, see [`Surface`]:
 //!
 //! | | [`Surface::Voxels`] | [`Surface::Area`] |
 //! |---|---|---|
@@ -11,12 +11,12 @@
 //! | HD95 | linear interpolation between ranks | first distance within which 95% of the area lies |
 //!
 //! Common to both:
-//! - Beyond the volume's border everything counts as outside of the class.
+//! - Everything beyond the volume's border counts as outside the class.
 //! - A distance is measured from an element of one surface to the nearest element of the other, in mm with the true
 //!   spacing of each axis.
 //! - HD95 is the larger of the two directed percentiles, not the percentile of both directions pooled.
 //! - Surface Dice is the share of both surfaces, by weight, that lies within the tolerance of the other surface.
-//! - ASSD is the weighted mean distance over both surfaces pooled. DIFFERENCE: `surface-distance` gives the means of the
+//! - ASSD is the weighted mean distance over both surfaces pooled. DIFFERENCE: `surface-distance` returns the means of the
 //!   two directions and leaves it to the reader how to combine them.
 //! - A class absent from both maps has no metric (NaN). For a class absent from one of them, HD95 and ASSD are infinite
 //!   and surface Dice is 0.
@@ -36,7 +36,7 @@ pub enum Surface {
     /// Voxels of the class that touch its outside, all of equal weight.
     #[default]
     Voxels,
-    /// Surface elements, weighted by area.
+    /// Surface elements, weighted by their areas.
     Area,
 }
 
@@ -56,20 +56,20 @@ impl Surface {
 pub struct SurfaceMetrics {
     /// Share of both surfaces within the tolerance, in [0, 1]; NaN if the class is in neither map.
     pub surface_dice: f64,
-    /// 95th percentile Hausdorff distance, mm; infinite if one map lacks the class, NaN if both do.
+    /// 95th percentile Hausdorff distance, in mm; infinite if one map lacks the class, NaN if both do.
     pub hd95_mm: f64,
-    /// Average symmetric surface distance, mm; infinite if one map lacks the class, NaN if both do.
+    /// Average symmetric surface distance, in mm; infinite if one map lacks the class, NaN if both do.
     pub assd_mm: f64,
 }
 
 impl SurfaceMetrics {
-    /// Metrics of a class that neither map has.
+    /// Metrics of a class that both maps lack.
     const ABSENT: Self = Self { surface_dice: f64::NAN, hd95_mm: f64::NAN, assd_mm: f64::NAN };
     /// Metrics of a class that one map lacks.
     const MISSED: Self = Self { surface_dice: 0.0, hd95_mm: f64::INFINITY, assd_mm: f64::INFINITY };
 }
 
-/// Surface Dice at `tolerance_mm`, HD95 and ASSD of `class`.
+/// Computes surface Dice at `tolerance_mm`, HD95 and ASSD of `class`.
 ///
 /// Both maps share the spacing of `label`. Takes 4 bytes per voxel of the box around both
 /// masks, and about 40 per surface element of each.
@@ -158,7 +158,7 @@ impl Directed {
         self.0[..within].iter().fold(0.0, |sum, (_, weight)| sum + weight)
     }
 
-    /// Sum of distance times weight.
+    /// Sum of distances times weights.
     fn moment(&self) -> f64 {
         self.0.iter().fold(0.0, |sum, (distance, weight)| sum + distance * weight)
     }
@@ -186,7 +186,7 @@ impl Directed {
     }
 }
 
-/// A box of voxels, `start` inclusive and `end` exclusive.
+/// A box of voxels, from `start` (inclusive) to `end` (exclusive).
 #[derive(Debug, Clone, Copy)]
 struct Region {
     start: [usize; 3],
@@ -239,7 +239,7 @@ mod tests {
             || (got - want).abs() <= 1e-5 * want.abs().max(1.0)
     }
 
-    /// The definitions, evaluated by comparing every pair of surface voxels.
+    /// Computes the metrics by their definitions, comparing every pair of surface voxels.
     fn brute(label: &[u8], pred: &[u8], dims: [usize; 3], spacing: [f64; 3], tolerance_mm: f64) -> SurfaceMetrics {
         let surface = |voxels: &[u8]| {
             let at = |p: [i64; 3]| {

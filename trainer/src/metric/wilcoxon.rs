@@ -1,13 +1,13 @@
 //! Wilcoxon's signed-rank test of paired differences, two-sided.
 //!
-//! Differences of zero are dropped (Wilcoxon 1945), and equal ones share their mean rank. Up to [`MAX_EXACT`] differences
-//! the p value is exact: every assignment of signs to these ranks is counted, ties included. Beyond, it is that of the
-//! normal approximation with the variance corrected for ties, without correction for continuity.
+//! Differences of zero are dropped (Wilcoxon 1945), and equal ones share their mean rank. For up to [`MAX_EXACT`]
+//! differences the p value is exact: every assignment of signs to these ranks is counted, ties included. For more, it
+//! follows from the normal approximation, with the variance corrected for ties and without a continuity correction.
 //!
-//! DIFFERENCE: `scipy.stats.wilcoxon` approximates where values tie; its `PermutationMethod` gives the exact values of this
-//! module.
+//! DIFFERENCE: `scipy.stats.wilcoxon` approximates if values tie; its `PermutationMethod` gives the exact values of
+//! this module.
 
-/// Largest number of differences for which signs are counted.
+/// Largest number of differences for which the p value is exact.
 pub const MAX_EXACT: usize = 50;
 
 /// p value of the hypothesis that the differences are symmetric about zero; `None` if none differs from zero.
@@ -36,7 +36,7 @@ pub fn signed_rank(differences: &[f64]) -> Option<f64> {
     Some(if nonzero.len() <= MAX_EXACT { exact(&doubled, smaller) } else { approximate(nonzero.len(), smaller, ties) })
 }
 
-/// Probability that one of the two sums of doubled ranks is at most `smaller` if every sign is as likely as its opposite.
+/// Probability that one of the two sums of doubled ranks is at most `smaller` if both signs are equally likely.
 fn exact(doubled: &[usize], smaller: usize) -> f64 {
     // Number of sign assignments by sum; 2^50 is exact in f64.
     let mut ways = vec![0.0; doubled.iter().sum::<usize>() + 1];
@@ -60,7 +60,7 @@ fn approximate(count: usize, smaller: usize, ties: f64) -> f64 {
     two_sided_normal(z)
 }
 
-/// Probability that a standard normal variable lies farther from zero than `z`, which is not negative; absolute error
+/// Probability that a standard normal variable lies further from zero than `z`, which is not negative; absolute error
 /// below 1e-12.
 fn two_sided_normal(z: f64) -> f64 {
     let x = z / std::f64::consts::SQRT_2;

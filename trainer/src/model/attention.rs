@@ -1,6 +1,6 @@
 //! Multi-head attention: of a sequence to itself, and of one sequence to another.
 //!
-//! Training, evaluation, CPU and GPU all run the same arithmetic, [`crate::ops::attention`].
+//! Training and evaluation, on CPU and GPU, all use the same arithmetic, [`crate::ops::attention`].
 
 use burn::module::Module;
 use burn::nn::Linear;
@@ -11,10 +11,10 @@ use super::precision::Precision;
 use crate::ops::attention::{Computation, Method, attend_cross, attend_self, attention_weights, reads_tokens};
 use crate::ops::trunk::Trunk;
 
-/// Attention of every token to every token of the same sequence.
+/// Self-attention: every token attends to every token of the same sequence.
 #[derive(Module, Debug)]
 pub struct SelfAttention {
-    /// Queries, keys and values in one product, `[dim, 3·dim]`.
+    /// Linear map to queries, keys and values in one product, `[dim, 3·dim]`.
     pub qkv: Linear,
     /// Output map, `[dim, dim]`.
     pub proj: Linear,
@@ -26,13 +26,13 @@ pub struct SelfAttention {
 }
 
 impl SelfAttention {
-    /// Heads of width `dim / num_heads`.
+    /// Initialises an attention with heads of width `dim / num_heads`.
     pub fn init(dim: usize, num_heads: usize, weights: &mut WeightInit) -> Self {
         let (qkv, proj) = (weights.linear(dim, 3 * dim), weights.linear(dim, dim));
         Self { qkv, proj, num_heads, precision: weights.precision(), computation: weights.attention() }
     }
 
-    /// The trunk `x` `[N, L, dim]` plus the attention of its `normed` tokens to each other → `[N, L, dim]`.
+    /// Adds the self-attention of the `normed` tokens to the trunk `x` `[N, L, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
@@ -53,12 +53,12 @@ impl SelfAttention {
     }
 }
 
-/// Attention of one sequence (queries) to another (keys and values).
+/// Cross-attention of one sequence (queries) to another (keys and values).
 #[derive(Module, Debug)]
 pub struct CrossAttention {
-    /// Queries, `[dim, dim]`.
+    /// Linear map to queries, `[dim, dim]`.
     pub q: Linear,
-    /// Keys and values in one product, `[dim, 2·dim]`.
+    /// Linear map to keys and values in one product, `[dim, 2·dim]`.
     pub kv: Linear,
     /// Output map, `[dim, dim]`.
     pub proj: Linear,
@@ -70,7 +70,7 @@ pub struct CrossAttention {
 }
 
 impl CrossAttention {
-    /// Heads of width `dim / num_heads`; both sequences have width `dim`.
+    /// Initialises an attention with heads of width `dim / num_heads`; both sequences have width `dim`.
     pub fn init(dim: usize, num_heads: usize, weights: &mut WeightInit) -> Self {
         Self {
             q: weights.linear(dim, dim),
@@ -82,7 +82,8 @@ impl CrossAttention {
         }
     }
 
-    /// The trunk `x` `[N, L, dim]` plus the attention of its `normed` tokens to `context` `[N, M, dim]` → `[N, L, dim]`.
+    /// Adds the attention of the `normed` tokens to `context` `[N, M, dim]` to the trunk `x` `[N, L, dim]` → `[N, L,
+    /// dim]`.
     #[must_use]
     pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
@@ -106,7 +107,7 @@ impl CrossAttention {
     }
 }
 
-/// `[N, L, 3·dim]` → three tensors `[N, L, dim]`.
+/// Splits `[N, L, 3·dim]` into three tensors `[N, L, dim]`.
 fn thirds(x: Tensor<3>) -> [Tensor<3>; 3] {
     let width = x.dims()[2] / 3;
     std::array::from_fn(|third| x.clone().narrow(2, third * width, width))
@@ -134,7 +135,7 @@ mod tests {
         x.reshape([n, l, HEADS, dim / HEADS]).swap_dims(1, 2)
     }
 
-    /// Maps the output of the heads by `proj`.
+    /// Checks `actual` against the output of the heads, `read`, mapped by `proj`.
     fn check(proj: &Linear, actual: Tensor<3>, read: Tensor<4>) {
         let expected = proj.forward(read.swap_dims(1, 2).reshape(actual.dims()));
         for (a, e) in host(actual).into_iter().zip(host(expected)) {
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_times_values_is_what_the_block_computes() {
+    fn weights_times_values_is_the_output_of_the_block() {
         let mut init = WeightInit::new(1, &Device::flex());
         let (own, cross) = (SelfAttention::init(DIM, HEADS, &mut init), CrossAttention::init(DIM, HEADS, &mut init));
         let (x, context) = (tokens(5, 0.1), tokens(7, 0.9));

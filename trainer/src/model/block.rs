@@ -1,4 +1,4 @@
-//! Transformer blocks: pre-norm, residual.
+//! Transformer blocks with residual branches and norms before each branch.
 
 use burn::module::Module;
 use burn::nn::Linear;
@@ -19,38 +19,39 @@ use crate::ops::trunk::Trunk;
 pub struct BlockConfig {
     /// Width of the tokens.
     pub dim: usize,
-    /// Attention heads; divides `dim`.
+    /// Number of attention heads; divides `dim`.
     pub num_heads: usize,
-    /// Width of the MLP's hidden layer in units of `dim`.
+    /// Width of the MLP's hidden layer, as a multiple of `dim`.
     pub mlp_ratio: usize,
     /// Epsilon of the layer norms: 1e-6 in pre-training, 1e-5 in fine-tuning.
     pub norm_epsilon: f64,
 }
 
 impl BlockConfig {
-    /// Parameters of a [`Block`].
+    /// Number of parameters of a [`Block`].
     #[must_use]
     pub fn num_params(&self) -> usize {
         let dim = self.dim;
         2 * norm_params(dim) + linear_params(dim, 3 * dim) + linear_params(dim, dim) + self.mlp_params()
     }
 
-    /// Parameters of a [`CrossBlock`].
+    /// Number of parameters of a [`CrossBlock`].
     #[must_use]
     pub fn num_cross_params(&self) -> usize {
         let dim = self.dim;
         self.num_params() + norm_params(dim) + 2 * linear_params(dim, dim) + linear_params(dim, 2 * dim)
     }
 
-    /// Values that the backward pass of a [`Block`] keeps of each token at the least: the block's input, both norms, the
-    /// queries, keys and values, the attention's result, and the MLP's hidden layer on both sides of the activation.
+    /// Minimum number of values per token that the backward pass of a [`Block`] keeps: the block's input, both norms,
+    /// the queries, keys and values, the attention's result, and the MLP's hidden layer before and after the
+    /// activation.
     #[must_use]
     pub fn kept_values(&self) -> usize {
         (7 + 2 * self.mlp_ratio) * self.dim
     }
 
-    /// Values that the backward pass of a [`CrossBlock`] keeps of each token at the least: those of a [`Block`], and norm,
-    /// queries and result of the second attention.
+    /// Minimum number of values per token that the backward pass of a [`CrossBlock`] keeps: those of a [`Block`], and
+    /// norm, queries and result of the second attention.
     #[must_use]
     pub fn kept_cross_values(&self) -> usize {
         self.kept_values() + 3 * self.dim
@@ -62,12 +63,12 @@ impl BlockConfig {
     }
 }
 
-/// Parameters of a linear map with bias.
+/// Number of parameters of a linear map with bias.
 pub(super) fn linear_params(d_input: usize, d_output: usize) -> usize {
     (d_input + 1) * d_output
 }
 
-/// Parameters of a layer norm.
+/// Number of parameters of a layer norm.
 pub(super) fn norm_params(dim: usize) -> usize {
     2 * dim
 }
@@ -75,22 +76,22 @@ pub(super) fn norm_params(dim: usize) -> usize {
 /// Two linear maps with an exact GELU between them.
 #[derive(Module, Debug)]
 pub struct Mlp {
-    /// `[dim, hidden]`.
+    /// First linear map, `[dim, hidden]`.
     pub fc1: Linear,
-    /// `[hidden, dim]`.
+    /// Second linear map, `[hidden, dim]`.
     pub fc2: Linear,
     #[module(skip)]
     precision: Precision,
 }
 
 impl Mlp {
-    /// An MLP with a hidden layer of `mlp_ratio` times `dim`.
+    /// Initialises an MLP with a hidden layer of width `mlp_ratio · dim`.
     pub fn init(dim: usize, mlp_ratio: usize, weights: &mut WeightInit) -> Self {
         let (fc1, fc2) = (weights.linear(dim, mlp_ratio * dim), weights.linear(mlp_ratio * dim, dim));
         Self { fc1, fc2, precision: weights.precision() }
     }
 
-    /// The trunk `x` `[N, L, dim]` plus the MLP of its `normed` tokens → `[N, L, dim]`.
+    /// Adds the MLP of the `normed` tokens to the trunk `x` `[N, L, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>) -> Tensor<3> {
         let p = self.precision;
@@ -99,7 +100,7 @@ impl Mlp {
     }
 }
 
-/// Self-attention, then MLP.
+/// Transformer block: self-attention, then MLP.
 #[derive(Module, Debug)]
 pub struct Block {
     /// Layer norm before the attention.
@@ -119,7 +120,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// A block of these sizes.
+    /// Initialises a block of these sizes.
     pub fn init(config: &BlockConfig, weights: &mut WeightInit) -> Self {
         let &BlockConfig { dim, num_heads, mlp_ratio, norm_epsilon } = config;
         Self {
@@ -133,7 +134,7 @@ impl Block {
         }
     }
 
-    /// `[N, L, dim]` → `[N, L, dim]`.
+    /// Applies the block: `[N, L, dim]` → `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let x = self.gates.pass(self, x);
@@ -155,14 +156,14 @@ impl Recompute<1> for Block {
     }
 }
 
-/// Self-attention, then attention to another sequence, then MLP (arXiv 2502.08347, section 3.2).
+/// Cross-attention block: self-attention, then attention to another sequence, then MLP (arXiv 2502.08347, section 3.2).
 #[derive(Module, Debug)]
 pub struct CrossBlock {
     /// Layer norm before the self-attention.
     pub norm0: LayerNorm,
     /// Attention of the sequence to itself.
     pub self_attn: SelfAttention,
-    /// Layer norm before the cross-attention; the context is not normed.
+    /// Layer norm before the cross-attention; the context is not normalised.
     pub norm1: LayerNorm,
     /// Attention of the sequence to the context.
     pub cross_attn: CrossAttention,
@@ -177,7 +178,7 @@ pub struct CrossBlock {
 }
 
 impl CrossBlock {
-    /// A block of these sizes.
+    /// Initialises a block of these sizes.
     pub fn init(config: &BlockConfig, weights: &mut WeightInit) -> Self {
         let &BlockConfig { dim, num_heads, mlp_ratio, norm_epsilon } = config;
         Self {
@@ -192,7 +193,7 @@ impl CrossBlock {
         }
     }
 
-    /// Cross-attends from `x` `[N, L, dim]` to `context` `[N, M, dim]`; returns `[N, L, dim]`.
+    /// Applies the block to `x` `[N, L, dim]` with `context` `[N, M, dim]`; returns `[N, L, dim]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         if self.recompute { recomputed(self, [x, context]) } else { self.run([x, context]) }
@@ -232,7 +233,7 @@ pub(crate) mod tests {
 
     const CONFIG: BlockConfig = BlockConfig { dim: 24, num_heads: 3, mlp_ratio: 2, norm_epsilon: 1e-6 };
 
-    /// The result, then the gradients of both inputs and of all parameters.
+    /// Computes the result, then the gradients of both inputs and of all parameters.
     fn outcome<M: Module>(model: &M, device: &Device, run: impl Fn([Tensor<3>; 2]) -> Tensor<3>) -> Vec<Vec<f32>> {
         let inputs =
             [5, 7].map(|tokens| Tensor::<3>::from_data(wave([2, tokens, 24], 0.7, 1.0), device).require_grad());

@@ -1,7 +1,7 @@
-//! The convolutional parts of UNETR: residual blocks and up-sampling blocks.
+//! Convolutional parts of UNETR: residual blocks and up-sampling blocks.
 //!
-//! Structure and parameter names are those of MONAI's UNETR with residual blocks, so that exporting is renaming
-//! only. All convolutions but the last two are without bias, since an instance norm follows.
+//! Structure and parameter names are those of MONAI's UNETR with residual blocks, so that exporting only renames
+//! tensors. All convolutions except the last two have no bias, because an instance norm follows.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -12,23 +12,23 @@ use crate::ops::conv::{conv, conv_in_factors, join, up_conv};
 use crate::ops::instance_norm::{Branch, NormLeaky};
 use crate::ops::trilinear::trilinear;
 
-/// Instance norm and rectifier of the residual blocks.
+/// Constants of the instance norms and rectifiers of the residual blocks.
 const NORM_LEAKY: NormLeaky = NormLeaky { epsilon: 1e-5, slope: 0.01 };
 
 /// A convolution of stride 1 that keeps the size: a kernel of 1 or 3 voxels per side, padded with zeros.
 #[derive(Module, Debug)]
 pub struct Conv {
-    /// `[out, in, k, k, k]`.
+    /// Kernel, `[out, in, k, k, k]`.
     pub weight: Param<Tensor<5>>,
-    /// `[out]`.
+    /// Bias, `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     precision: Precision,
 }
 
 impl Conv {
-    /// Initialises weights and bias uniformly within one over the root of the fan-in, the reference's default for
-    /// convolutions.
+    /// Initialises weights and bias uniformly within the reciprocal square root of the fan-in, the reference's default
+    /// for convolutions.
     pub fn init(in_channels: usize, out_channels: usize, kernel: usize, bias: bool, weights: &mut WeightInit) -> Self {
         let bound = 1.0 / ((in_channels * kernel.pow(3)) as f64).sqrt();
         Self {
@@ -38,14 +38,14 @@ impl Conv {
         }
     }
 
-    /// `[N, in, X, Y, Z]` → `[N, out, X, Y, Z]`, in f32.
+    /// Applies the convolution: `[N, in, X, Y, Z]` → `[N, out, X, Y, Z]`, in f32.
     #[must_use]
     pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
         conv(x, self.weight.val(), self.bias.as_ref().map(Param::val), self.precision.factors())
     }
 
-    /// [`Self::forward`] of a convolution without bias, in the type of a factor: the values are the same, since sums are
-    /// rounded to that type in any case.
+    /// Applies a convolution without bias and returns the result in the number type of its factors. The values equal
+    /// those of [`Self::forward`], because sums are rounded to that type in any case.
     fn forward_in_factors(&self, x: Tensor<5>) -> Tensor<5> {
         debug_assert!(self.bias.is_none(), "a bias is added in f32");
         conv_in_factors(x, self.weight.val(), self.precision.factors())
@@ -55,14 +55,14 @@ impl Conv {
 /// A transposed convolution with kernel and stride 2, which turns each voxel into a block of 2×2×2.
 #[derive(Module, Debug)]
 pub struct UpConv {
-    /// `[in, out, 2, 2, 2]`.
+    /// Kernel, `[in, out, 2, 2, 2]`.
     pub weight: Param<Tensor<5>>,
     #[module(skip)]
     precision: Precision,
 }
 
 impl UpConv {
-    /// Initialises weights uniformly, bounded as in [`Conv::init`] with the reference's fan-in of a transposed
+    /// Initialises weights uniformly, bounded as in [`Conv::init`], with the reference's fan-in of a transposed
     /// convolution, `8·out`.
     pub fn init(in_channels: usize, out_channels: usize, weights: &mut WeightInit) -> Self {
         let bound = 1.0 / ((out_channels * 8) as f64).sqrt();
@@ -70,7 +70,7 @@ impl UpConv {
         Self { weight, precision: weights.precision() }
     }
 
-    /// `[N, in, X, Y, Z]` → `[N, out, 2X, 2Y, 2Z]`, in the type of a factor.
+    /// Applies the convolution: `[N, in, X, Y, Z]` → `[N, out, 2X, 2Y, 2Z]`, in the number type of its factors.
     #[must_use]
     pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
         up_conv(x, self.weight.val(), self.precision.factors())
@@ -98,7 +98,7 @@ impl ResBlock {
         }
     }
 
-    /// `[N, in, X, Y, Z]` in f32 or the type of a factor → `[N, out, X, Y, Z]` in f32.
+    /// Applies the block: `[N, in, X, Y, Z]` in f32 or the number type of factors → `[N, out, X, Y, Z]` in f32.
     #[must_use]
     pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
         let y = self.conv1.forward_in_factors(x.clone());
@@ -146,7 +146,7 @@ impl ProjectionBlock {
         }
     }
 
-    /// `[N, in, X, Y, Z]` → `[N, out, 2ⁿX, 2ⁿY, 2ⁿZ]`.
+    /// Applies the branch: `[N, in, X, Y, Z]` → `[N, out, 2ⁿX, 2ⁿY, 2ⁿZ]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
         let x = self.transp_conv_init.forward(x);
@@ -154,17 +154,17 @@ impl ProjectionBlock {
     }
 }
 
-/// Channels of two volumes, in the type that the convolutions behind would narrow them to.
+/// Joins the channels of two volumes, in the number type to which the convolutions that follow would convert them.
 fn join_channels(a: Tensor<5>, b: Tensor<5>, precision: Precision) -> Tensor<5> {
     join(precision.narrow(a), precision.narrow(b))
 }
 
-/// Stage of the decoder: doubles the size, joins the encoder's branch, convolves.
+/// Stage of the decoder: doubles the size, joins the encoder's branch, and convolves.
 #[derive(Module, Debug)]
 pub struct UpBlock {
     /// Up-sampling of the coarser stage.
     pub transp_conv: UpConv,
-    /// Convolutions over the joined channels, twice `out` to `out`.
+    /// Residual block over the joined channels, from 2 · `out` to `out` channels.
     pub conv_block: ResBlock,
 }
 
@@ -177,21 +177,21 @@ impl UpBlock {
         }
     }
 
-    /// `[N, in, X, Y, Z]` and the branch `[N, out, 2X, 2Y, 2Z]` → `[N, out, 2X, 2Y, 2Z]`.
+    /// Applies the stage to `[N, in, X, Y, Z]` and the branch `[N, out, 2X, 2Y, 2Z]` → `[N, out, 2X, 2Y, 2Z]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<5>, branch: Tensor<5>) -> Tensor<5> {
         self.conv_block.forward(join_channels(self.transp_conv.forward(x), branch, self.transp_conv.precision))
     }
 }
 
-/// Last stage of the decoder: resizes to the crop, convolves, joins the branch at full resolution, convolves.
+/// Last stage of the decoder: resizes to the crop, convolves, joins the branch at full resolution, and convolves again.
 ///
-/// Doubling cannot take 64 voxels to 96, so the size is interpolated.
+/// Doubling cannot turn 64 voxels into 96, so the volume is resized by interpolation.
 #[derive(Module, Debug)]
 pub struct ResizeBlock {
     /// 3×3×3 convolution with bias, after resizing.
     pub conv3d: Conv,
-    /// Convolutions over the joined channels, twice `out` to `out`.
+    /// Residual block over the joined channels, from 2 · `out` to `out` channels.
     pub conv_block: ResBlock,
 }
 
@@ -204,7 +204,7 @@ impl ResizeBlock {
         }
     }
 
-    /// `[N, in, x, y, z]` and the branch `[N, out, X, Y, Z]` → `[N, out, X, Y, Z]`.
+    /// Applies the stage to `[N, in, x, y, z]` and the branch `[N, out, X, Y, Z]` → `[N, out, X, Y, Z]`.
     #[must_use]
     pub fn forward(&self, x: Tensor<5>, branch: Tensor<5>) -> Tensor<5> {
         let [_, _, dx, dy, dz] = branch.dims();

@@ -45,8 +45,8 @@ impl DecoderConfig {
             + linear_params(self.block.dim, self.patch_width)
     }
 
-    /// Values that the backward pass keeps at the least of a crop with `tokens` tokens, without those of the head. With
-    /// `recompute`, blocks keep their inputs only.
+    /// Minimum number of values that the backward pass keeps for a crop with `tokens` tokens, excluding those of the
+    /// head. With `recompute`, blocks keep only their inputs.
     #[must_use]
     pub fn kept_values(&self, tokens: usize, recompute: bool) -> usize {
         let Self { self_depth, cross_depth, block, .. } = self;
@@ -64,7 +64,7 @@ impl DecoderConfig {
 pub struct Decoder {
     /// Self-attention blocks, applied first.
     pub blocks: Vec<Block>,
-    /// Cross-attention blocks, applied after them.
+    /// Cross-attention blocks, applied after the self-attention blocks.
     pub cross_attention_blocks: Vec<CrossBlock>,
     /// Layer norm after the last block.
     pub norm: LayerNorm,
@@ -96,8 +96,8 @@ impl Decoder {
         layers
     }
 
-    /// Values of patches `[N, L, p³·C]` from tokens `[N, L, dim]`. Each token is mapped by itself, so only the tokens
-    /// whose patches are wanted need to be passed.
+    /// Computes the values of patches `[N, L, p³·C]` from tokens `[N, L, dim]`. Each token is mapped by itself, so only
+    /// the tokens of the wanted patches need to be passed.
     #[must_use]
     pub fn predict(&self, x: Tensor<3>) -> Tensor<3> {
         let p = self.precision;

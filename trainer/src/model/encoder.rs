@@ -1,6 +1,6 @@
 //! Vision transformer that is pre-trained and then fine-tuned.
 //!
-//! In pre-training it sees the visible patches only, behind a class token, with fixed positions. In fine-tuning
+//! In pre-training it sees only the visible patches, preceded by a class token, with fixed positions. In fine-tuning
 //! (UNETR) it sees all patches, without a class token, and its position table is trained.
 
 use burn::module::{Module, Param};
@@ -15,7 +15,7 @@ use super::pos_embed::PosEmbed;
 /// Sizes and kind of an encoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
-    /// Side of a patch, voxels.
+    /// Side of a patch, in voxels.
     pub patch_size: usize,
     /// Number of channels of the volume.
     pub in_channels: usize,
@@ -29,7 +29,7 @@ pub struct EncoderConfig {
     pub cls_token: bool,
     /// True if the position table is trained.
     pub trained_positions: bool,
-    /// Blocks whose outputs are returned, zero-based, ascending.
+    /// Indices of the blocks whose outputs are returned, from 0, ascending.
     pub taps: Vec<usize>,
 }
 
@@ -67,8 +67,8 @@ impl EncoderConfig {
             + norm_params(dim)
     }
 
-    /// Values that the backward pass keeps at the least of a crop with `tokens` tokens. With `recompute`, blocks keep their
-    /// inputs only, and one of them at a time is computed again.
+    /// Minimum number of values that the backward pass keeps for a crop with `tokens` tokens. With `recompute`, blocks
+    /// keep only their inputs, and one block at a time is recomputed.
     #[must_use]
     pub fn kept_values(&self, tokens: usize, recompute: bool) -> usize {
         let Self { depth, block, .. } = self;
@@ -123,7 +123,7 @@ impl Encoder {
         layers
     }
 
-    /// Tokens `[N, L, dim]`, positions added, of all patches `[N, L, p³·C]` in order.
+    /// Computes the tokens `[N, L, dim]`, positions included, of all patches `[N, L, p³·C]` in order.
     fn embed(&self, patches: Tensor<3>) -> Tensor<3> {
         self.patch_embed.forward(patches) + self.pos_embed.all()
     }

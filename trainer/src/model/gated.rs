@@ -1,4 +1,4 @@
-//! Models whose blocks give their gradients during the backward pass.
+//! Models whose blocks deliver their gradients during the backward pass.
 
 use burn::module::{Module, ParamId, list_param_ids};
 
@@ -6,9 +6,9 @@ use super::block::Block;
 use super::hi_end_mae::HiEndMae;
 use super::unetr::Unetr;
 
-/// A model with blocks behind gates ([`crate::ops::gate`]).
+/// A model whose blocks are behind gates ([`crate::ops::gate`]).
 pub trait Gated: Module {
-    /// Parameters of each block behind a gate, blocks in the order of the forward pass.
+    /// Parameters of each block behind a gate, with blocks in the order of the forward pass.
     fn gated(&self) -> Vec<Vec<ParamId>>;
 }
 
@@ -60,7 +60,7 @@ mod tests {
         }
     }
 
-    /// Gradients of one pass, and those that gates gave, in the order in which they came.
+    /// Gradients of one pass, and those delivered by gates, in the order of delivery.
     fn pass<M: Module>(model: &M, loss: impl Fn(&M) -> Tensor<1>) -> HashMap<ParamId, Vec<f32>> {
         let grads = GradientsParams::from_grads(loss(model).backward(), model);
         let mut flat = Flat { grads, values: HashMap::new() };

@@ -18,11 +18,11 @@ use crate::loss::masked_mse::{denormalise_patches, masked_mse};
 /// Epsilon of all layer norms in pre-training.
 const NORM_EPSILON: f64 = 1e-6;
 
-/// Sizes of a Hi-End-MAE, apart from the crop, which is given to [`Self::init`].
+/// Sizes of a Hi-End-MAE, except the crop size, which is passed to [`Self::init`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HiEndMaeConfig {
-    /// Side of a patch, voxels; divides the sides of the crop.
+    /// Side of a patch, in voxels; divides the sides of the crop.
     pub patch_size: usize,
     /// Width of the encoder's tokens, a multiple of 6 and of `num_heads`.
     pub embed_dim: usize,
@@ -30,8 +30,8 @@ pub struct HiEndMaeConfig {
     pub depth: usize,
     /// Number of attention heads of the encoder.
     pub num_heads: usize,
-    /// Encoder layers that the decoder attends to, zero-based, ascending; the decoder has one cross-attention block for
-    /// each.
+    /// Indices of the encoder layers that the decoder attends to, from 0, ascending; the decoder has one
+    /// cross-attention block for each.
     pub taps: Vec<usize>,
     /// Width of the decoder's tokens, a multiple of 6 and of `decoder_num_heads`.
     pub decoder_embed_dim: usize,
@@ -39,24 +39,24 @@ pub struct HiEndMaeConfig {
     pub decoder_self_depth: usize,
     /// Number of attention heads of the decoder.
     pub decoder_num_heads: usize,
-    /// Width of the MLPs' hidden layers in units of the token's width.
+    /// Width of the MLPs' hidden layers, as a multiple of the token width.
     pub mlp_ratio: usize,
     /// Fraction of the patches hidden from the encoder.
     pub mask_ratio: f64,
 }
 
-/// Error of sizes that do not fit together.
+/// Error of sizes that are invalid or do not match each other.
 #[derive(Debug, thiserror::Error)]
 #[error("model.{key}: {reason}")]
 pub struct ModelConfigError {
-    /// The invalid setting.
+    /// Key of the invalid setting.
     pub key: &'static str,
     /// Reason, in one line.
     pub reason: String,
 }
 
 impl HiEndMaeConfig {
-    /// The paper's model: patch 12, 96³ crops, 368 million parameters.
+    /// Returns the sizes of the paper's model: patch 12, 96³ crops, 368 million parameters.
     #[must_use]
     pub fn vit_l_p12() -> Self {
         Self {
@@ -73,13 +73,13 @@ impl HiEndMaeConfig {
         }
     }
 
-    /// The paper's model with patches of 16 voxels.
+    /// Returns the sizes of the paper's model with patches of 16 voxels.
     #[must_use]
     pub fn vit_l_p16() -> Self {
         Self { patch_size: 16, ..Self::vit_l_p12() }
     }
 
-    /// The paper's base model.
+    /// Returns the sizes of the paper's base model.
     #[must_use]
     pub fn vit_b_p16() -> Self {
         Self {
@@ -92,13 +92,13 @@ impl HiEndMaeConfig {
         }
     }
 
-    /// A model for CPUs, not in the paper: 3.0 GFLOP per forward pass of a 96³ crop.
+    /// Returns the sizes of a model for CPUs, which is not in the paper: 3.0 GFLOP per forward pass of a 96³ crop.
     #[must_use]
     pub fn tiny() -> Self {
         Self { embed_dim: 192, num_heads: 4, decoder_embed_dim: 96, decoder_num_heads: 4, ..Self::vit_l_p12() }
     }
 
-    /// Checks that the sizes fit together and to crops of `crop_size`.
+    /// Checks that the sizes match each other and crops of `crop_size`.
     ///
     /// # Errors
     /// The first setting that does not fit, with the reason.
@@ -189,8 +189,8 @@ impl HiEndMaeConfig {
         }
     }
 
-    /// Values that the backward pass keeps of a crop of `crop_size` at the least: those of the blocks, and of each hidden
-    /// patch the prediction, its target and its gradient. With `recompute`, blocks keep their inputs only.
+    /// Minimum number of values that the backward pass keeps for a crop of `crop_size`: those of the blocks, and for
+    /// each hidden patch the prediction, its target and its gradient. With `recompute`, blocks keep only their inputs.
     #[must_use]
     pub fn kept_values(&self, crop_size: [usize; 3], recompute: bool) -> usize {
         let encoder = self.encoder(crop_size);
@@ -227,10 +227,10 @@ pub struct Reconstruction {
 pub struct HiEndMae {
     /// Encoder of the visible patches.
     pub encoder: Encoder,
-    /// Linear maps from the encoder's width to the decoder's: one for each tap in ascending order, the last for the
-    /// normed output.
+    /// Linear maps from the encoder's width to the decoder's: one for each tap in ascending order, then one for the
+    /// normalised output.
     pub encoder_to_decoder: Vec<Linear>,
-    /// Token in place of each masked patch, `[1, 1, decoder_embed_dim]`.
+    /// Token that replaces each masked patch, `[1, 1, decoder_embed_dim]`.
     pub mask_token: Param<Tensor<3>>,
     /// Fixed positions of the decoder's tokens.
     pub decoder_pos_embed: PosEmbed,
@@ -242,9 +242,9 @@ pub struct HiEndMae {
 }
 
 impl HiEndMae {
-    /// Loss `[1]` of crops `[N, 1, X, Y, Z]` under a mask.
+    /// Computes the loss `[1]` of crops `[N, 1, X, Y, Z]` under a mask.
     ///
-    /// The head is applied to masked tokens only, since no others enter the loss.
+    /// The head is applied only to masked tokens, because no others enter the loss.
     #[must_use]
     pub fn forward(&self, images: Tensor<5>, mask: &MaskIndices) -> Tensor<1> {
         let patches = patchify(images, self.patch_size);
@@ -253,7 +253,7 @@ impl HiEndMae {
         masked_mse(pred, mask.masked(patches))
     }
 
-    /// Reconstructs all patches of crops `[N, 1, X, Y, Z]`, visible ones too.
+    /// Reconstructs all patches of crops `[N, 1, X, Y, Z]`, including visible ones.
     #[must_use]
     pub fn reconstruct(&self, images: Tensor<5>, mask: &MaskIndices) -> Reconstruction {
         let target = patchify(images, self.patch_size);
@@ -262,7 +262,7 @@ impl HiEndMae {
         Reconstruction { pred: denormalise_patches(mask.restore(pred), target.clone()), target }
     }
 
-    /// Encodes the visible ones among all patches `[N, L, p³]`.
+    /// Encodes the visible patches among `patches` `[N, L, p³]`.
     #[must_use]
     pub fn encode(&self, patches: Tensor<3>, mask: &MaskIndices) -> EncoderOutput {
         self.encoder.forward_visible(mask.visible(patches), mask.visible_patches.clone())
@@ -276,14 +276,14 @@ impl HiEndMae {
         self.decoder.cross_attention(tokens, contexts)
     }
 
-    /// Output tokens of the decoder `[N, 1 + L, dim]` in shuffled order: class token, visible, masked.
+    /// Computes the output tokens of the decoder, `[N, 1 + L, dim]`, in shuffled order: class token, visible, masked.
     fn decode(&self, encoded: EncoderOutput, mask: &MaskIndices) -> Tensor<3> {
         let (tokens, contexts) = self.decoder_input(encoded, mask);
         self.decoder.forward(tokens, contexts)
     }
 
-    /// Input tokens of the decoder, and the mapped encoder layers `[N, 1 + num_visible, dim]` in the order in which it
-    /// attends to them.
+    /// Computes the input tokens of the decoder, and the mapped encoder layers `[N, 1 + num_visible, dim]` in the order
+    /// in which it attends to them.
     fn decoder_input(&self, encoded: EncoderOutput, mask: &MaskIndices) -> (Tensor<3>, Vec<Tensor<3>>) {
         let n = mask.num_crops;
         let (last, tap_maps) = self.encoder_to_decoder.split_last().expect("made with one map more than taps");

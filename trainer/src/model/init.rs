@@ -1,8 +1,8 @@
-//! Initial values of all weights, sampled on the host so that they depend on the seed alone.
+//! Initial values of all weights, sampled on the host so that they depend only on the seed.
 //!
 //! Burn's own initialisers use a generator that is global to a backend: two models made in one process, or the same
 //! model on CPU and GPU, would differ. Here the values come from one `ChaCha8` stream in the order in which the layers
-//! are made; changing that order changes the weights of a seed.
+//! are created; changing that order changes the weights for a seed.
 
 use burn::module::{Param, ParamId};
 use burn::nn::Linear;
@@ -29,7 +29,7 @@ pub struct WeightInit {
 }
 
 impl WeightInit {
-    /// Source of weights for `device` from `seed`. A model that is to be trained needs an autodiff device.
+    /// Creates a source of weights for `device` from `seed`. A model to be trained needs an autodiff device.
     #[must_use]
     pub fn new(seed: u64, device: &Device) -> Self {
         Self {
@@ -61,13 +61,13 @@ impl WeightInit {
         Self { recompute, ..self }
     }
 
-    /// Puts the model's blocks behind these gates.
+    /// Sets the gates behind which the model's blocks are placed.
     #[must_use]
     pub fn with_gates(self, gates: Gates) -> Self {
         Self { gates, ..self }
     }
 
-    /// The gates of the model's blocks.
+    /// Gates of the model's blocks.
     #[must_use]
     pub fn gates(&self) -> &Gates {
         &self.gates
@@ -97,7 +97,7 @@ impl WeightInit {
         &self.device
     }
 
-    /// Linear map with a Xavier-uniform weight `[d_input, d_output]` and a zero bias.
+    /// Creates a linear map with a Xavier-uniform weight `[d_input, d_output]` and a zero bias.
     pub fn linear(&mut self, d_input: usize, d_output: usize) -> Linear {
         let bound = (6.0 / (d_input + d_output) as f64).sqrt() as f32;
         let values = (0..d_input * d_output).map(|_| self.rng.random_range(-bound..bound)).collect::<Vec<f32>>();
@@ -107,32 +107,33 @@ impl WeightInit {
         }
     }
 
-    /// Token `[1, 1, dim]`, normally distributed with standard deviation 0.02.
+    /// Creates a token `[1, 1, dim]`, normally distributed with standard deviation 0.02.
     pub fn token(&mut self, dim: usize) -> Param<Tensor<3>> {
         let values = (0..dim).map(|_| TOKEN_STD * self.normal()).collect::<Vec<f32>>();
         self.param(TensorData::new(values, [1, 1, dim]))
     }
 
-    /// Trained parameter, uniform within `bound` of zero.
+    /// Creates a trained parameter, uniform within `bound` of zero.
     pub fn uniform<const D: usize>(&mut self, shape: [usize; D], bound: f64) -> Param<Tensor<D>> {
         let bound = bound as f32;
         let values = (0..shape.iter().product()).map(|_| self.rng.random_range(-bound..bound)).collect::<Vec<f32>>();
         self.param(TensorData::new(values, shape))
     }
 
-    /// Trained parameter with the given values.
+    /// Creates a trained parameter with the given values.
     #[must_use]
     pub fn param<const D: usize>(&self, data: TensorData) -> Param<Tensor<D>> {
         Param::from_data(data, &self.device)
     }
 
-    /// Parameter that is stored with the model but never trained.
+    /// Creates a parameter that is stored with the model but never trained.
     #[must_use]
     pub fn constant<const D: usize>(&self, data: TensorData) -> Param<Tensor<D>> {
         Param::initialized(ParamId::new(), Tensor::from_data(data, &self.device)).set_require_grad(false)
     }
 
-    /// Standard normal number (Box-Muller; the second number of each pair is discarded, since tokens are few).
+    /// Samples a standard normal number (Box-Muller; the second number of each pair is discarded, because tokens are
+    /// few).
     fn normal(&mut self) -> f32 {
         let radius: f64 = 1.0 - self.rng.random::<f64>();
         let angle: f64 = self.rng.random::<f64>() * std::f64::consts::TAU;
@@ -140,7 +141,7 @@ impl WeightInit {
     }
 }
 
-/// Bias of a linear map that [`WeightInit::linear`] made.
+/// Bias of a linear map created by [`WeightInit::linear`].
 ///
 /// # Panics
 /// If the map has no bias.

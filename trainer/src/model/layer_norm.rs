@@ -1,6 +1,7 @@
-//! Layer norm as one operation with one derivative.
+//! Layer norm as one operation with its own derivative.
 //!
-//! Not Burn's module, whose epsilon cannot be read: ours belongs to the architecture and is written with exported weights.
+//! Burn's module is not used, because its epsilon cannot be read: here epsilon belongs to the architecture and is
+//! written with exported weights.
 
 use burn::module::{Module, Param};
 use burn::tensor::{FloatDType, Tensor, TensorData};
@@ -22,28 +23,28 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// A norm of width `dim` with scale 1 and offset 0.
+    /// Initialises a norm of width `dim` with scale 1 and offset 0.
     #[must_use]
     pub fn init(dim: usize, epsilon: f64, weights: &WeightInit) -> Self {
         let constant = |value: f32| TensorData::new(vec![value; dim], [dim]);
         Self { gamma: weights.param(constant(1.0)), beta: weights.param(constant(0.0)), epsilon }
     }
 
-    /// The norm of `x` `[.., dim]`, in the type of `x`.
+    /// Normalises `x` `[.., dim]`; the result has the number type of `x`.
     #[must_use]
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = x.dtype().into();
         self.forward_as(x, dtype)
     }
 
-    /// The norm of `x` `[.., dim]` as a factor of a product in `precision`; computed in the type of `x`.
+    /// Normalises `x` `[.., dim]` for a product in `precision`; computed in the number type of `x`.
     #[must_use]
     pub fn forward_in<const D: usize>(&self, precision: Precision, x: Tensor<D>) -> Tensor<D> {
         let dtype = factor_dtype(precision, &x);
         self.forward_as(x, dtype)
     }
 
-    /// The start of a pre-norm branch: the trunk `x` `[N, L, dim]`, and [`Self::forward_in`] of it for the branch.
+    /// Starts a pre-norm branch: returns the trunk `x` `[N, L, dim]`, and its [`Self::forward_in`] for the branch.
     #[must_use]
     pub fn branch(&self, precision: Precision, x: Tensor<3>) -> (Trunk, Tensor<3>) {
         let dtype = factor_dtype(precision, &x);

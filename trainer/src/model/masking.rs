@@ -1,12 +1,12 @@
 //! Choice of the patches that the encoder sees.
 //!
-//! The order of a crop's patches is the argsort of one uniform number per patch; the first ones are visible. It is
-//! computed on the host: sorting on a CUDA device goes through the host anyway, and a mask that is a pure function of
-//! the crop's identity must not depend on a device's generator.
+//! The order of a crop's patches is the argsort of one uniform number per patch; the first patches in this order are
+//! visible. It is computed on the host: sorting on a CUDA device goes through the host anyway, and a mask that is a
+//! pure function of the crop's identity must not depend on a device's generator.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-/// Number of visible patches of `num_patches`: `floor(num_patches · (1 - mask_ratio))`, in f64 as in the reference.
+/// Number of visible patches among `num_patches`: `floor(num_patches · (1 - mask_ratio))`, in f64 as in the reference.
 #[must_use]
 pub fn num_visible(num_patches: usize, mask_ratio: f64) -> usize {
     (num_patches as f64 * (1.0 - mask_ratio)) as usize
@@ -17,12 +17,13 @@ pub fn num_visible(num_patches: usize, mask_ratio: f64) -> usize {
 pub struct Mask {
     num_patches: usize,
     num_visible: usize,
-    /// Patch at each place of the shuffled orders, `[N, L]`, row-major.
+    /// Patch at each position of the shuffled orders, `[N, L]`, row-major.
     ids_shuffle: Vec<usize>,
 }
 
 impl Mask {
-    /// Mask of `noise` `[N, L]`, row-major: a stable argsort of each row, equal numbers in the order of patches.
+    /// Creates the mask given by `noise` `[N, L]`, row-major: a stable argsort of each row, with equal numbers in the
+    /// order of patches.
     ///
     /// # Panics
     /// If the length of `noise` is not a multiple of `num_patches`.
@@ -38,7 +39,7 @@ impl Mask {
         Self { num_patches, num_visible: num_visible(num_patches, mask_ratio), ids_shuffle }
     }
 
-    /// Replaces the number of visible patches, at most all but one.
+    /// Replaces the number of visible patches; at least one patch stays hidden.
     #[must_use]
     pub fn with_num_visible(self, num_visible: usize) -> Self {
         Self { num_visible: num_visible.min(self.num_patches - 1), ..self }
@@ -50,7 +51,7 @@ impl Mask {
         self.ids_shuffle.len() / self.num_patches
     }
 
-    /// Number of patches of a crop.
+    /// Number of patches in a crop.
     #[must_use]
     pub fn num_patches(&self) -> usize {
         self.num_patches
@@ -72,7 +73,7 @@ impl Mask {
         &self.row(crop)[..self.num_visible]
     }
 
-    /// Returns true if each patch of a crop is hidden, in the order of the patches.
+    /// For each patch of a crop, in order, whether it is hidden.
     #[must_use]
     pub fn hidden(&self, crop: usize) -> Vec<bool> {
         let mut hidden = vec![true; self.num_patches];
@@ -91,7 +92,7 @@ impl Mask {
         &self.ids_shuffle[crop * self.num_patches..][..self.num_patches]
     }
 
-    /// Copies the mask to a device as index tensors. They are constants, so the device needs no autodiff.
+    /// Copies the mask to a device as index tensors, which are constants, so that the device needs no autodiff.
     #[must_use]
     pub fn upload(&self, device: &Device) -> MaskIndices {
         let num_crops = self.num_crops();
@@ -134,24 +135,24 @@ fn indices(values: Vec<i64>, device: &Device) -> Tensor<1, Int> {
 pub struct MaskIndices {
     /// Number of crops N.
     pub num_crops: usize,
-    /// Visible patches per crop.
+    /// Number of visible patches per crop.
     pub num_visible: usize,
-    /// Masked patches per crop.
+    /// Number of masked patches per crop.
     pub num_masked: usize,
     /// Rows of the visible patches, `[N·num_visible]`.
     pub visible_rows: Tensor<1, Int>,
     /// Rows of the masked patches, `[N·num_masked]`.
     pub masked_rows: Tensor<1, Int>,
-    /// `ids_restore` as rows, `[N·L]`: position of each patch in shuffled order.
+    /// Position of each patch in shuffled order (`ids_restore`), as rows, `[N·L]`.
     pub restore_rows: Tensor<1, Int>,
-    /// `ids_keep`, `[N·num_visible]`.
+    /// Visible patches (`ids_keep`), `[N·num_visible]`.
     pub visible_patches: Tensor<1, Int>,
-    /// `ids_shuffle`, `[N·L]`.
+    /// Shuffled patches (`ids_shuffle`), `[N·L]`.
     pub shuffled_patches: Tensor<1, Int>,
 }
 
 impl MaskIndices {
-    /// Selects the visible ones of `patches` `[N, L, W]`, as `[N, num_visible, W]` in shuffled order.
+    /// Selects the visible patches among `patches` `[N, L, W]`; returns `[N, num_visible, W]` in shuffled order.
     #[must_use]
     pub fn visible(&self, patches: Tensor<3>) -> Tensor<3> {
         take(patches, &self.visible_rows)
@@ -163,14 +164,14 @@ impl MaskIndices {
         take(patches, &self.masked_rows)
     }
 
-    /// Brings `tokens` `[N, L, W]` from shuffled order back to the order of the patches.
+    /// Restores `tokens` `[N, L, W]` from shuffled order to the order of the patches.
     #[must_use]
     pub fn restore(&self, tokens: Tensor<3>) -> Tensor<3> {
         take(tokens, &self.restore_rows)
     }
 }
 
-/// Selects rows of `x` `[N, L, W]`, counted over all crops, equally many of each crop.
+/// Selects rows of `x` `[N, L, W]`, numbered over all crops; each crop contributes equally many.
 fn take(x: Tensor<3>, rows: &Tensor<1, Int>) -> Tensor<3> {
     let [n, l, width] = x.dims();
     let [num_rows] = rows.dims();

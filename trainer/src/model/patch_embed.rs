@@ -1,7 +1,7 @@
 //! Volumes as patches: cutting, joining, and the linear map from a patch to a token.
 //!
-//! Patches are ordered by (gx, gy, gz), row-major; the values of a patch by (px, py, pz, channel). The released
-//! encoder embeds with a convolution whose stride equals its kernel; on patches that are cut already this is one matrix
+//! Patches are ordered by (gx, gy, gz), row-major; the values of a patch by (px, py, pz, channel). The released encoder
+//! embeds with a convolution whose stride equals its kernel; on patches that are already cut this is one matrix
 //! product, and it is computed for visible patches only.
 
 use burn::module::Module;
@@ -13,7 +13,7 @@ use super::precision::Precision;
 
 /// Number of patches along each axis.
 ///
-/// A remainder of `crop_size` is dropped; the configuration of a model refuses it beforehand.
+/// A remainder of `crop_size` is dropped; the validation of a model's configuration rejects it beforehand.
 #[must_use]
 pub fn grid_of(crop_size: [usize; 3], patch_size: usize) -> [usize; 3] {
     crop_size.map(|side| side / patch_size)
@@ -57,7 +57,7 @@ pub fn unpatchify(patches: Tensor<3>, grid: [usize; 3], patch_size: usize) -> Te
 /// Linear map from a patch to a token.
 #[derive(Module, Debug)]
 pub struct PatchEmbed {
-    /// Weight `[p³·C, embed_dim]`, the released convolution's flattened and transposed; bias `[embed_dim]`.
+    /// Weight `[p³·C, embed_dim]`, the released convolution's weight flattened and transposed; bias `[embed_dim]`.
     pub proj: Linear,
     #[module(skip)]
     precision: Precision,
@@ -70,7 +70,7 @@ impl PatchEmbed {
         Self { proj, precision: weights.precision() }
     }
 
-    /// `[N, L, p³·C]` → `[N, L, embed_dim]`.
+    /// Maps patches to tokens: `[N, L, p³·C]` → `[N, L, embed_dim]`.
     #[must_use]
     pub fn forward(&self, patches: Tensor<3>) -> Tensor<3> {
         self.precision.widen(self.precision.linear(&self.proj, patches))

@@ -8,15 +8,15 @@ use super::init::WeightInit;
 /// Ratio of the longest wavelength to the shortest, which is 2π patches.
 const TEMPERATURE: f32 = 10_000.0;
 
-/// Largest difference between a value of a table in a file and the computed one. bf16 is off by half a unit in the last
-/// place, which is 0.002 just below 1. Tables of two grids with equally many patches differ by sin 1 = 0.84 in some value:
-/// at the first patch where they differ, one of them is at 1 on an axis and the other one at 0.
+/// Largest difference between a value of a table in a file and the computed one. bf16 rounds by up to half a unit in
+/// the last place, which is 0.002 just below 1. Tables of two grids with equally many patches differ by sin 1 = 0.84 in
+/// some value: at the first patch where they differ, one of them is at 1 on an axis and the other one at 0.
 const MOST_ROUNDING: f32 = 0.005;
 
 /// Sine-cosine table `[L, dim]` of a grid of patches, row-major over (gx, gy, gz).
 ///
-/// A third of the width belongs to each axis, the first half of it sines, the second cosines. The arithmetic is in
-/// f32, as in the reference, so that the tables agree to the last bits.
+/// Each axis has a third of the width: first sines, then cosines. The arithmetic is in f32, as in the reference, so
+/// that the tables agree to the last bits.
 ///
 /// # Panics
 /// If `dim` is not a multiple of 6.
@@ -31,8 +31,8 @@ pub fn sincos_table(grid: [usize; 3], dim: usize) -> Vec<f32> {
     table
 }
 
-/// Grid of patches whose sine-cosine table of width `dim` has these values, up to the rounding of 16-bit floats; `None` if
-/// the values are another table's, such as a trained one's.
+/// Grid of patches whose sine-cosine table of width `dim` has these values, up to the rounding of 16-bit floats; `None`
+/// for any other table, such as a trained one.
 #[must_use]
 pub fn grid_of_table(values: &[f32], dim: usize) -> Option<[usize; 3]> {
     if dim == 0 || !dim.is_multiple_of(6) || !values.len().is_multiple_of(dim) {
@@ -76,12 +76,12 @@ fn push_row(table: &mut Vec<f32>, position: [usize; 3], omega: &[f32]) {
 /// A position table `[1, L, dim]`.
 #[derive(Module, Debug)]
 pub struct PosEmbed {
-    /// One row per patch, row-major over the grid. The class token has no row: its position is zero.
+    /// Table with one row per patch, row-major over the grid. The class token has no row, because its position is zero.
     pub table: Param<Tensor<3>>,
 }
 
 impl PosEmbed {
-    /// Initialises the sine-cosine table, a constant of the model unless `trained`.
+    /// Initialises the sine-cosine table, which is constant unless `trained`.
     ///
     /// # Panics
     /// If `dim` is not a multiple of 6.

@@ -1,12 +1,13 @@
-//! Type in which matrix products are taken, `train.precision` of a configuration.
+//! Number type of the factors of matrix products: `train.precision` in a configuration.
 //!
-//! With [`Precision::Bf16`] the products of linear maps, attention and convolutions take 16-bit factors and add up in
-//! 32 bits; weights, their moments, norms, softmaxes, residual sums and losses stay in 32. `PyTorch` calls this autocast.
-//! bf16 has the exponents of f32, so that no loss has to be scaled (Kalamkar et al., arXiv 1905.12322).
+//! With [`Precision::Bf16`] the products of linear maps, attention and convolutions take 16-bit factors and are summed
+//! in 32 bits; weights, their moments, norms, softmaxes, residual sums and losses stay in 32 bits. `PyTorch` calls this
+//! autocast. bf16 has the exponents of f32, so that no loss has to be scaled (Kalamkar et al., arXiv 1905.12322).
 //!
 //! With [`Precision::Tf32`] a GPU rounds the factors of f32 products to 10 bits of fraction for its matrix units; sums
-//! are 32-bit. With [`Precision::F32`] they are taken in full. Without cuBLASLt and cuDNN, `CubeCL`'s own kernels for
-//! products and convolutions round to TF32 in either case: it has no switch. The CPU takes both in full.
+//! are 32-bit. With [`Precision::F32`] the factors are not rounded. Without cuBLASLt and cuDNN, `CubeCL`'s own kernels
+//! for products and convolutions round to TF32 in either case, because it has no switch. The CPU rounds in neither
+//! case.
 
 use burn::module::Param;
 use burn::nn::Linear;
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ops::product::{Factors, affine, linear};
 
-/// Type in which matrix products are taken.
+/// Number type of the factors of matrix products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -49,7 +50,7 @@ impl Precision {
         }
     }
 
-    /// `x` in the type of a product's factor.
+    /// Converts `x` to the number type of factors.
     #[must_use]
     pub fn narrow<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
@@ -58,20 +59,22 @@ impl Precision {
         }
     }
 
-    /// `x` `[.., d_input]` times the layer's weight, plus its bias → `[.., d_output]`, in the type of a factor.
+    /// Computes `x` `[.., d_input]` times the layer's weight, plus its bias → `[.., d_output]`, in the number type of
+    /// factors.
     #[must_use]
     pub fn linear<const D: usize>(self, layer: &Linear, x: Tensor<D>) -> Tensor<D> {
         self.affine(x, layer.weight.val(), layer.bias.as_ref().map(Param::val))
     }
 
-    /// `x` `[.., d_input]` times the layer's weight, without its bias → `[.., d_output]`, in the type of a factor. The
-    /// operation that follows adds the bias in f32.
+    /// Computes `x` `[.., d_input]` times the layer's weight, without its bias → `[.., d_output]`, in the number type
+    /// of factors. The operation that follows adds the bias in f32.
     #[must_use]
     pub fn product<const D: usize>(self, layer: &Linear, x: Tensor<D>) -> Tensor<D> {
         self.affine(x, layer.weight.val(), None)
     }
 
-    /// `x` `[.., K]` times `weight` `[K, N]`, plus a bias `[N]` if there is one → `[.., N]`, in the type of a factor.
+    /// Computes `x` `[.., K]` times `weight` `[K, N]`, plus a bias `[N]` if there is one → `[.., N]`, in the number
+    /// type of factors.
     #[must_use]
     pub fn affine<const D: usize>(self, x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
         match bias {
@@ -80,7 +83,7 @@ impl Precision {
         }
     }
 
-    /// A product's result in f32, for sums, norms and losses.
+    /// Converts a product's result to f32, for sums, norms and losses.
     #[must_use]
     pub fn widen<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {

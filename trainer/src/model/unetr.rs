@@ -1,9 +1,9 @@
 //! UNETR: the segmentation network that fine-tuning builds on a pre-trained encoder.
 //!
-//! The encoder sees all patches, without a class token and with a trained position table. Its three tapped layers
-//! and its normed output, as volumes of tokens, enter a convolutional decoder that doubles the size three times, to
-//! 8 voxels per patch, and then interpolates to the crop. Hatamizadeh et al., *UNETR*, 2021, arXiv 2103.10504, with the
-//! last stage as Hi-End-MAE changes it for patches of 12 voxels.
+//! The encoder sees all patches, without a class token and with a trained position table. Its three tapped layers and
+//! its normed output, as volumes of tokens, enter a convolutional decoder that doubles the size three times, to 8
+//! voxels per patch, and then interpolates to the crop. Hatamizadeh et al., *UNETR*, 2021, arXiv 2103.10504, with the
+//! last stage modified as in Hi-End-MAE for patches of 12 voxels.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -25,11 +25,11 @@ const NORM_EPSILON: f64 = 1e-5;
 pub struct UnetrConfig {
     /// Number of channels of the image.
     pub in_channels: usize,
-    /// Number of classes, background included: channels of the logits.
+    /// Number of classes, background included: the number of channels of the logits.
     pub num_classes: usize,
-    /// Size of the crop, voxels; a multiple of `patch_size` along each axis.
+    /// Size of the crop in voxels; a multiple of `patch_size` along each axis.
     pub crop_size: [usize; 3],
-    /// Side of a patch, voxels.
+    /// Side of a patch, in voxels.
     pub patch_size: usize,
     /// Width of the tokens, a multiple of 6 and of `num_heads`.
     pub embed_dim: usize,
@@ -37,16 +37,16 @@ pub struct UnetrConfig {
     pub depth: usize,
     /// Number of attention heads of the encoder.
     pub num_heads: usize,
-    /// Width of the MLPs' hidden layers in units of `embed_dim`.
+    /// Width of the MLPs' hidden layers, as a multiple of `embed_dim`.
     pub mlp_ratio: usize,
-    /// Encoder layers that the decoder reads, zero-based, ascending.
+    /// Indices of the encoder layers that the decoder reads, from 0, ascending.
     pub taps: [usize; 3],
     /// Number of channels at full resolution; each coarser stage has twice as many.
     pub feature_size: usize,
 }
 
 impl UnetrConfig {
-    /// Network for the encoder of `pretrained`, with the recipe's 32 features.
+    /// Returns the sizes of a network for the encoder of `pretrained`, with the recipe's 32 features.
     ///
     /// # Errors
     /// If the pre-training model does not have three taps.
@@ -73,7 +73,7 @@ impl UnetrConfig {
         })
     }
 
-    /// Checks that the sizes fit together.
+    /// Checks that the sizes match each other.
     ///
     /// # Errors
     /// The first setting that does not fit, with the reason.
@@ -108,7 +108,7 @@ impl UnetrConfig {
         Ok(())
     }
 
-    /// Initialises a network; pre-trained weights, if there are any, replace those of the encoder afterwards.
+    /// Initialises a network; pre-trained weights, if any, replace those of the encoder afterwards.
     ///
     /// DIFFERENCE: without pre-training, the position table starts as the sine-cosine table and linear maps as in
     /// pre-training (Xavier), where MONAI samples both from a normal distribution of standard deviation 0.02.
@@ -138,9 +138,9 @@ impl UnetrConfig {
         self.encoder().num_params()
     }
 
-    /// Values that the backward pass keeps of a crop at the least: those of the encoder, and at the crop's full resolution
-    /// the inputs of convolutions and norms, eight times `feature_size` of them (of 15), and the logits and their gradient.
-    /// With `recompute`, the encoder's blocks keep their inputs only.
+    /// Minimum number of values that the backward pass keeps for a crop: those of the encoder; at the crop's full
+    /// resolution, `8 · feature_size` values per voxel (of 15 in total) for the inputs of convolutions and norms; and
+    /// the logits and their gradient. With `recompute`, the encoder's blocks keep only their inputs.
     #[must_use]
     pub fn kept_values(&self, recompute: bool) -> usize {
         let encoder = self.encoder();
@@ -181,13 +181,13 @@ pub struct Unetr {
     pub encoder3: ProjectionBlock,
     /// Branch of the third tap, up-sampled to 2 voxels per patch.
     pub encoder4: ProjectionBlock,
-    /// Stage to 2 voxels per patch.
+    /// Stage that up-samples to 2 voxels per patch.
     pub decoder5: UpBlock,
-    /// Stage to 4 voxels per patch.
+    /// Stage that up-samples to 4 voxels per patch.
     pub decoder4: UpBlock,
-    /// Stage to 8 voxels per patch.
+    /// Stage that up-samples to 8 voxels per patch.
     pub decoder3: UpBlock,
-    /// Stage to the size of the crop.
+    /// Stage that resizes to the size of the crop.
     pub decoder2: ResizeBlock,
     /// 1×1×1 convolution from features to classes.
     pub out: Conv,
@@ -209,7 +209,7 @@ impl Unetr {
         num_classes
     }
 
-    /// Logits `[N, classes, X, Y, Z]` of crops `[N, C, X, Y, Z]`.
+    /// Computes the logits `[N, classes, X, Y, Z]` of crops `[N, C, X, Y, Z]`.
     ///
     /// # Panics
     /// If the crops have another size than the position table.
@@ -218,7 +218,7 @@ impl Unetr {
         self.out.forward(self.features(images))
     }
 
-    /// Features `[N, feature_size, X, Y, Z]` from which the last convolution computes logits.
+    /// Computes the features `[N, feature_size, X, Y, Z]` from which the last convolution computes logits.
     ///
     /// # Panics
     /// See [`Self::forward`].
@@ -239,7 +239,7 @@ impl Unetr {
     }
 }
 
-/// Tokens `[N, L, E]` as a volume `[N, E, gx, gy, gz]`.
+/// Rearranges tokens `[N, L, E]` to a volume `[N, E, gx, gy, gz]`.
 fn token_volume(tokens: Tensor<3>, grid: [usize; 3]) -> Tensor<5> {
     let [n, _, dim] = tokens.dims();
     let [gx, gy, gz] = grid;
@@ -271,7 +271,7 @@ mod tests {
         assert_eq!(model.forward(Tensor::ones([2, 1, 24, 12, 36], &device)).dims(), [2, 3, 24, 12, 36]);
     }
 
-    /// Compares in f64, where differences have enough digits: the golden gradients are f32 sums of a million terms.
+    /// Compares in f64, where differences have enough digits; the golden gradients are f32 sums of a million terms.
     #[test]
     fn gradients_are_those_of_finite_differences() {
         use crate::label_space::LabelSpace;
@@ -330,7 +330,7 @@ mod tests {
         let grads = GradientsParams::from_grads(loss_of(&here).backward(), &here);
         let mut slope = Slope { grads: &grads, num_seen: 0, sum: 0.0 };
         here.visit(&mut slope);
-        // So small that hardly any activation crosses the kink of its leaky unit.
+        // So small that hardly any activation crosses the kink of its leaky ReLU.
         let distance = 1e-8;
         let difference = (value(distance) - value(-distance)) / (2.0 * distance);
         let error = (slope.sum - difference).abs() / difference.abs();

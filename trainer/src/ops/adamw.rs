@@ -1,4 +1,5 @@
-//! One step of `AdamW` for a parameter (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2), moments included.
+//! One optimizer step of `AdamW` for a parameter (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2), moments
+//! included.
 //!
 //! Composed, a step is a dozen passes over parameter, gradient and moments, and as many launches; as one operation it
 //! reads each once and writes all but the gradient once.
@@ -10,7 +11,7 @@ use burn::tensor::Tensor;
 use super::cpu;
 use super::step_params::StepParams;
 
-/// Parameter and moments after one step with `params`; before the first step the moments are zero.
+/// Returns parameter and moments after one step with `params`; before the first step the moments are zero.
 #[must_use]
 pub fn adamw<const D: usize>(
     [param, grad, first, second]: [Tensor<D>; 4],
@@ -21,10 +22,10 @@ pub fn adamw<const D: usize>(
     (Tensor::from_dispatch(param), Tensor::from_dispatch(first), Tensor::from_dispatch(second))
 }
 
-/// The step, for each backend. It has no derivative: an updated parameter is not part of a graph.
+/// Optimizer step, for each backend. It has no derivative, because an updated parameter is not part of a graph.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"))]
 pub trait AdamWUpdate: Backend {
-    /// Parameter and moments after one step.
+    /// Returns parameter and moments after one step.
     fn adamw_update(
         param: FloatTensor<Self>,
         grad: FloatTensor<Self>,
@@ -34,7 +35,7 @@ pub trait AdamWUpdate: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
-/// The step by the backend's operations.
+/// Computes the step with the backend's own operations.
 fn composed<B: Backend>(
     param: FloatTensor<B>,
     grad: FloatTensor<B>,
@@ -121,7 +122,7 @@ pub(crate) mod tests {
     }
 
     fn steps_are_those_of_burn(device: &Device) {
-        // Sizes that vectors of four divide, and that they do not.
+        // Sizes divisible and not divisible by four, the length of a vector.
         for shape in [[9, 13], [8, 12]] {
             let config = AdamWConfig::new().with_beta_2(0.95).with_epsilon(1e-8).with_weight_decay(0.05);
             let (reference, flex) = (config.build(), Device::flex());

@@ -1,11 +1,11 @@
 //! Multi-head attention (Vaswani et al., arXiv 1706.03762, section 3.2) as one operation with one derivative.
 //!
-//! Composed of Burn's operations, attention copies tokens three times to take heads apart, keeps and reads a tensor of the
-//! attention matrix's size for every elementary step of softmax, and multiplies matrices whose rows begin at any address:
-//! with 33 values per head or 513 keys, such rows are read value by value. Here heads are cut out in one copy, which
-//! adds the bias of the preceding linear map and, on a GPU, pads rows to whole pieces ([`Padding`]). Softmax overwrites
-//! the products that it is taken of, and only its result is kept for the backward pass, `ds = y · (dy - sum(dy · y))`.
-//! Padding is zero or never read, so that values and gradients are those of the unpadded heads.
+//! Composed of Burn's operations, attention copies tokens three times to take heads apart, stores and reads a tensor of
+//! the attention matrix's size for every elementary step of softmax, and multiplies matrices whose rows are not
+//! aligned: with 33 values per head or 513 keys, such rows are read value by value. Here heads are cut out in one copy,
+//! which adds the bias of the preceding linear map and, on a GPU, pads rows to whole pieces ([`Padding`]). Softmax
+//! overwrites its input, and only its result is kept for the backward pass, `ds = y · (dy - sum(dy · y))`. Padding is
+//! zero or never read, so that values and gradients are those of the unpadded heads.
 //!
 //! For f32 on the CPU all this is one function of [`hiend_cpu`], which makes no attention matrix, and on CUDA it is cuDNN's
 //! fused attention where [`Computation::Cudnn`] is asked for ([`FusedAttention`]), which may read tokens as they are
@@ -29,14 +29,15 @@ pub use self::heads::{HeadOps, Padding, Part};
 use self::matrix::weights;
 use super::product::Factors;
 
-/// Computation of attention on GPUs, `train.attention` of a configuration. On a CPU it makes no difference.
+/// Computation of attention on GPUs: `train.attention` in a configuration. No effect on a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Computation {
-    /// Products of heads, and softmax of the matrix between them.
+    /// Products of heads, with the softmax of the matrix between them.
     #[default]
     Products,
-    /// cuDNN's fused attention of 16-bit tokens, without a matrix; products where the library is missing or refuses.
+    /// cuDNN's fused attention of 16-bit tokens, which stores no matrix; products if the library is missing or rejects
+    /// the sizes.
     Cudnn,
 }
 
@@ -91,8 +92,9 @@ pub fn attend_cross(
     })
 }
 
-/// Returns true if attention in heads of `width` values, on the device of `x`, reads tokens as they are. The bias of the linear
-/// map before it costs nothing in the map then; elsewhere it costs nothing in the attention, which cuts tokens into heads.
+/// Returns true if attention in heads of `width` values, on the device of `x`, reads tokens without splitting them into
+/// heads. In that case the bias of the preceding linear map is free in the map; otherwise it is free in the attention,
+/// which splits tokens into heads.
 #[must_use]
 pub fn reads_tokens<const D: usize>(x: &Tensor<D>, width: usize, method: impl Into<Method>) -> bool {
     #[cfg(feature = "cuda")]
@@ -141,7 +143,7 @@ pub trait Attention: Backend {
         method: Method,
     ) -> FloatTensor<Self>;
 
-    /// Attention weights; see [`attention_weights`].
+    /// Computes attention weights; see [`attention_weights`].
     fn attention_weights(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -242,15 +244,15 @@ pub(crate) mod tests {
     const HEADS: usize = 3;
     const FULL: Factors = Factors::F32;
 
-    /// Sums in another order, of references that are computed on the CPU: a device's own products would be tuned, and may
-    /// round factors to TF32. A device's exponential and division differ from those of the CPU: Vulkan allows 3 + 2 |x| units in
-    /// the last place for the exponential of x, at most 3 units of the largest weight of a row, and 2.5 for a division, 3.3e-7
-    /// together, which a gradient meets several times.
+    /// Tolerance for sums in another order than the reference, which is computed on the CPU because a device's own
+    /// products would be tuned and may round factors to TF32. A device's exponential and division also differ from the
+    /// CPU's: Vulkan allows 3 + 2 |x| units in the last place for the exponential of x, at most 3 units of the largest
+    /// weight of a row, and 2.5 for a division, 3.3e-7 together, which enter a gradient several times.
     fn tolerance(device: &Device) -> f32 {
         if *device == Device::flex() { 3e-6 } else { 1e-5 }
     }
 
-    /// The definition, composed of Burn's operations.
+    /// Computes attention by its definition, composed of Burn's operations.
     fn composed(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>) -> Tensor<3> {
         let heads = |x: Tensor<3>| {
             let [n, l, dim] = x.dims();
@@ -268,7 +270,7 @@ pub(crate) mod tests {
         x.clone().narrow(2, number * width, width)
     }
 
-    /// `[1, 1, W]` as `[W]`.
+    /// Reshapes `[1, 1, W]` to `[W]`.
     fn row(bias: Tensor<3>) -> Tensor<1> {
         bias.flatten(0, 2)
     }
@@ -343,7 +345,7 @@ pub(crate) mod tests {
         host(attend_cross(q, kv, None, HEADS, FULL)).assert_close(&host(y), tolerance(device));
     }
 
-    /// Runs the GPU's padding on the CPU.
+    /// The GPU's padding is applied on the CPU.
     #[cfg(test)]
     #[test]
     fn padding_changes_neither_values_nor_gradients() {

@@ -1,10 +1,10 @@
-//! Sums over the voxels of each case and class that the fine-tuning loss is made of, on GPUs, as one operation with one
-//! derivative: the logits are read once in the forward pass and once in the backward pass. Composed of Burn's
+//! Sums over the voxels of each case and class from which the fine-tuning loss is computed, on GPUs, as one operation
+//! with one derivative: the logits are read once in the forward pass and once in the backward pass. Composed of Burn's
 //! operations, softmax, one-hot labels, products and sums are some 60 passes over as many values as there are logits.
 //!
-//! With the softmax `p` of a voxel's logits and its one-hot label `y`, the sums of a class are `Σ p·y`, `Σ p²`, `Σ y` and
-//! `Σ y·ln p`. For their gradients `a`, `b`, (none) and `d`, the gradient of a logit is
-//! `p·(g - Σ p·g) + d·(y - p)` with `g = a·y + 2·b·p` and the `d` of the label. Voxels with the ignore label are in no sum.
+//! With the softmax `p` of a voxel's logits and its one-hot label `y`, the sums of a class are `Σ p·y`, `Σ p²`, `Σ y`
+//! and `Σ y·ln p`. For their gradients `a`, `b`, (none) and `d`, the gradient of a logit is `p·(g - Σ p·g) + d·(y - p)`
+//! with `g = a·y + 2·b·p` and the `d` of the label. Voxels with the ignore label enter no sum.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -22,37 +22,37 @@ pub(super) const KINDS: u32 = 4;
 /// Sums of each case and class, `[N, C]` each.
 #[derive(Clone, Debug)]
 pub struct ClassSums {
-    /// Probability of the class in the voxels with its label.
+    /// Sum of the probabilities of the class over the voxels with its label.
     pub intersection: Tensor<2>,
-    /// Squared probability of the class.
+    /// Sum of the squared probabilities of the class.
     pub squares: Tensor<2>,
     /// Number of voxels with the label.
     pub voxels: Tensor<2>,
-    /// Logarithm of the probability of the class in the voxels with its label.
+    /// Sum of the logarithms of the probability of the class over the voxels with its label.
     pub log_likelihood: Tensor<2>,
 }
 
-/// Largest number of classes of the kernels, which are unrolled over classes: on Vulkan's software device those for 14 are
-/// compiled in a second, those for 33 not within five minutes.
+/// Largest number of classes for the kernels, which are unrolled over classes: on Vulkan's software device a kernel for
+/// 14 classes compiles in a second, one for 33 takes more than five minutes.
 const MOST_CLASSES: usize = 16;
 
-/// The sums of `logits` `[N, C, X, Y, Z]` with `labels` `[N, 1, X, Y, Z]`, each a class or `ignore`. `None` on the CPU, and for
-/// more than 16 classes.
+/// Computes the sums of `logits` `[N, C, X, Y, Z]` with `labels` `[N, 1, X, Y, Z]`, each a class or `ignore`. `None` on
+/// the CPU, and for more than 16 classes.
 #[must_use]
 pub fn on_gpu(logits: &Tensor<5>, labels: &Tensor<5, Int>, ignore: Option<u8>) -> Option<ClassSums> {
     (!is_on_flex(logits) && logits.dims()[1] <= MOST_CLASSES).then(|| of_volumes(logits, labels, ignore))
 }
 
-/// [`on_gpu`] on any device.
+/// Computes the same sums as [`on_gpu`], on any device.
 pub(crate) fn of_volumes(logits: &Tensor<5>, labels: &Tensor<5, Int>, ignore: Option<u8>) -> ClassSums {
     let [cases, classes, x, y, z] = logits.dims();
-    // Of logits whose channels are neighbours in memory nothing is copied.
+    // Copies nothing if the logits' channels are neighbours in memory.
     let logits = channels_last(logits.clone()).reshape([cases, x * y * z, classes]);
     let labels = labels.clone().reshape([cases, x * y * z]).cast(FloatDType::F32);
     of_rows(logits, labels, ignore)
 }
 
-/// The sums of `logits` `[N, V, C]` with `labels` `[N, V]` without gradients.
+/// Computes the sums of `logits` `[N, V, C]` with `labels` `[N, V]`, without gradients.
 fn of_rows(logits: Tensor<3>, labels: Tensor<2>, ignore: Option<u8>) -> ClassSums {
     let labels = if logits.is_autodiff() { Tensor::from_inner(labels) } else { labels };
     let (logits, labels) = (logits.into_dispatch(), labels.into_dispatch());
@@ -62,20 +62,20 @@ fn of_rows(logits: Tensor<3>, labels: Tensor<2>, ignore: Option<u8>) -> ClassSum
     ClassSums { intersection, squares, voxels, log_likelihood }
 }
 
-/// The operation for each backend.
+/// Differentiable operation, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait SumClasses: Backend {
-    /// Sums `[N, 4, C]` of `logits` `[N, V, C]` with `labels` `[N, V]`, in f32.
+    /// Computes the sums `[N, 4, C]` of `logits` `[N, V, C]` with `labels` `[N, V]`, in f32.
     fn sum_classes(logits: FloatTensor<Self>, labels: FloatTensor<Self>, ignore: Option<u8>) -> FloatTensor<Self>;
 }
 
 /// The operation and its derivative without a graph, for each backend.
 pub trait ClassSumParts: Backend {
-    /// Returns the sums that [`SumClasses::sum_classes`] describes, without a graph.
+    /// Computes the sums that [`SumClasses::sum_classes`] describes, without a graph.
     #[must_use]
     fn sums(logits: FloatTensor<Self>, labels: FloatTensor<Self>, ignore: Option<u8>) -> FloatTensor<Self>;
 
-    /// Gradient of the logits, in their type, from that of the sums.
+    /// Gradient of the logits, in their number type, given the gradient of the sums.
     #[must_use]
     fn gradient(
         logits: FloatTensor<Self>,
@@ -85,12 +85,12 @@ pub trait ClassSumParts: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// The reference: one voxel after another.
+/// Reference implementation, voxel by voxel.
 mod reference {
     use super::{Flex, FloatTensor, KINDS, cpu, widened};
     use burn::backend::TensorMetadata as _;
 
-    /// Logits in f32 and labels, in order, with the number of classes and the voxels of a case.
+    /// Logits in f32 and labels, in order, with the number of classes and of voxels per case.
     pub(super) struct Voxels {
         logits: FloatTensor<Flex>,
         labels: FloatTensor<Flex>,
@@ -207,7 +207,7 @@ impl SumClasses for burn::backend::Cube {
     }
 }
 
-/// Derivative of the operation. Its parent is the logits.
+/// Derivative of the operation, whose only parent is the logits.
 #[derive(Debug)]
 struct Derivative {
     ignore: Option<u8>,
@@ -251,7 +251,7 @@ pub(crate) mod tests {
     use burn::tensor::activation::log_softmax;
     use burn::tensor::{Device, TensorData};
 
-    /// Voxels of a case and classes. The first has several groups, of which the last is not full.
+    /// Numbers of voxels per case and of classes. The first entry has several groups, the last of which is not full.
     const SIZES: [(usize, usize); 4] = [(70_001, 2), (333, 14), (64, 3), (5, MOST_CLASSES)];
 
     fn labels(voxels: usize, classes: usize, device: &Device) -> Tensor<2> {
@@ -272,7 +272,7 @@ pub(crate) mod tests {
         })
     }
 
-    /// The sums by Burn's operations. Labels above the classes are ignored.
+    /// Computes the sums by Burn's operations. Labels above the classes are ignored.
     fn composed(logits: Tensor<3>, labels: Tensor<2>) -> ClassSums {
         let [cases, voxels, classes] = logits.dims();
         let device = labels.device();

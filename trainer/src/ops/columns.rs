@@ -1,4 +1,4 @@
-//! Sums over all rows: the gradient of a bias.
+//! Column sums over all rows, which are the gradient of a bias.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Flex, TensorMetadata as _};
@@ -9,12 +9,12 @@ use super::primitive::widened;
 
 /// Column sums, for each backend.
 pub trait ColumnSums: Backend {
-    /// The sum of `x` `[.., W]`, of any type, over all rows: `[W]` in f32.
+    /// Sums `x` `[.., W]`, of any type, over all rows: `[W]` in f32.
     #[must_use]
     fn column_sums(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// Column sums by the backend's operations.
+/// Computes column sums with the backend's own operations.
 fn composed<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     let shape = x.shape();
     let width = shape[shape.num_dims() - 1];

@@ -1,10 +1,10 @@
 //! Convolutions of volumes `[N, C, X, Y, Z]`: kernels of 3 or 1 voxels per side that keep the size, and the transposed
 //! kernel that doubles it.
 //!
-//! In f32 on the CPU each is one operation of `hiend_cpu`, in other types there Burn's. On GPUs volumes are channels-last
-//! in memory, whatever the order of their axes: kernels of 1 voxel, and transposed ones whose stride equals their kernel,
-//! are then products of voxels with weights ([`super::product`]), since their windows do not overlap, and kernels of 3
-//! voxels are [`volume`]'s, by cuDNN where it is found.
+//! In f32 on the CPU each is one operation of `hiend_cpu`; for other types on the CPU, Burn's operations are used. On
+//! GPUs volumes are channels-last in memory, whatever the order of their axes: kernels of 1 voxel, and transposed ones
+//! whose stride equals their kernel, are then products of voxels with weights ([`super::product`]), since their windows
+//! do not overlap, and kernels of 3 voxels are computed by [`volume`], with cuDNN if it is found.
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
@@ -24,8 +24,8 @@ use self::volume::volume_conv;
 use super::on_cpu::{CpuOperation, CpuTensor, Operand, apply, in_order, is_on_cpu, tensor, values};
 use super::product::{Factors, linear};
 
-/// `x` `[N, in, X, Y, Z]` convolved with `weight` `[out, in, k, k, k]`, k being 1 or 3, plus `bias` `[out]` →
-/// `[N, out, X, Y, Z]` in f32. Factors are narrowed to the type of `factors`.
+/// Convolves `x` `[N, in, X, Y, Z]` with `weight` `[out, in, k, k, k]`, where k is 1 or 3, and adds `bias` `[out]` →
+/// `[N, out, X, Y, Z]` in f32. Tensors are converted to the number type of `factors`.
 #[must_use]
 pub fn conv(x: Tensor<5>, weight: Tensor<5>, bias: Option<Tensor<1>>, factors: Factors) -> Tensor<5> {
     let [out_channels, .., kernel] = weight.dims();
@@ -45,7 +45,8 @@ pub fn conv(x: Tensor<5>, weight: Tensor<5>, bias: Option<Tensor<1>>, factors: F
     }
 }
 
-/// [`conv`] without a bias, in the type of a factor: for a consumer that computes in f32 but can read a shorter type.
+/// Convolves as [`conv`] does, without a bias, and returns the result in the number type of factors, for a consumer
+/// that computes in f32 but can read a shorter type.
 #[must_use]
 pub fn conv_in_factors(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
     let [.., kernel] = weight.dims();
@@ -59,8 +60,8 @@ pub fn conv_in_factors(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Ten
     if is_on_flex(&x) { composed(x, weight, factors) } else { by_voxels(x, weight, factors) }
 }
 
-/// `x` `[N, in, X, Y, Z]` with the transposed kernel `weight` `[in, out, 2, 2, 2]` of stride 2 →
-/// `[N, out, 2X, 2Y, 2Z]` in the type of a factor.
+/// Applies the transposed kernel `weight` `[in, out, 2, 2, 2]` of stride 2 to `x` `[N, in, X, Y, Z]` → `[N, out, 2X,
+/// 2Y, 2Z]` in the number type of factors.
 #[must_use]
 pub fn up_conv(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
     if factors.dtype().is_none() && is_on_cpu(&x) && is_on_cpu(&weight) {
@@ -69,8 +70,8 @@ pub fn up_conv(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
     if is_on_flex(&x) { up_composed(x, weight, factors) } else { up_by_voxels(x, weight, factors) }
 }
 
-/// Leaves kernels of 3 voxels on NVIDIA's GPUs to Burn's convolutions from now on, or to cuDNN where it is found, as it is
-/// from the start.
+/// Selects, from now on, Burn's convolutions for kernels of 3 voxels on NVIDIA GPUs if `burns` is set, otherwise cuDNN
+/// where it is found (the default).
 pub fn leave_to_burn(burns: bool) {
     #[cfg(feature = "cuda")]
     cuda::leave_to_burn(burns);
@@ -78,7 +79,7 @@ pub fn leave_to_burn(burns: bool) {
     let _ = burns;
 }
 
-/// Channels of two volumes `[N, C, X, Y, Z]` of one type.
+/// Joins the channels of two volumes `[N, C, X, Y, Z]` of one type.
 #[must_use]
 pub fn join(a: Tensor<5>, b: Tensor<5>) -> Tensor<5> {
     if is_on_flex(&a) {
@@ -92,17 +93,17 @@ pub(super) fn is_on_flex(x: &Tensor<5>) -> bool {
     matches!(x.device().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
-/// Axes of a channels-last volume, of one with the channels first.
+/// Permutes the axes of a channels-first volume to channels-last.
 pub(super) fn channels_last(x: Tensor<5>) -> Tensor<5> {
     x.permute([0, 2, 3, 4, 1])
 }
 
-/// Axes of a volume with the channels first, of a channels-last one.
+/// Permutes the axes of a channels-last volume to channels-first.
 pub(super) fn channels_first(x: Tensor<5>) -> Tensor<5> {
     x.permute([0, 4, 1, 2, 3])
 }
 
-/// The convolution of channels-last volumes.
+/// Convolves channels-last volumes.
 fn by_voxels(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
     let [out_channels, in_channels, kernel, ..] = weight.dims();
     let x = channels_last(x);
@@ -113,7 +114,7 @@ fn by_voxels(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
     })
 }
 
-/// The transposed convolution of channels-last volumes.
+/// Applies the transposed convolution to channels-last volumes.
 fn up_by_voxels(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
     let [n, in_channels, dx, dy, dz] = x.dims();
     let [_, out_channels, ..] = weight.dims();
@@ -125,7 +126,7 @@ fn up_by_voxels(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> 
     channels_first(blocks.reshape([n, 2 * dx, 2 * dy, 2 * dz, out_channels]))
 }
 
-/// Burn's convolution of narrowed tensors, differentiated by Burn.
+/// Burn's convolution of tensors in the number type of `factors`, differentiated by Burn.
 fn composed(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
     let [out_channels, in_channels, kernel, ..] = weight.dims();
     let (x, weight) = (narrow(x, factors), narrow(weight, factors));
@@ -166,16 +167,16 @@ fn widen<const D: usize>(y: Tensor<D>, factors: Factors) -> Tensor<D> {
 /// Kernels of `hiend_cpu`. Inputs are `x`, the weight and, if there is one, the bias.
 #[derive(Clone, Copy, Debug)]
 enum Kernel {
-    /// 3×3×3 voxels.
+    /// Kernel of 3×3×3 voxels.
     Cube,
     /// Kernel of one voxel.
     Point,
-    /// 2×2×2 voxels, transposed, with stride 2.
+    /// Transposed kernel of 2×2×2 voxels with stride 2.
     Up,
 }
 
 impl Kernel {
-    /// The kernel of `side` voxels.
+    /// Returns the kernel of `side` voxels.
     fn of(side: usize) -> Option<Self> {
         match side {
             1 => Some(Self::Point),
@@ -185,7 +186,7 @@ impl Kernel {
     }
 }
 
-/// Tensors for the gradients of a convolution.
+/// Tensors kept for the gradients of a convolution.
 #[derive(Clone, Debug)]
 struct Saved {
     /// Input, if the weight has a gradient.
@@ -264,7 +265,7 @@ mod tests {
     use crate::ops::testing::{values_and_gradients, wave};
     use burn::tensor::Device;
 
-    /// The oracle: Burn's own convolutions.
+    /// Oracle: Burn's own convolutions.
     fn burns(x: Tensor<5>, weight: Tensor<5>, bias: Option<Tensor<1>>) -> Tensor<5> {
         let [.., kernel] = weight.dims();
         conv3d(x, weight, bias, ConvOptions::new([1; 3], [kernel / 2; 3], [1; 3], 1))
@@ -283,7 +284,7 @@ mod tests {
         y.reshape([n, channels, sx * sy * sz])
     }
 
-    /// Sums of at most 360 products in different orders.
+    /// Tolerance for sums of at most 360 products in different orders.
     const TOLERANCE: f32 = 1e-5;
 
     #[test]

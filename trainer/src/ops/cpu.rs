@@ -10,7 +10,7 @@ pub(super) fn all_f32<const N: usize>(tensors: [&CpuTensor; N]) -> bool {
     tensors.into_iter().all(|x| x.dtype() == DType::F32)
 }
 
-/// Values of a tensor, to be changed in place; a copy only if others hold them, or if they are part of a larger tensor.
+/// Values of a tensor, to be changed in place; copied only if others hold them, or if they are part of a larger tensor.
 ///
 /// # Panics
 /// If the tensor is not in f32.

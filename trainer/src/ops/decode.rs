@@ -1,8 +1,8 @@
-//! Crops decoded on the device from the chunks of their visits, as the cache stores them: unpacked, cut, flipped, turned
-//! and converted to floats by one kernel. Not differentiable: voxels are constants.
+//! Decodes crops on the device from the stored chunks of their visits: one kernel unpacks, cuts, flips, turns and
+//! converts them to floats. Not differentiable, because voxels are constants.
 //!
-//! Crops of linear chains are finished then. Of nnU-Net's chain the kernel makes the boxes that [`crate::augment`] makes
-//! crops of: an augmentation without flips, turns and intensities.
+//! Crops of linear chains are then finished. For nnU-Net's chain the kernel makes the boxes from which
+//! [`crate::augment`] makes crops: a crop without flips, turns and intensity changes.
 //!
 //! [`CropChunks`] describes a crop. On the CPU [`CropChunks::decode`] makes it, with the cache's own codec; the kernel reads
 //! the same facts from two tables.
@@ -20,23 +20,23 @@ use super::cpu;
 pub(super) mod field {
     /// First voxel of the crop's box in the volume, three fields.
     pub(in super::super) const BOX_START: u32 = 0;
-    /// Voxels of the volume, three fields.
+    /// Shape of the volume in voxels, three fields.
     pub(in super::super) const VOLUME: u32 = 3;
-    /// Voxels of a chunk that no border cuts off, three fields.
+    /// Shape of a full chunk in voxels, three fields.
     pub(in super::super) const CHUNK: u32 = 6;
-    /// Number of the first chunk met along each axis, three fields.
+    /// Index of the first intersected chunk along each axis, three fields.
     pub(in super::super) const FIRST: u32 = 9;
-    /// Chunks met along y and z, two fields.
+    /// Number of intersected chunks along y and z, two fields.
     pub(in super::super) const MET: u32 = 12;
-    /// Index of the source of the first chunk met in the table.
+    /// Index, in the table, of the source of the crop's first intersected chunk.
     pub(in super::super) const SOURCES: u32 = 14;
-    /// Bits of [`super::flag`].
+    /// Bits defined in [`super::flag`].
     pub(in super::super) const FLAGS: u32 = 15;
     /// Stored value of voxels outside the volume.
     pub(in super::super) const OUTSIDE: u32 = 16;
-    /// Voxels of the result along x, y, z, three fields.
+    /// Shape of the result in voxels along x, y, z, three fields.
     pub(in super::super) const SIZE: u32 = 17;
-    /// Index of its first voxel in the result.
+    /// Index of the crop's first voxel in the result.
     pub(in super::super) const TARGET: u32 = 20;
     /// Number of fields.
     pub(in super::super) const COUNT: u32 = 21;
@@ -56,10 +56,10 @@ pub(super) mod flag {
     pub(in super::super) const WIDE_HEADERS: i32 = 16;
 }
 
-/// Coded crops on the device.
+/// Encoded crops on the device.
 #[derive(Clone, Debug)]
 pub struct CodedCrops {
-    /// Records of chunks, 32-bit words.
+    /// Records of chunks, as 32-bit words.
     words: Tensor<1, Int>,
     facts: Tensor<1, Int>,
     params: Tensor<2>,
@@ -68,8 +68,8 @@ pub struct CodedCrops {
 }
 
 impl CodedCrops {
-    /// Brings `crops`, at least one, and those records of `words` that they need to `device`. `stage` prepares memory for
-    /// the transfer.
+    /// Uploads `crops`, at least one, and the records among `words` that they need. `stage` prepares memory for the
+    /// transfer.
     #[must_use]
     pub fn upload(
         words: &[u32],
@@ -129,10 +129,10 @@ pub struct Described {
     pub crop_size: [usize; 3],
 }
 
-/// The decoding, for each backend.
+/// Decoding of crops, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"))]
 pub trait DecodeCrops: Backend {
-    /// Floats `[voxels]` of `crops` from `words`, crop after crop; `facts` and `params` are their tables.
+    /// Decodes `crops` from `words` to floats `[voxels]`, crop after crop; `facts` and `params` are their tables.
     fn decode_crops(
         words: IntTensor<Self>,
         facts: IntTensor<Self>,
@@ -169,10 +169,12 @@ impl DecodeCrops for burn::backend::Cube {
     }
 }
 
-/// The records of `crops` without the unused words between visits, and the crops as they lie in them.
+/// Gathers the records of `crops` without the unused words between visits; returns them with the crops adjusted to
+/// their new positions.
 fn gathered(words: &[u32], crops: &[CropChunks]) -> (Vec<u32>, Vec<CropChunks>) {
     let visits = crops.chunk_by(|a, b| a.words == b.words).map(|visit| visit[0].words.clone());
-    // One more, because a tensor without values has no buffer; visits of constant chunks have no records.
+    // With room for one more word: a tensor without values has no buffer, and visits of constant chunks have no
+    // records.
     let mut kept = Vec::with_capacity(visits.map(|range| range.len()).sum::<usize>() + 1);
     let mut moved = Vec::with_capacity(crops.len());
     for visit in crops.chunk_by(|a, b| a.words == b.words) {
@@ -187,12 +189,12 @@ fn gathered(words: &[u32], crops: &[CropChunks]) -> (Vec<u32>, Vec<CropChunks>) 
     (kept, moved)
 }
 
-/// Descriptions of crops as the kernel reads them.
+/// Descriptions of crops, in the layout read by the kernel.
 struct Tables {
     /// [`field::COUNT`] fields per crop, then the sources of all chunks, crop after crop: the first word of a record, or
     /// the value of a constant chunk in the low 16 bits of a negative number.
     facts: Vec<i32>,
-    /// [`hiend_loader::batch::Dequantize::row`] of each crop.
+    /// Dequantization parameters of each crop, see [`hiend_loader::batch::Dequantize::row`].
     params: Vec<f32>,
 }
 
@@ -259,8 +261,8 @@ pub(crate) mod tests {
     use hiend_loader::preprocess::window::Scale;
     use hiend_loader::transform::{Chain, RecipeParams, SampledParams};
 
-    /// Calls `check` with the words and crops of some batches of volumes that crops reach beyond, of constant chunks, of
-    /// every width of a box, and of headers of both lengths.
+    /// Calls `check` with the words and crops of several batches: crops that reach beyond the volume, constant chunks,
+    /// boxes of every width, and headers of both lengths.
     fn each_batch(augment: Chain, check: impl Fn(&[u32], &[CropChunks], [usize; 3])) {
         let streams = [
             ([8, 8, 8], 9, [12, 12, 10]),
@@ -325,7 +327,7 @@ pub(crate) mod tests {
         });
     }
 
-    /// Boxes that differ in size, some of them larger than a volume.
+    /// Boxes differ in size, and some are larger than a volume.
     fn boxes_are_those_of_the_loader(device: &Device) {
         each_batch(Chain::nnunet(), |words, crops, crop_size| {
             let expected: Vec<f32> = crops.iter().flat_map(|crop| crop.decode(words, crop_size)).collect();

@@ -1,5 +1,5 @@
-//! Conversion of quantized voxels to floats on the device: `clamp(quantized · gain + bias, low, high) · factor + shift`,
-//! with six parameters per crop. Not differentiable: voxels are constants.
+//! Converts quantized voxels to floats on the device: `clamp(quantized · gain + bias, low, high) · factor + shift`,
+//! with six parameters per crop. Not differentiable, because voxels are constants.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata as _, backend_extension};
@@ -8,20 +8,21 @@ use hiend_cpu::dequantize::Params;
 
 use super::cpu;
 
-/// Floats of `quantized` `[n, 1, x, y, z]` by `params` `[n, 6]`: [`hiend_loader::batch::Dequantize::row`] of each crop.
+/// Converts `quantized` `[n, 1, x, y, z]` to floats with `params` `[n, 6]`, the
+/// [`hiend_loader::batch::Dequantize::row`] of each crop.
 #[must_use]
 pub fn dequantize(quantized: Tensor<5, Int>, params: Tensor<2>) -> Tensor<5> {
     Tensor::from_dispatch(<Dispatch as DequantizeVoxels>::dequantize(quantized.into_dispatch(), params.into_dispatch()))
 }
 
-/// The conversion, for each backend.
+/// Conversion of quantized voxels, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"))]
 pub trait DequantizeVoxels: Backend {
-    /// Floats of `quantized` by `params`.
+    /// Converts `quantized` to floats with `params`.
     fn dequantize(quantized: IntTensor<Self>, params: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// The tensors in the types that the conversion reads.
+/// Casts the tensors to the types that the conversion reads.
 fn cast<B: Backend>(quantized: IntTensor<B>, params: FloatTensor<B>) -> (IntTensor<B>, FloatTensor<B>) {
     (B::int_cast(quantized, IntDType::U16), B::float_cast(params, FloatDType::F32))
 }

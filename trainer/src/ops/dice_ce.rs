@@ -1,5 +1,5 @@
-//! Soft Dice and cross entropy of logits on the CPU, as one operation of `hiend_cpu` with one derivative. The loss composed of
-//! Burn's operations ([`crate::loss::dice_ce`]) is its oracle, and what other devices compute.
+//! Soft Dice and cross entropy of logits on the CPU, as one operation of `hiend_cpu` with one derivative. The loss
+//! composed of Burn's operations ([`crate::loss::dice_ce`]) is its oracle, and is used on other devices.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use hiend_cpu::dice_ce::{Labelled, Terms, dice_ce, dice_ce_gradient};
 
 use super::on_cpu::{CpuOperation, CpuTensor, Operand, apply, in_order, is_on_cpu, tensor, values};
 
-/// Dice loss and cross entropy, `[2]`, of `logits` `[N, C, X, Y, Z]` against `labels` `[N, 1, X, Y, Z]`, each a class or
-/// `ignore`. `None` unless the logits are on the CPU in f32.
+/// Computes Dice loss and cross entropy, `[2]`, of `logits` `[N, C, X, Y, Z]` against `labels` `[N, 1, X, Y, Z]`, each
+/// a class or `ignore`. `None` unless the logits are on the CPU in f32.
 #[must_use]
 pub fn on_cpu(logits: &Tensor<5>, labels: &Tensor<5, Int>, ignore: Option<u8>, smooth: f64) -> Option<Tensor<1>> {
     if !is_on_cpu(logits) {
@@ -29,7 +29,7 @@ pub fn on_cpu(logits: &Tensor<5>, labels: &Tensor<5, Int>, ignore: Option<u8>, s
 
 #[derive(Clone, Debug)]
 struct DiceCe {
-    /// `[N, voxels]`.
+    /// Labels, `[N, voxels]`.
     labels: Arc<[u8]>,
     ignore: Option<u8>,
     smooth: f64,

@@ -1,12 +1,12 @@
-//! Gradients of a block that are final during the backward pass.
+//! Gates, which take the gradients of a block during the backward pass, as soon as they are final.
 //!
 //! Burn runs the steps of a backward pass by their depth in the graph, deepest first. A block behind a gate reads its input
 //! through the gate, so that all its operations are deeper: when the gate's step runs, nothing more is added to the
 //! gradients of the block's parameters. The gate then takes them out of the pass and hands them on, while Burn continues
 //! with the blocks before it.
 //!
-//! A gate passes tokens and their gradient as they are, and is part of every training graph, whether somebody takes the
-//! gradients or not: the order in which Burn adds gradients is always the same.
+//! A gate passes tokens and their gradient unchanged. It is part of every training graph, whether or not the gradients
+//! are taken, so that Burn always adds gradients in the same order.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -24,18 +24,18 @@ use super::recompute::{Converts, KNOWN};
 /// Final gradients of a block's trained parameters, flat, in the order in which the block visits its parameters.
 pub type Final = Vec<(ParamId, Tensor<1>)>;
 
-/// A function that takes the gradients of one block.
+/// Function that takes the gradients of one block.
 type Taker = Box<dyn FnMut(Final) + Send>;
 
-/// The gates of a model's blocks, open while somebody takes their gradients. Clones are the same gates.
+/// Gates of a model's blocks, open while their gradients are taken. Clones share them.
 #[derive(Clone, Default)]
 pub struct Gates(Arc<Mutex<Option<Taker>>>);
 
 impl Gates {
-    /// Gives the gradients of blocks to `take`, for passes whose forward part begins after this call.
+    /// Passes the gradients of blocks to `take`, in passes whose forward part begins after this call.
     ///
-    /// A block that has no gradient of some parameter yet keeps all of them for the end of the pass: a cast of a weight,
-    /// for example, has its step at the end.
+    /// If some parameter of a block has no gradient yet when its gate is reached, all gradients of the block stay until
+    /// the end of the pass: a cast of a weight, for example, has its step at the end.
     pub fn open(&self, take: impl FnMut(Final) + Send + 'static) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(take));
     }
@@ -91,7 +91,8 @@ where
     Tensor::from_primitive::<Autodiff<B>>(y)
 }
 
-/// One passage: the block as of the forward run, if its gradients are to be taken. Its tensors are shared, not copied.
+/// One passage through a gate: the block as in the forward pass, if its gradients are to be taken. Its tensors are
+/// shared, not copied.
 struct Gate<M> {
     block: Option<(M, Gates)>,
 }
@@ -125,7 +126,7 @@ where
     }
 }
 
-/// Checks that each trained parameter of a block has a gradient.
+/// Visitor that checks that each trained parameter of a block has a gradient.
 struct Complete<'a, B> {
     grads: &'a Gradients,
     all: bool,
@@ -144,7 +145,7 @@ where
     }
 }
 
-/// Takes the gradients of a block's trained parameters out of the pass.
+/// Visitor that takes the gradients of a block's trained parameters out of the pass.
 struct Taken<'a, B> {
     grads: &'a mut Gradients,
     gradients: Final,

@@ -2,8 +2,8 @@
 //! derivative: `h · Φ(h)` and `Φ(h) + h · φ(h)` for `h = x + bias`, where Φ and φ are the standard normal distribution and
 //! its density. Adding the bias here saves a pass that would read and write `x` once more.
 //!
-//! DIFFERENCE: on every backend but the CPU, Burn's derivative of GELU is that of the approximation by tanh. The two differ
-//! by up to 5e-4, more than the rounding of a bf16 product where gradients are small.
+//! DIFFERENCE: on every backend except the CPU, Burn's derivative of GELU is that of the tanh approximation. The two
+//! differ by up to 5e-4, more than the rounding of a bf16 product where gradients are small.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -16,7 +16,7 @@ use super::columns::ColumnSums;
 use super::cpu;
 use super::primitive::{along_rows, cast, dtype_of, widened};
 
-/// `h · Φ(h)` for `h = x + bias`, in the type of `x` `[.., W]`; `bias` `[W]` is f32.
+/// Computes `h · Φ(h)` for `h = x + bias`, in the number type of `x` `[.., W]`; `bias` `[W]` is f32.
 #[must_use]
 pub fn biased_gelu<const D: usize>(x: Tensor<D>, bias: Tensor<1>) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as ExactGelu>::exact_gelu(x.into_dispatch(), bias.into_dispatch()))
@@ -25,11 +25,11 @@ pub fn biased_gelu<const D: usize>(x: Tensor<D>, bias: Tensor<1>) -> Tensor<D> {
 /// Exact GELU, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait ExactGelu: Backend {
-    /// `h · Φ(h)` for `h = x + bias`.
+    /// Computes `h · Φ(h)` for `h = x + bias`.
     fn exact_gelu(x: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
-/// GELU composed of the backend's operations.
+/// Computes GELU with the backend's own operations.
 fn composed<B: Backend>(x: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
     let dtype = dtype_of::<B>(&x);
     let bias = along_rows::<B>(bias, &x);
@@ -55,7 +55,7 @@ impl ExactGelu for burn::backend::Cube {
 
 /// Gradients of the exact GELU, for each backend.
 pub trait ExactGeluBackward: ColumnSums {
-    /// Gradients of `x`, `dy · (Φ(h) + h · φ(h))`, and of `bias`.
+    /// Computes the gradients of `x`, `dy · (Φ(h) + h · φ(h))`, and of `bias`.
     #[must_use]
     fn exact_gelu_backward(
         x: FloatTensor<Self>,
@@ -64,7 +64,7 @@ pub trait ExactGeluBackward: ColumnSums {
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 }
 
-/// Gradients composed of the backend's operations; exact where its derivative of GELU is, as that of [`Flex`].
+/// Computes the gradients with the backend's own operations; exact if its derivative of GELU is exact, as on [`Flex`].
 fn composed_backward<B: ColumnSums>(
     x: FloatTensor<B>,
     bias: FloatTensor<B>,

@@ -1,8 +1,9 @@
 //! Instance norm (Ulyanov, Vedaldi and Lempitsky, arXiv 1607.08022) without parameters, the sum with a residual branch and
 //! the leaky rectifier: `leaky(norm(x) + branch)`.
 //!
-//! In f32 on the CPU this is one operation of `hiend_cpu`, and on GPUs one of [`volume`]'s: a pass over the values each way
-//! after one for their sums. For other types on the CPU it is composed.
+//! In f32 on the CPU this is one operation of `hiend_cpu`; on GPUs it is one operation of [`volume`], with one pass
+//! over the values for their sums and one for the result, in each direction. For other types on the CPU it is composed
+//! of Burn's operations.
 
 pub mod volume;
 
@@ -14,14 +15,14 @@ use hiend_cpu::instance_norm::{self as cpu, Normed, RowStats, norm_leaky_gradien
 use super::conv::{channels_first, channels_last, is_on_flex};
 use super::on_cpu::{CpuOperation, CpuTensor, Operand, apply, in_order, is_on_cpu, tensor, values};
 
-/// Second summand in front of the rectifier.
+/// Second summand before the rectifier.
 #[derive(Clone, Debug)]
 pub enum Branch {
     /// No second summand.
     None,
-    /// A tensor as it is.
+    /// A tensor, unchanged.
     Plain(Tensor<5>),
-    /// A tensor, normalized.
+    /// A tensor, normalised.
     Normed(Tensor<5>),
 }
 
@@ -35,7 +36,7 @@ impl Branch {
     }
 }
 
-/// `x` in f32 if its type has 16 bits; otherwise `x` itself.
+/// Converts `x` to f32 if its type has 16 bits; returns `x` itself otherwise.
 fn widened(x: Tensor<5>) -> Tensor<5> {
     match FloatDType::from(x.dtype()) {
         FloatDType::F16 | FloatDType::BF16 => x.cast(FloatDType::F32),
@@ -46,22 +47,22 @@ fn widened(x: Tensor<5>) -> Tensor<5> {
 /// Constants of the norm and the rectifier.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormLeaky {
-    /// Added to the variance.
+    /// Term added to the variance.
     pub epsilon: f64,
     /// Slope of the rectifier below zero.
     pub slope: f64,
 }
 
 impl NormLeaky {
-    /// `leaky(norm(x) + branch)` of `x` and a branch `[N, C, X, Y, Z]`, in f32. The norm gives each case and channel zero
-    /// mean and unit (biased) variance over its voxels.
+    /// Computes `leaky(norm(x) + branch)` for `x` and a branch `[N, C, X, Y, Z]`, in f32. The norm gives each case and
+    /// channel zero mean and unit (biased) variance over its voxels.
     #[must_use]
     pub fn forward(self, x: Tensor<5>, branch: Branch) -> Tensor<5> {
         let dtype = if x.dtype() == DType::F64 { FloatDType::F64 } else { FloatDType::F32 };
         self.forward_in(x, branch, dtype)
     }
 
-    /// [`Self::forward`] with the result in `dtype`.
+    /// Computes the same as [`Self::forward`], with the result in `dtype`.
     #[must_use]
     pub fn forward_in(self, x: Tensor<5>, branch: Branch, dtype: FloatDType) -> Tensor<5> {
         if !is_on_flex(&x) {
@@ -104,7 +105,7 @@ fn norm(x: Tensor<5>, epsilon: f64) -> Tensor<5> {
     (centred / (variance + epsilon).sqrt()).reshape(dims)
 }
 
-/// The operation of `hiend_cpu`. Inputs are `x` and, unless it is alone, the branch.
+/// Operation of `hiend_cpu`. Inputs are `x` and the branch, if there is one.
 #[derive(Clone, Copy, Debug)]
 struct Fused {
     epsilon: f64,
@@ -124,7 +125,7 @@ enum Kind {
 struct Saved {
     x: CpuTensor,
     stats: Vec<RowStats>,
-    /// The branch with its values, if they are needed, and its statistics, if it is normalized.
+    /// Branch with its values, if they are needed, and its statistics, if it is normalised.
     branch: Option<(CpuTensor, Vec<RowStats>)>,
     y: CpuTensor,
 }

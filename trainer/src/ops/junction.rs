@@ -1,7 +1,7 @@
 //! Hand-over of a gradient from a residual sum to the layer norm at the start of the same branch.
 //!
 //! Tokens that a branch leaves have two gradients, that of the residual sum and that of the norm. Burn adds them in a
-//! pass of its own, 12 bytes per value. In the backward pass the norm runs after the sum, so its kernel can add the
+//! separate pass, with 12 bytes per value. In the backward pass the norm runs after the sum, so its kernel can add the
 //! gradient of the sum for 4 bytes per value; but an operation of Burn has no access to gradients other than that of
 //! its result. The sum therefore leaves its gradient in a junction that both share, and the norm collects it.
 
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
 
-/// The place where one gradient waits. A closed junction, the default, takes none.
+/// Place where one gradient is stored. A closed junction, the default, stores none.
 #[derive(Clone, Default)]
 pub struct Junction(Option<Arc<Slot>>);
 
@@ -20,13 +20,13 @@ pub struct Junction(Option<Arc<Slot>>);
 struct Slot(Mutex<Option<Box<dyn Any + Send>>>);
 
 impl Junction {
-    /// A junction that takes a gradient. The branch of the residual sum has to depend on the result of the norm.
+    /// Creates a junction that stores a gradient. The branch of the residual sum must depend on the result of the norm.
     #[must_use]
     pub fn open() -> Self {
         Self(Some(Arc::default()))
     }
 
-    /// Leaves the gradient of the residual sum; returns it if the junction is closed.
+    /// Stores the gradient of the residual sum; returns it if the junction is closed.
     pub(super) fn leave<B: Backend>(&self, grad: FloatTensor<B>) -> Option<FloatTensor<B>> {
         let Some(slot) = &self.0 else { return Some(grad) };
         let before = slot.0.lock().unwrap_or_else(PoisonError::into_inner).replace(Box::new(grad));
@@ -34,7 +34,7 @@ impl Junction {
         None
     }
 
-    /// Takes the gradient that was left.
+    /// Takes the stored gradient.
     pub(super) fn collect<B: Backend>(&self) -> Option<FloatTensor<B>> {
         let grad = self.0.as_ref()?.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(*grad.downcast().expect("norm and residual sum are on one backend"))
@@ -44,7 +44,7 @@ impl Junction {
 impl Drop for Slot {
     fn drop(&mut self) {
         let left = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).is_some();
-        // Silence would be a wrong gradient.
+        // Without this panic, the gradient would silently be wrong.
         assert!(!left || std::thread::panicking(), "a residual sum's branch does not depend on its norm");
     }
 }

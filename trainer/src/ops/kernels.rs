@@ -51,7 +51,7 @@ pub(crate) mod tests {
     use burn_cubecl::kernel::into_contiguous;
     use burn_cubecl::tensor::CubeTensor;
 
-    /// Rows of `width` values with a pitch of 64, as CUDA lays them out, and a contiguous copy.
+    /// Creates rows of `width` values with a pitch of 64, CUDA's layout, and a contiguous copy.
     fn pitched_rows(width: usize, dtype: FloatDType, frequency: f32, device: &Device) -> [CubeTensor; 2] {
         let whole = Tensor::<3>::from_data(wave([2, 70, 64], frequency, 3.0), device).cast(dtype);
         let copy = whole.clone().narrow(2, 0, width).try_into_primitive::<Cube>().unwrap();
@@ -64,7 +64,7 @@ pub(crate) mod tests {
         Tensor::<1>::from_data(wave([width], frequency, 1.0), device).try_into_primitive::<Cube>().unwrap()
     }
 
-    /// Values of a tensor of any shape.
+    /// Reads the values of a tensor of any shape.
     fn host(x: CubeTensor) -> Outcome {
         let count = x.meta.shape().num_elements();
         let values = match x.meta.shape().num_dims() {
@@ -76,7 +76,7 @@ pub(crate) mod tests {
     }
 
     fn pitched_rows_give_the_same_bits_without_a_copy(device: &Device) {
-        // Rows that are divided by vectors of four, of eight, and by single values only.
+        // Widths divisible by four, by eight, and by neither.
         for (width, dtype) in [36, 40, 37].into_iter().flat_map(|w| [(w, FloatDType::F32), (w, short_of(device))]) {
             let tokens = pitched_rows(width, FloatDType::F32, 0.7, device);
             let branch = pitched_rows(width, dtype, 0.3, device);
@@ -136,7 +136,7 @@ pub(crate) mod tests {
     }
 
     fn column_sums_are_those_of_burn_and_the_same_bits_each_time(device: &Device) {
-        // One group, a few, more than a cube has units for in one pass, and a width that only single values divide.
+        // One group of rows, a few, more than the units of a cube take in one pass; and, last, an odd width.
         for (rows, width) in [(7, 96), (33, 12), (3000, 132), (40_000, 8), (300, 37)] {
             for dtype in [FloatDType::F32, short_of(device)] {
                 let x = Tensor::<3>::from_data(wave([1, rows, width], 0.7, 1.0), device).cast(dtype);
@@ -149,7 +149,7 @@ pub(crate) mod tests {
         }
     }
     fn an_optimizer_step_rewrites_the_kept_copy_of_a_weight(device: &Device) {
-        // A size that vectors of four divide, and one that they do not.
+        // A width divisible by four, the length of a vector, and one that is not.
         for width in [96, 37] {
             let tensor = |frequency| {
                 let tensor = Tensor::<3>::from_data(wave([1, 9, width], frequency, 1.0), device);

@@ -14,7 +14,7 @@ use super::cpu;
 use super::junction::Junction;
 use super::primitive::{cast, widened};
 
-/// The rows `[.., W]` of `x` normalized, times `gamma` `[W]`, plus `beta` `[W]`, in `dtype`.
+/// Normalises the rows `[.., W]` of `x`, multiplies by `gamma` `[W]` and adds `beta` `[W]`; the result is in `dtype`.
 #[must_use]
 pub fn layer_norm<const D: usize>(
     x: Tensor<D>,
@@ -26,7 +26,7 @@ pub fn layer_norm<const D: usize>(
     layer_norm_at(x, gamma, beta, epsilon, dtype, Junction::default())
 }
 
-/// [`layer_norm`]; in the backward pass the gradient that waits at `junction` is added to that of `x`.
+/// Computes [`layer_norm`]; in the backward pass, the gradient stored at `junction` is added to that of `x`.
 pub(super) fn layer_norm_at<const D: usize>(
     x: Tensor<D>,
     gamma: Tensor<1>,
@@ -42,8 +42,8 @@ pub(super) fn layer_norm_at<const D: usize>(
 /// Layer norm, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait RowNorm: Backend {
-    /// Normalized rows `[.., W]`, times `gamma` `[W]`, plus `beta` `[W]`, in `dtype`. The `junction` is of use to the
-    /// derivative alone.
+    /// Normalises rows `[.., W]`, multiplies by `gamma` `[W]` and adds `beta` `[W]`; the result is in `dtype`. The
+    /// `junction` is used only by the derivative.
     fn row_norm(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -54,7 +54,7 @@ pub trait RowNorm: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// The norm by the backend's operations.
+/// Computes the norm with the backend's own operations.
 fn composed<B: Backend>(
     x: FloatTensor<B>,
     gamma: FloatTensor<B>,
@@ -100,7 +100,7 @@ impl RowNorm for burn::backend::Cube {
 
 /// Gradients of the layer norm, for each backend.
 pub trait RowNormBackward: Backend {
-    /// Gradients of `x`, to which `other` is added, of `gamma` and of `beta`.
+    /// Computes the gradients of `x` (plus `other`), of `gamma` and of `beta`.
     #[must_use]
     fn row_norm_backward(
         x: FloatTensor<Self>,
@@ -111,7 +111,7 @@ pub trait RowNormBackward: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
-/// Gradients by the backend's operations.
+/// Computes the gradients with the backend's own operations.
 fn composed_backward<B: Backend>(
     x: FloatTensor<B>,
     gamma: FloatTensor<B>,

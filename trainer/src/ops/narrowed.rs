@@ -1,8 +1,8 @@
 //! 16-bit factors of matrix products, made from f32 weights.
 //!
 //! On a GPU the optimizer step writes a 16-bit copy of each weight along with the weight, so that a weight is not cast
-//! again for each product: a copy is kept from a weight's first use in a training graph on. On the CPU this is a cast,
-//! as before and to the same bits.
+//! again for each product: a copy is kept from the weight's first use in a training graph on. On the CPU this is a
+//! plain cast, with the same bits.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -13,7 +13,7 @@ use burn::tensor::{FloatDType, Tensor};
 
 use super::primitive::{cast, dtype_of};
 
-/// `weight` in `dtype`, a type of 16 bits. The gradient of `weight` has the type of `weight`.
+/// Converts `weight` to `dtype`, a type of 16 bits. The gradient of `weight` has the type of `weight`.
 #[must_use]
 pub fn narrowed<const D: usize>(weight: Tensor<D>, dtype: FloatDType) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as NarrowedWeight>::narrowed(weight.into_dispatch(), dtype))
@@ -22,7 +22,7 @@ pub fn narrowed<const D: usize>(weight: Tensor<D>, dtype: FloatDType) -> Tensor<
 /// The conversion, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait NarrowedWeight: Backend {
-    /// `weight` in `dtype`: its kept copy, or a cast.
+    /// Returns `weight` in `dtype`: its kept copy, or a cast.
     fn narrowed(weight: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self> {
         cast::<Self>(weight, dtype)
     }
@@ -37,9 +37,9 @@ impl NarrowedWeight for burn::backend::Cube {
     }
 }
 
-/// The conversion of a weight in training, for each backend.
+/// Conversion of a weight in training, for each backend.
 pub trait KeptNarrowed: NarrowedWeight {
-    /// [`NarrowedWeight::narrowed`]; the result is kept for the optimizer step to rewrite.
+    /// Converts as [`NarrowedWeight::narrowed`] does; keeps the result for the optimizer step to rewrite.
     #[must_use]
     fn kept_narrowed(weight: FloatTensor<Self>, dtype: FloatDType) -> FloatTensor<Self> {
         Self::narrowed(weight, dtype)

@@ -6,16 +6,16 @@ use burn::backend::{Backend, Dispatch, Flex, TensorMetadata as _, backend_extens
 use burn::tensor::{Tensor, TensorData};
 use hiend_loader::transform::GaussianNoiseParams;
 
-/// `x` plus the noise of `params`.
+/// Adds the noise of `params` to `x`.
 #[must_use]
 pub fn add_noise<const D: usize>(x: Tensor<D>, params: GaussianNoiseParams) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as AddNoise>::add_noise(x.into_dispatch(), params))
 }
 
-/// Additive noise, for each backend. It has no derivative: voxels are constants.
+/// Additive noise, for each backend. It has no derivative, because voxels are constants.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"))]
 pub trait AddNoise: Backend {
-    /// `x` plus the noise of `params`.
+    /// Adds the noise of `params` to `x`.
     fn add_noise(x: FloatTensor<Self>, params: GaussianNoiseParams) -> FloatTensor<Self> {
         let shape = x.shape();
         let field = TensorData::new(params.field(shape.num_elements()), shape);

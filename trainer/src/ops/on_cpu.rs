@@ -1,6 +1,6 @@
 //! Operations made of functions on slices, for the CPU in f32, each with one derivative.
 //!
-//! Tensors are read where they lie. Only a tensor whose values are not in the order of its axes is copied first.
+//! Tensors are read in place. Only a tensor whose values are not in the order of its axes is copied first.
 
 use std::fmt::Debug;
 
@@ -24,10 +24,10 @@ pub(super) trait CpuOperation<const N: usize>: Clone + Debug + Send + 'static {
     /// Tensors that the gradients need.
     type Saved: Clone + Debug + Send + 'static;
 
-    /// The result, and what the gradients of the `tracked` inputs need.
+    /// Computes the result, and the values that the gradients of the `tracked` inputs need.
     fn forward(self, inputs: [CpuTensor; N], tracked: [bool; N]) -> (CpuTensor, Self::Saved);
 
-    /// Gradients of the inputs that are `wanted`, for the gradient `dy` of the result.
+    /// Computes the gradients of the `wanted` inputs, given the gradient `dy` of the result.
     fn backward(self, saved: Self::Saved, dy: CpuTensor, wanted: [bool; N]) -> [Option<CpuTensor>; N];
 }
 
@@ -82,7 +82,7 @@ pub(super) fn apply<const N: usize, const D: usize, O: CpuOperation<N>>(
     Tensor::from_primitive::<Autodiff<Flex>>(y)
 }
 
-/// The gradients of an operation, as a node of the backward pass.
+/// Gradients of an operation, as a node of the backward pass.
 #[derive(Debug)]
 struct Derivative<O>(O);
 
@@ -100,12 +100,12 @@ impl<const N: usize, O: CpuOperation<N>> Backward<Flex, N> for Derivative<O> {
     }
 }
 
-/// `x` with its values in the order of its axes; a copy only if they are not.
+/// Returns `x` with its values in the order of its axes, copied only if necessary.
 pub(super) fn in_order(x: CpuTensor) -> CpuTensor {
     if x.is_contiguous() { x } else { x.to_contiguous() }
 }
 
-/// Values of a tensor that came from [`in_order`].
+/// Values of a tensor returned by [`in_order`].
 ///
 /// # Panics
 /// If it did not, or is not in f32.
@@ -113,7 +113,7 @@ pub(super) fn values(x: &CpuTensor) -> &[f32] {
     x.as_slice().expect("an f32 tensor in order")
 }
 
-/// A tensor of `values`, which are not copied.
+/// Wraps `values` in a tensor, without a copy.
 pub(super) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> CpuTensor {
     CpuTensor::from_data(TensorData::new(values, shape))
 }

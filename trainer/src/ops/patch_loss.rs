@@ -1,4 +1,5 @@
-//! Mean squared error of patches, each target normalized by itself, as one operation on the CPU in f32.
+//! Mean squared error of patches, each target patch normalised by its own mean and variance, as one operation on the
+//! CPU in f32.
 
 use burn::backend::TensorMetadata as _;
 use burn::tensor::Tensor;
@@ -7,9 +8,9 @@ use hiend_cpu::patch_loss::{backward, forward};
 use super::cpu::{self, CpuTensor};
 use super::on_cpu::{CpuOperation, Operand, apply, is_on_cpu};
 
-/// Mean of `(pred - x̂)²` `[1]` for `pred` `[N, M, W]` and the patches `x` `[N, M, W]`, of which `x̂` has mean zero and variance
-/// one, with `epsilon` added to the variance. `None` if the operation is not made for these tensors: on another device, in
-/// another type, or with patches that want a gradient.
+/// Computes the mean of `(pred - x̂)²`, `[1]`, for `pred` `[N, M, W]` and the patches `x` `[N, M, W]`; `x̂` is `x`
+/// normalised to zero mean and unit variance, with `epsilon` added to the variance. `None` if this operation does not
+/// support the tensors: on another device, of another type, or with patches that need a gradient.
 #[must_use]
 pub fn patch_loss(pred: &Tensor<3>, patches: &Tensor<3>, epsilon: f64) -> Option<Tensor<1>> {
     let fits = is_on_cpu(pred) && is_on_cpu(patches) && !patches.is_tracked() && pred.shape().num_elements() > 0;
@@ -18,7 +19,7 @@ pub fn patch_loss(pred: &Tensor<3>, patches: &Tensor<3>, epsilon: f64) -> Option
     })
 }
 
-/// The loss with the epsilon of its norm.
+/// Loss with the epsilon of its normalisation.
 #[derive(Clone, Copy, Debug)]
 struct PatchLoss {
     epsilon: f32,

@@ -1,10 +1,10 @@
 //! Matrix products of tokens with weights, and of heads with heads, each with one derivative.
 //!
-//! On the CPU a product of f32 is that of [`hiend_cpu`]; other types there, and GPUs without NVIDIA's library, take Burn's.
-//! On CUDA it is cuBLASLt's ([`crate::vendor`]): an
-//! H100 made 416 to 804 TFLOP/s with it, and 30 to 146 with Burn's own kernels after tuning them. Weights and biases
-//! come in 32 bits and are narrowed here, so that the library can write their gradients in 32 bits at once; Burn's
-//! products round them to 16 bits first.
+//! On the CPU, products of f32 are computed by [`hiend_cpu`]; other types there, and GPUs without NVIDIA's library, use
+//! Burn's products. On CUDA they are computed by cuBLASLt ([`crate::vendor`]): an H100 made 416 to 804 TFLOP/s with it,
+//! and 30 to 146 with Burn's own kernels after tuning them. Weights and biases arrive in 32 bits and are converted
+//! here, so that the library can write their gradients directly in 32 bits; Burn's products first round these to 16
+//! bits.
 //!
 //! Sums are 32-bit whatever the factors are.
 
@@ -26,17 +26,18 @@ use super::{cast, dtype_of};
 /// Form in which products take their factors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Factors {
-    /// 32 bits in full. `CubeCL`'s own kernels, which compute where the library is missing, round to TF32 all the same.
+    /// 32 bits, not rounded. `CubeCL`'s own kernels, which are used if the library is missing, round to TF32
+    /// nevertheless.
     #[default]
     F32,
-    /// 32 bits, rounded to TF32 (10 bits of fraction) on GPUs that have units for it; in full elsewhere.
+    /// 32 bits, rounded to TF32 (10 bits of fraction) on GPUs that have units for it, and not rounded elsewhere.
     Tf32,
     /// 16 bits, of which 8 are the exponent.
     Bf16,
 }
 
 impl Factors {
-    /// Type that tensors are narrowed to; `None` if they are taken as they come.
+    /// Type to which tensors are converted; `None` if they are used unchanged.
     #[must_use]
     pub fn dtype(self) -> Option<FloatDType> {
         match self {
@@ -46,16 +47,17 @@ impl Factors {
     }
 }
 
-/// `x` `[.., K]` times `weight` `[K, N]` → `[.., N]` in the type of a factor.
+/// Computes `x` `[.., K]` times `weight` `[K, N]` → `[.., N]` in the number type of factors.
 ///
-/// Both are narrowed to that type; their gradients have the types that they came in. For other types than f32 on the CPU
-/// this is Burn's linear map and Burn's derivative.
+/// Both are converted to that type; their gradients have the original types. For types other than f32 on the CPU this
+/// is Burn's linear map with Burn's derivative.
 #[must_use]
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, factors: Factors) -> Tensor<D> {
     if is_burns(&x, factors) { composed(x, weight, None, factors) } else { by_node(x, weight, None, factors) }
 }
 
-/// `x` `[.., K]` times `weight` `[K, N]` plus `bias` `[N]` → `[.., N]` in the type of a factor; see [`linear`].
+/// Computes `x` `[.., K]` times `weight` `[K, N]` plus `bias` `[N]` → `[.., N]` in the number type of factors; see
+/// [`linear`].
 #[must_use]
 pub fn affine<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Tensor<1>, factors: Factors) -> Tensor<D> {
     if is_burns(&x, factors) {
@@ -71,7 +73,7 @@ fn is_burns<const D: usize>(x: &Tensor<D>, factors: Factors) -> bool {
     on_cpu && (x.dtype() != DType::F32 || factors.dtype().is_some())
 }
 
-/// Burn's linear map of narrowed tensors, differentiated by Burn.
+/// Burn's linear map of tensors in the number type of `factors`, differentiated by Burn.
 fn composed<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, factors: Factors) -> Tensor<D> {
     match factors.dtype() {
         Some(dtype) => module::linear(x.cast(dtype), weight.cast(dtype), bias.map(|bias| bias.cast(dtype))),
@@ -79,7 +81,7 @@ fn composed<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor
     }
 }
 
-/// The product as one operation with one derivative.
+/// Computes the product as one operation with one derivative.
 fn by_node<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>, factors: Factors) -> Tensor<D> {
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(match bias {
@@ -88,29 +90,29 @@ fn by_node<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<
     })
 }
 
-/// Gradient of the `x` of [`linear`]: `dy` `[.., N]` times the transposed `weight` `[K, N]` → `[.., K]` in the type of `dy`.
-/// For measurements: it has no derivative.
+/// Gradient of `x` in [`linear`]: `dy` `[.., N]` times the transposed `weight` `[K, N]` → `[.., K]` in the type of
+/// `dy`. For measurements; it has no derivative.
 #[must_use]
 pub fn input_gradient<const D: usize>(weight: Tensor<2>, dy: Tensor<D>, factors: Factors) -> Tensor<D> {
     let (weight, dy) = (weight.without_autodiff().into_dispatch(), dy.without_autodiff().into_dispatch());
     Tensor::from_dispatch(<Dispatch as Product>::gradient_of_input(weight, dy, factors))
 }
 
-/// Gradient of the `weight` of [`linear`]: the transposed `x` `[.., K]` times `dy` `[.., N]` → `[K, N]` in f32. For
-/// measurements: it has no derivative.
+/// Gradient of `weight` in [`linear`]: the transposed `x` `[.., K]` times `dy` `[.., N]` → `[K, N]` in f32. For
+/// measurements; it has no derivative.
 #[must_use]
 pub fn weight_gradient<const D: usize>(x: Tensor<D>, dy: Tensor<D>, factors: Factors) -> Tensor<2> {
     let (x, dy) = (x.without_autodiff().into_dispatch(), dy.without_autodiff().into_dispatch());
     Tensor::from_dispatch(<Dispatch as Product>::gradient_of_weight(x, dy, factors))
 }
 
-/// The operation for each backend.
+/// Differentiable product, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait Product: Backend {
-    /// `x` `[.., K]` times `weight` `[K, N]`, in the type of `factors`.
+    /// Computes `x` `[.., K]` times `weight` `[K, N]`, in the type of `factors`.
     fn linear_map(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self>;
 
-    /// `x` `[.., K]` times `weight` `[K, N]` plus `bias` `[N]`, in the type of `factors`.
+    /// Computes `x` `[.., K]` times `weight` `[K, N]` plus `bias` `[N]`, in the type of `factors`.
     fn affine_map(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -174,7 +176,7 @@ impl Product for burn::backend::Cube {
     }
 }
 
-/// `x` in the type of a factor.
+/// Converts `x` to the number type of factors.
 fn narrow<B: Backend>(x: FloatTensor<B>, factors: Factors) -> FloatTensor<B> {
     match factors.dtype() {
         Some(dtype) => cast::<B>(x, dtype),
@@ -182,7 +184,8 @@ fn narrow<B: Backend>(x: FloatTensor<B>, factors: Factors) -> FloatTensor<B> {
     }
 }
 
-/// A weight in the type of a factor; `kept` for the optimizer step to rewrite, if it is to be trained.
+/// Converts a weight to the number type of factors; the copy is `kept` for the optimizer step to rewrite, if the weight
+/// is to be trained.
 fn narrow_weight<B: KeptNarrowed>(weight: FloatTensor<B>, factors: Factors, kept: bool) -> FloatTensor<B> {
     match factors.dtype() {
         Some(dtype) if dtype_of::<B>(&weight) == dtype => weight,
@@ -192,7 +195,7 @@ fn narrow_weight<B: KeptNarrowed>(weight: FloatTensor<B>, factors: Factors, kept
     }
 }
 
-/// Narrows the factors and multiplies them.
+/// Converts both factors to their number type and multiplies them.
 fn forward<B: Products + KeptNarrowed>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -206,9 +209,9 @@ fn forward<B: Products + KeptNarrowed>(
 /// Tensors that the backward pass needs.
 #[derive(Clone, Debug)]
 struct Saved<B: Backend> {
-    /// Narrowed input, if the weight or the bias has a gradient, with the type of the weight's.
+    /// Converted input, if the weight or the bias has a gradient, with the type of the weight's gradient.
     x: Option<(FloatTensor<B>, FloatDType)>,
-    /// Narrowed weight, if the input has a gradient, with the type of that.
+    /// Converted weight, if the input has a gradient, with the type of the input's gradient.
     weight: Option<(FloatTensor<B>, FloatDType)>,
     factors: Factors,
 }
@@ -221,7 +224,7 @@ struct Tracked {
     bias: bool,
 }
 
-/// [`forward`], and what its derivative needs.
+/// Computes the product as [`forward`] does, and the tensors that its derivative needs.
 fn saving<B: Products + KeptNarrowed>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -239,7 +242,7 @@ fn saving<B: Products + KeptNarrowed>(
     (saved, forward::<B>(x, weight, bias, factors))
 }
 
-/// Derivative of the product. Parents: input, weight, and bias if there are three.
+/// Derivative of the product, whose parents are the input, the weight and, if there is one, the bias.
 #[derive(Debug)]
 struct Derivative;
 
@@ -325,7 +328,7 @@ pub(crate) mod tests {
 
     const SIZES: [[usize; 4]; 4] = [[2, 5, 8, 12], [3, 17, 11, 33], [1, 1, 64, 16], [2, 64, 96, 128]];
 
-    /// Compares values and gradients of the operation with those of the composition.
+    /// Compares values and gradients of the operation with those of the composition of Burn's operations.
     fn check(device: &Device, factors: Factors, tolerance: f32) {
         if factors.dtype().is_some_and(|dtype| !device.supports_dtype(dtype)) {
             return;
@@ -339,7 +342,7 @@ pub(crate) mod tests {
                     map(x, weight.reshape([k, columns]), bias.reshape([columns])).cast(FloatDType::F32)
                 })
             };
-            // On the CPU: a device's own products would be tuned, a form after the other.
+            // On the CPU, because a device's own products would be tuned, one form after another.
             let cpu = Device::flex();
             let ours = biased(device, &|x, weight, bias| by_node(x, weight, Some(bias), factors));
             ours.assert_close(&biased(&cpu, &|x, weight, bias| composed(x, weight, Some(bias), factors)), tolerance);
@@ -355,8 +358,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// A GPU's kernels round factors to TF32: 10 bits of fraction, an error of 5e-4 each. On the CPU only the order of sums
-    /// differs: Burn adds up the gradients of a weight sequence by sequence.
+    /// Tolerance for f32. A GPU's kernels round factors to TF32: 10 bits of fraction, an error of 5e-4 each. On the CPU
+    /// only the order of sums differs, because Burn adds the gradients of a weight sequence by sequence.
     fn f32_tolerance(device: &Device) -> f32 {
         if *device == Device::flex() { 1e-6 } else { 2e-3 }
     }

@@ -1,5 +1,6 @@
 //! Activation checkpointing (Chen et al., arXiv 1604.06174, section 4): only the inputs of a block are kept for the
-//! backward pass, where the block is computed once more. A third more computation, for the memory of all inner tensors.
+//! backward pass, in which the block is recomputed. It takes a third more computation and saves the memory of all inner
+//! tensors.
 //!
 //! To the graph around it the block is one operation. In the backward pass the block runs again in a graph of its own,
 //! from inputs that are leaves there; its parameters are leaves of both graphs, and their gradients are moved to the
@@ -18,13 +19,13 @@ use burn::tensor::{Shape, Tensor};
 
 use super::primitive::dtype_of;
 
-/// A part of a model whose result is a function of its inputs and parameters alone.
+/// Part of a model whose result depends only on its inputs and parameters.
 pub trait Recompute<const N: usize>: Module + 'static {
-    /// The result of the block.
+    /// Computes the result of the block.
     fn run(&self, inputs: [Tensor<3>; N]) -> Tensor<3>;
 }
 
-/// The result of `block` on `inputs`, with nothing but the inputs kept for the backward pass. Runs the block as it is
+/// Computes the result of `block` on `inputs`, keeping only the inputs for the backward pass. Runs the block unchanged
 /// if no input is tracked.
 #[must_use]
 pub fn recomputed<const N: usize, M: Recompute<N>>(block: &M, inputs: [Tensor<3>; N]) -> Tensor<3> {
@@ -71,7 +72,7 @@ where
     Tensor::from_primitive::<Autodiff<B>>(y)
 }
 
-/// The block as of the forward run; its tensors are shared, not copied.
+/// The block as in the forward pass; its tensors are shared, not copied.
 struct Again<M> {
     block: M,
 }
@@ -102,8 +103,8 @@ where
     }
 }
 
-/// A tensor `[1]` to start the backward pass from, whose derivative with respect to `y` is `dy`. The sum of `y · dy`
-/// would be another, with two more memory passes in either direction.
+/// Tensor `[1]` from which a backward pass starts whose derivative with respect to `y` is `dy`. The sum of `y · dy`
+/// would do the same with two more memory passes in each direction.
 fn root_of<B: Backend>(y: FloatTensor<Autodiff<B>>, dy: FloatTensor<B>) -> FloatTensor<Autodiff<B>> {
     #[derive(Debug)]
     struct Root;

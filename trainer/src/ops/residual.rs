@@ -1,8 +1,8 @@
 //! Residual sum `x + branch + bias`, in one pass and in f32.
 //!
-//! The bias is that of the linear map at the end of the branch. Composed, adding it, widening the branch and the sum are
-//! three passes over the tokens. The backward pass is one memory pass, which writes the gradient of the branch in the
-//! branch's type and sums it for the bias.
+//! The bias belongs to the linear map at the end of the branch. Composed of Burn's operations, adding it, converting
+//! the branch to f32 and the sum are three passes over the tokens. The backward pass is one memory pass, which writes
+//! the gradient of the branch in the branch's type and sums it for the bias.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -16,13 +16,13 @@ use super::cpu;
 use super::junction::Junction;
 use super::primitive::{along_rows, cast, dtype_of, widened};
 
-/// `x + branch + bias`: `x` `[.., W]` in f32, `branch` `[.., W]` in any type, `bias` `[W]` in f32.
+/// Computes `x + branch + bias`: `x` `[.., W]` in f32, `branch` `[.., W]` in any type, `bias` `[W]` in f32.
 #[must_use]
 pub fn add_branch<const D: usize>(x: Tensor<D>, branch: Tensor<D>, bias: Tensor<1>) -> Tensor<D> {
     add_branch_at(x, branch, bias, Junction::default())
 }
 
-/// [`add_branch`]; in the backward pass the gradient of `x` is left at `junction`, if that is open.
+/// Computes [`add_branch`]; in the backward pass the gradient of `x` is stored at `junction`, if that is open.
 pub(super) fn add_branch_at<const D: usize>(
     x: Tensor<D>,
     branch: Tensor<D>,
@@ -36,7 +36,7 @@ pub(super) fn add_branch_at<const D: usize>(
 /// Residual sum, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait Residual: Backend {
-    /// `x + branch + bias`. The `junction` is of use to the derivative alone.
+    /// Computes `x + branch + bias`. The `junction` is used only by the derivative.
     fn residual(
         x: FloatTensor<Self>,
         branch: FloatTensor<Self>,
@@ -45,7 +45,7 @@ pub trait Residual: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// The sum by the backend's operations.
+/// Computes the sum with the backend's own operations.
 fn composed<B: Backend>(x: FloatTensor<B>, branch: FloatTensor<B>, bias: FloatTensor<B>) -> FloatTensor<B> {
     let bias = along_rows::<B>(bias, &branch);
     B::float_add(x, B::float_add(widened::<B>(branch), bias))
@@ -81,7 +81,7 @@ impl Residual for burn::backend::Cube {
 
 /// Gradients of the residual sum, for each backend.
 pub trait ResidualBackward: ColumnSums {
-    /// Gradients of the branch, in `dtype`, and of the bias. The gradient of `x` is `dy` itself.
+    /// Computes the gradients of the branch, in `dtype`, and of the bias. The gradient of `x` is `dy` itself.
     #[must_use]
     fn residual_backward(dy: FloatTensor<Self>, dtype: FloatDType) -> (FloatTensor<Self>, FloatTensor<Self>) {
         (cast::<Self>(dy.clone(), dtype), Self::column_sums(dy))
@@ -154,7 +154,7 @@ pub(crate) mod tests {
     use burn::tensor::Device;
 
     fn value_and_gradients_match_the_composition(device: &Device) {
-        // More rows than one unit sums, and rows that only single values divide.
+        // More rows than one unit sums, and an odd width.
         for (rows, width) in [(6, 37), (3, 528), (70, 96)] {
             let shapes = [[2, rows, width], [2, rows, width], [1, 1, width]];
             let tensors = shapes.map(|shape| wave(shape, 0.7 / shape[1] as f32, 2.0));

@@ -1,11 +1,11 @@
-//! Harness of the operations' tests: values and gradients of a function, on the CPU and on a device.
+//! Test harness of the operations: values and gradients of a function, on the CPU and on a device.
 
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
-/// A named test: a function that panics on a device it fails on.
+/// A named test function, which panics if the device fails.
 pub(crate) type DeviceTest = (&'static str, fn(&Device));
 
-/// Declares two tests for each named function of a [`Device`]: one on the CPU, and one of [`on_gpus`].
+/// Declares two tests for each named function of a [`Device`]: one on the CPU, and one as in [`on_gpus`].
 macro_rules! on_devices {
     ($($name:ident),+ $(,)?) => {
         #[cfg(test)]
@@ -21,8 +21,8 @@ macro_rules! on_devices {
 }
 pub(crate) use on_devices;
 
-/// Declares a test for each named function of a [`Device`], on the device that `HIEND_TEST_DEVICE` names. It is ignored
-/// unless asked for (`--include-ignored`). `DEVICE_TESTS` lists the functions for programs.
+/// Declares a test for each named function of a [`Device`], on the device named by `HIEND_TEST_DEVICE`. The test is
+/// ignored unless requested (`--include-ignored`). `DEVICE_TESTS` lists the functions for programs.
 macro_rules! on_gpus {
     ($($name:ident),+ $(,)?) => {
         #[cfg(test)]
@@ -34,14 +34,14 @@ macro_rules! on_gpus {
             })+
         }
 
-        /// The functions above.
+        /// Functions declared above.
         pub(crate) const DEVICE_TESTS: &[crate::ops::testing::DeviceTest] =
             &[$((concat!(module_path!(), "::", stringify!($name)), $name)),+];
     };
 }
 pub(crate) use on_gpus;
 
-/// The device that `HIEND_TEST_DEVICE` names: `cuda:0` or `vulkan:0`.
+/// Device named by `HIEND_TEST_DEVICE`: `cuda:0` or `vulkan:0`.
 ///
 /// # Panics
 /// If it names none, or one that cannot be opened.
@@ -49,7 +49,7 @@ pub(crate) fn test_device() -> Device {
     named_device().expect("HIEND_TEST_DEVICE names a device: cuda:0 or vulkan:0")
 }
 
-/// The CPU and, if `HIEND_TEST_DEVICE` names one, a device.
+/// The CPU and, if `HIEND_TEST_DEVICE` names one, a GPU.
 pub(crate) fn devices() -> Vec<Device> {
     std::iter::once(Device::flex()).chain(named_device()).collect()
 }
@@ -72,7 +72,7 @@ pub(crate) fn wave<const D: usize>(shape: [usize; D], frequency: f32, amplitude:
     TensorData::new(values, shape)
 }
 
-/// The largest absolute difference of two values at the same index.
+/// Largest absolute difference between two values at the same index.
 ///
 /// # Panics
 /// If the lengths differ or a value of `ours` is not finite: a maximum ignores those.
@@ -88,7 +88,7 @@ pub(crate) struct Outcome {
     gradients: Vec<Vec<f32>>,
 }
 
-/// The outcome of `function`, with an output gradient that differs from value to value.
+/// Outcome of `function`, with an output gradient that differs from value to value.
 pub(crate) fn values_and_gradients<const N: usize>(
     device: &Device,
     inputs: &[TensorData; N],
@@ -105,12 +105,13 @@ pub(crate) fn values_and_gradients<const N: usize>(
 }
 
 impl Outcome {
-    /// `values` without gradients.
+    /// Outcome with `values` but without gradients.
     pub(crate) fn of(values: Tensor<3>) -> Self {
         Self { values: values.into_data().try_to_vec().expect("f32"), gradients: vec![] }
     }
 
-    /// Asserts that no value differs from that of `other` by more than `tolerance` of the largest of its tensor.
+    /// Asserts that no value differs from that of `other` by more than `tolerance` times the largest value of its
+    /// tensor.
     pub(crate) fn assert_close(&self, other: &Self, tolerance: f32) {
         let check = |name: &str, ours: &[f32], theirs: &[f32]| {
             let largest = theirs.iter().fold(0.0f32, |most, v| most.max(v.abs()));
@@ -127,7 +128,7 @@ impl Outcome {
 
 #[test]
 #[should_panic(expected = "a value is not finite")]
-fn not_a_number_is_close_to_nothing() {
+fn not_a_number_is_close_to_no_value() {
     let nothing = Outcome { values: vec![f32::NAN; 4], gradients: vec![] };
     nothing.assert_close(&Outcome { values: vec![1.0; 4], gradients: vec![] }, 1.0);
 }

@@ -1,4 +1,4 @@
-//! Trilinear resizing of volumes, with voxel centres (not corners) aligned to the box.
+//! Trilinear resizing of volumes, with voxel centres (not corners) aligned.
 //!
 //! In f32 on the CPU this is one operation of `hiend_cpu`. Elsewhere each axis is one matrix product in full 32 bits
 //! ([`super::product`]), which has a derivative on every backend, unlike their interpolation.
@@ -46,7 +46,7 @@ fn interpolation(from: usize, to: usize, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(matrix, [to, from]), device)
 }
 
-/// The operation of `hiend_cpu`.
+/// Operation of `hiend_cpu`.
 #[derive(Clone, Copy, Debug)]
 struct Resize {
     batch: usize,

@@ -1,4 +1,4 @@
-//! The pre-norm residual connection: a branch leaves the tokens through a layer norm and is added back to them.
+//! Pre-norm residual connection: a branch leaves the tokens through a layer norm and is added back to them.
 
 use burn::tensor::{FloatDType, Tensor};
 
@@ -14,7 +14,7 @@ pub struct Trunk {
 }
 
 impl Trunk {
-    /// The trunk `x` and, for the branch, its layer norm in `dtype` ([`super::layer_norm::layer_norm`]).
+    /// Returns the trunk `x` and, for the branch, its layer norm in `dtype` ([`super::layer_norm::layer_norm`]).
     ///
     /// Both gradients of `x` are added in the pass that computes the norm's gradient.
     #[must_use]
@@ -40,8 +40,8 @@ impl Trunk {
         (Self { tokens: x, junction }, normed)
     }
 
-    /// The trunk plus `branch` `[N, L, W]`, of any type, plus `bias` `[W]`; f32. The branch has to be a function of the
-    /// norm that [`Self::leave`] returned.
+    /// Computes the trunk plus `branch` `[N, L, W]`, of any type, plus `bias` `[W]`, in f32. The branch must depend on
+    /// the norm returned by [`Self::leave`].
     #[must_use]
     pub fn join(self, branch: Tensor<3>, bias: Tensor<1>) -> Tensor<3> {
         add_branch_at(self.tokens, branch, bias, self.junction)
@@ -67,7 +67,8 @@ pub(crate) mod tests {
 
     const SHAPES: [[usize; 3]; 3] = [[2, 70, 96], [1, 1, 96], [1, 1, 96]];
 
-    /// Two branches in a row, the first of them tapped: the tokens in the middle have three gradients.
+    /// Outcome of two branches in a row, where the tokens between them are also an output and thus have three
+    /// gradients.
     fn outcome(device: &Device, open: bool) -> Outcome {
         let inputs = SHAPES.map(|shape| wave(shape, 0.7 / shape[1] as f32, 2.0));
         values_and_gradients(device, &inputs, |[x, gamma, beta]| {

@@ -1,4 +1,4 @@
-//! Initial weights of a pre-training: all tensors of a masked autoencoder, the decoder's among them.
+//! Initial weights of a pre-training run: all tensors of a masked autoencoder, including the decoder's.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use crate::weights::{
     import_hi_end_mae,
 };
 
-/// Errors from beginning a pre-training with given weights.
+/// Errors from starting a pre-training run with given weights.
 #[derive(Debug, Error)]
 pub enum BeginError {
-    /// Weights that cannot be read or do not fit.
+    /// Weights that cannot be read or do not match.
     #[error(transparent)]
     Init(#[from] InitError),
     /// Weights of a model of other sizes.
@@ -30,24 +30,25 @@ pub enum BeginError {
     Sizes {
         /// File or checkpoint of the weights.
         origin: PathBuf,
-        /// The first setting that differs.
+        /// First setting that differs.
         key: &'static str,
-        /// Value of the weights' model.
+        /// Value in the model of the weights.
         theirs: String,
-        /// Value of the configuration.
+        /// Value in the configuration.
         ours: String,
     },
-    /// A weight file of a deeper model.
+    /// A weight file of a model with more blocks.
     #[error("weights of {}: the model of the configuration has no {key}; expected the same depth", origin.display())]
     Deeper {
         /// File of the weights.
         origin: PathBuf,
-        /// The first tensor of a block that the model lacks.
+        /// First tensor of a block that the model lacks.
         key: String,
     },
 }
 
-/// Returns `model` of sizes `config` with the weights of `init`, and a report of the tensors taken and skipped.
+/// Returns `model`, whose sizes are `config`, with the weights of `init`, and a report of the tensors taken and
+/// skipped.
 ///
 /// # Errors
 /// If the weights cannot be downloaded, or are not those of such a model.
@@ -59,8 +60,8 @@ pub(super) fn apply(
     init.begin(model, |model, found| with_weights(model, config, found))
 }
 
-/// Refuses weights of a model whose sizes differ from `ours`, also where all tensors have the same shapes: heads divide
-/// them, and taps choose the layers that the decoder reads.
+/// Rejects weights of a model whose sizes differ from `ours`, even if all tensors have the same shapes: the number of
+/// heads and the tapped layers do not show in shapes.
 fn check_sizes(ours: &HiEndMaeConfig, theirs: &HiEndMaeConfig, origin: &Path) -> Result<(), BeginError> {
     let sizes = |config: &HiEndMaeConfig| {
         [
@@ -82,7 +83,7 @@ fn check_sizes(ours: &HiEndMaeConfig, theirs: &HiEndMaeConfig, origin: &Path) ->
     }
 }
 
-/// `model` of sizes `config` with weights that were read, and a report of the tensors taken and skipped.
+/// Returns `model`, whose sizes are `config`, with the weights `found`, and a report of the tensors taken and skipped.
 fn with_weights(
     model: HiEndMae,
     config: &HiEndMaeConfig,
@@ -118,7 +119,7 @@ fn with_weights(
     Ok((model, Beginning { summary, report: format!("{}\n{report}", origin.display()) }))
 }
 
-/// The weights with the positions of `model`, if theirs are of another grid.
+/// Returns the weights, with positions replaced by those of `model` if they belong to another grid.
 fn with_positions_of(model: &HiEndMae, state: &StateDict) -> Result<(StateDict, Option<OtherGrid>), WeightsError> {
     let own = export_hi_end_mae(model)?.tensors;
     let (mut state, mut other_grid) = (state.clone(), None);
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unetr_is_no_beginning_of_a_pre_training() {
+    fn a_unetr_cannot_initialise_pre_training() {
         let mut init = given(&sizes(), false);
         let Init::Given { state, .. } = &mut init else { unreachable!("given above") };
         let block = state.tensors["encoder.blocks.0.norm1.weight"].clone();

@@ -27,9 +27,9 @@ const CROP: Rgb = [255, 214, 92];
 const OPACITY: f64 = 0.85;
 /// Factor on the grey level of patches that were hidden from the encoder.
 const SHADE: f64 = 0.35;
-/// Fraction of patches whose weights lie on the scale; higher weights have its last colour.
+/// Fraction of patches whose weights lie within the scale; higher weights get its last colour.
 const ON_SCALE: f64 = 0.995;
-/// Minimum upper end of a scale, relative to uniform attention: tiny differences get no contrast.
+/// Minimum upper end of a scale, relative to uniform attention, so that tiny differences do not get full contrast.
 const LEAST_TOP: f64 = 3.0;
 
 /// Contents of a figure.
@@ -183,8 +183,8 @@ impl AttentionFigure<'_> {
     }
 }
 
-/// Interpolates weights linearly between patch centres, at a position in patches; hidden neighbours do not count.
-/// Returns nothing inside a hidden patch.
+/// Interpolates weights linearly between patch centres, at a position in patches; hidden neighbours are ignored. `None`
+/// inside a hidden patch.
 fn between_patches(at: [f64; 2], len: [usize; 2], weight: impl Fn(usize, usize) -> Option<f32>) -> Option<f32> {
     let nearest = [0, 1].map(|axis| (at[axis] as usize).min(len[axis] - 1));
     weight(nearest[0], nearest[1])?;
@@ -213,9 +213,9 @@ fn note(map: &AttentionMap) -> String {
 struct LayerScale {
     /// Weight of a token under uniform attention.
     even: f64,
-    /// Upper end of the scale, in units of `even`.
+    /// Upper end of the scale, as a multiple of the uniform weight `even`.
     top: f64,
-    /// Largest weight, in units of `even`.
+    /// Largest weight, as a multiple of `even`.
     largest: f64,
 }
 

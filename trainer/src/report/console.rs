@@ -1,4 +1,4 @@
-//! Plain lines about a run. The dashboard receives the same events.
+//! Log lines about a run. The dashboard receives the same events.
 
 use std::io::Write;
 
@@ -15,12 +15,12 @@ pub struct Console<W> {
     log_every: u64,
     since: Vec<StepRecord>,
     end_step: u64,
-    /// Seconds of each validation, which the summary's time of steps does not contain.
+    /// Durations of the validations in seconds; the summary's time of steps excludes them.
     validation_secs: Vec<f64>,
 }
 
 impl<W: Write> Console<W> {
-    /// Makes a console that writes to `out` every `log_every` steps; 0 for no lines about steps.
+    /// Creates a console that writes to `out` every `log_every` steps; 0 for no lines about steps.
     pub fn new(out: W, log_every: u64) -> Self {
         Self { out, log_every, since: vec![], end_step: 0, validation_secs: vec![] }
     }
@@ -32,7 +32,7 @@ impl<W: Write> Console<W> {
         }
     }
 
-    /// Writes a line. Control characters, which are those of names, are escaped.
+    /// Writes a line, with control characters escaped, which may occur in names.
     pub(super) fn write(&mut self, line: &str) {
         let _ = writeln!(self.out, "{}", escape_name(line));
         let _ = self.out.flush();

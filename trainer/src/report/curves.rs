@@ -23,7 +23,7 @@ const LEGEND_HEIGHT: i32 = 30;
 const LABELS_WIDTH: i32 = 124;
 /// Distance of the axes from the border of their panel.
 const PANEL_MARGIN: i32 = 16;
-/// Number of points up to which each is marked.
+/// Number of points up to which each point is marked.
 const FEW: usize = 40;
 
 const FONT: &str = "ubuntu";
@@ -37,7 +37,7 @@ static FONT_REGISTERED: Once = Once::new();
 
 type Failure = Box<dyn std::error::Error>;
 
-/// An error of drawing curves.
+/// Error from drawing curves.
 #[derive(Debug, thiserror::Error)]
 pub enum CurvesError {
     /// A journal without a step to draw.
@@ -46,7 +46,7 @@ pub enum CurvesError {
     /// The plotting library failed.
     #[error("cannot plot: {message}")]
     Plot {
-        /// The library's message.
+        /// Message of the library.
         message: String,
     },
     /// The picture cannot be written.
@@ -70,7 +70,7 @@ struct Line<'a> {
     smoothed_over: Option<f64>,
 }
 
-/// Draws the curves of a run under a title.
+/// Draws the curves of a run below a title.
 ///
 /// # Errors
 /// If there is no step to draw yet, or the plotting library fails.

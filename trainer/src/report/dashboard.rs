@@ -1,7 +1,7 @@
 //! Full-screen display of a run: curves, speed, time left, and the latest messages.
 //!
-//! A thread of its own draws at most four times per second, independently of training: a step of a large model takes
-//! seconds, and a terminal may be slow. Training only records its events.
+//! A separate thread draws at most four times per second, independently of training, because a step of a large model
+//! takes seconds, and a terminal may be slow. Training only records its events.
 
 mod state;
 pub mod terminal;
@@ -46,8 +46,8 @@ impl Shared {
 }
 
 impl Dashboard {
-    /// Takes over the terminal until dropped. The key q requests `stop`. If the terminal is lost, a line is written every
-    /// `log_every` optimizer steps.
+    /// Takes over the terminal until dropped. The key `q` requests `stop`. If the terminal is lost, a line is written
+    /// every `log_every` optimizer steps.
     ///
     /// # Errors
     /// If the terminal cannot be set up or the system refuses a thread.

@@ -19,7 +19,7 @@ pub struct History {
 }
 
 impl History {
-    /// Reads a journal. A session that resumes from an earlier step abandons what was recorded after it.
+    /// Reads a journal. A session that resumes from an earlier step discards the records after that step.
     ///
     /// # Errors
     /// If the journal cannot be read.
@@ -75,7 +75,7 @@ impl Records {
         Ok(records)
     }
 
-    /// Removes what was recorded after `step`.
+    /// Values of a journal by step, in step order.
     fn cut(&mut self, step: u64) {
         for values in [&mut self.steps, &mut self.validations] {
             values.truncate(values.partition_point(|&(recorded, _)| recorded <= step));
@@ -152,7 +152,7 @@ mod tests {
         journal.write(&Entry::Started { step: 3, device: "CPU".into() }).unwrap();
         assert_eq!(steps(&History::read(&path).unwrap()), [[1, 2, 3], [1, 2, 3]]);
         journal.write(&Entry::Step(step_record(4, 2.0))).unwrap();
-        // The validations of steps 4 to 6 belong to what was abandoned.
+        // The validations of steps 4 to 6 belong to abandoned steps.
         assert_eq!(steps(&History::read(&path).unwrap()), [vec![1, 2, 3, 4], vec![1, 2, 3]]);
     }
 }

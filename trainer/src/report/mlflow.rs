@@ -1,14 +1,14 @@
 //! `--mlflow URL`: a run's steps and validations on an MLflow server, through its REST API.
 //!
-//! The journal is the source of everything that is sent. A thread of its own follows it, so that training only says that
-//! there is something new, and an absent server costs nothing but a warning: what it missed is sent from the journal when it
-//! answers again, by a later session, or by `hiend-train track`. `RUN_DIR/mlflow.json` names the MLflow run, which resumed
-//! sessions continue. The position is asked of the server, which alone knows what it has received: nothing is sent twice
-//! after a lost answer, and nothing is missing after a server was restored from an older copy.
+//! The journal is the source of everything that is sent. A separate thread follows it, so that training only signals
+//! new entries, and an absent server costs no more than a warning: missed entries are sent from the journal when it
+//! answers again, by a later session, or by `hiend-train track`. `RUN_DIR/mlflow.json` names the MLflow run, which
+//! resumed sessions continue. The server is asked for its position, because only it knows what it has received: nothing
+//! is sent twice after a lost answer, and nothing is missing after a server was restored from an older copy.
 //!
-//! A resumed run repeats the steps since its last checkpoint with the same losses. The server keeps the first record of a
-//! step, since MLflow can neither replace nor remove one: so it does where a run goes back to an earlier checkpoint, and a
-//! warning names the steps.
+//! A resumed run repeats the steps since its last checkpoint with the same losses. The server keeps the first record of
+//! a step, because MLflow can neither replace nor remove one. This also happens if a run goes back to an earlier
+//! checkpoint; a warning then names the steps.
 //!
 //! Seven methods of the API are needed; `reqwest`, which downloads weights, sends the requests.
 

@@ -21,7 +21,7 @@ const HIDDEN: Rgb = [44, 50, 62];
 pub struct Panel {
     /// Title, drawn at the top.
     pub title: String,
-    /// Sides of the crop, voxels.
+    /// Sides of the crop, in voxels.
     pub size: [usize; 3],
     /// Voxels of the input.
     pub original: Vec<f32>,
@@ -39,19 +39,19 @@ pub struct View<'a> {
     pub lines: Vec<String>,
     /// Number of voxels along x, y, z.
     pub shape: [usize; 3],
-    /// Voxel side lengths along x, y, z, mm.
+    /// Voxel side lengths along x, y, z, in mm.
     pub spacing: [f64; 3],
     /// Voxel through which all planes pass.
     pub through: [usize; 3],
     /// Position of each plane as text, empty if unknown.
     pub places: [String; 3],
-    /// True if to label the patient's sides; training crops may be mirrored and are not labelled.
+    /// True to label the patient's sides; training crops may be mirrored and are not labelled.
     pub letters: bool,
     /// Units of the values.
     pub units: Units,
     /// Value of a voxel of the input.
     pub original: &'a dyn Fn(usize) -> f32,
-    /// Value of the decoder's output at a voxel, if it was hidden from the encoder.
+    /// Value of the decoder's output at a voxel; `None` if the voxel was visible to the encoder.
     pub reconstructed: &'a dyn Fn(usize) -> Option<f32>,
 }
 

@@ -1,24 +1,24 @@
-//! Summary of the ranks' parts in some steps.
+//! Summary of the ranks' parts in several steps.
 
 use std::collections::BTreeMap;
 
 use crate::journal::{Stage, StepRecord};
 
-/// Maximum number of ranks that are listed one by one.
+/// Maximum number of ranks that are listed individually.
 const LISTED: usize = 16;
 
-/// Means over some steps.
+/// Means over several steps.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct RankSummary {
     /// Number of ranks.
     pub num_ranks: usize,
     /// Rank that arrived last on average.
     pub slowest: usize,
-    /// Mean time between the first rank's arrival and that of the slowest, ms.
+    /// Mean time from the first rank's arrival to that of the slowest, in ms.
     pub behind_ms: f64,
     /// Most frequent slowest stage of that rank.
     pub stage: Stage,
-    /// Mean wait for data of each rank, ms.
+    /// Mean wait for data of each rank, in ms.
     pub wait_ms: Vec<f64>,
 }
 

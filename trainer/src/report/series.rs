@@ -14,9 +14,9 @@ const LEAST_SMOOTHED: f64 = 8.0;
 /// Summary of neighbouring values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
-    /// The first step.
+    /// First step of the point.
     pub first_step: u64,
-    /// The last step.
+    /// Last step of the point.
     pub last_step: u64,
     /// Number of values.
     pub count: u64,
@@ -42,14 +42,14 @@ impl Point {
         self.count = count;
     }
 
-    /// Position on the axis: the middle of its steps.
+    /// Position on the axis: the middle of the point's steps.
     #[must_use]
     pub fn step(&self) -> f64 {
         f64::midpoint(self.first_step as f64, self.last_step as f64)
     }
 }
 
-/// The values of one quantity, in step order.
+/// Values of one quantity, in step order.
 #[derive(Clone, Debug)]
 pub struct Series {
     points: Vec<Point>,
@@ -64,8 +64,8 @@ impl Default for Series {
 }
 
 impl Series {
-    /// Appends the value of a step later than all before. A value that is not finite, such as the Dice of a class that no
-    /// case has, is left out.
+    /// Appends the value of a step that is later than all before. Values that are not finite, such as the Dice of a
+    /// class that occurs in no case, are left out.
     pub fn push(&mut self, step: u64, value: f64) {
         if !value.is_finite() {
             return;
@@ -92,7 +92,7 @@ impl Series {
         &self.points
     }
 
-    /// Number of steps over which a noisy curve is smoothed; none for a short curve.
+    /// Number of steps over which a noisy curve is smoothed; `None` for a short curve.
     #[must_use]
     pub fn smoothing_span(&self) -> Option<f64> {
         let count = self.points.iter().map(|point| point.count).sum::<u64>() as f64;
@@ -116,7 +116,7 @@ impl Series {
     }
 }
 
-/// Weighted sum and total weight of the points up to each one, decaying by a factor of e over `span` steps.
+/// Weighted sum and total weight of the points up to each point; weights decay by a factor of e over `span` steps.
 fn fading<'a>(points: impl Iterator<Item = &'a Point>, span: f64) -> Vec<[f64; 2]> {
     let mut faded = [0.0, 0.0];
     points

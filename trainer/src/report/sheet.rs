@@ -1,4 +1,4 @@
-//! A table of slices: one row per plane, one column per picture, columns grouped in titled blocks.
+//! Table of slices: one row per plane, one column per picture, with columns grouped in titled blocks.
 //!
 //! Planes are oriented as radiologists view them (see [`hiend_loader::picture`]): the patient's right is on the left,
 //! anterior or superior is up.
@@ -151,7 +151,7 @@ impl Sheet {
     }
 }
 
-/// Writes small letters on a background of their own, which keeps them legible on any image.
+/// Writes small letters on a filled background, which keeps them legible on any image.
 pub fn tag(canvas: &mut Canvas, [x, y]: [usize; 2], text: &str) {
     canvas.fill([x - 2, y - 2], [text.chars().count() * LETTER + 4, LETTER + 4], BACKGROUND);
     canvas.text([x, y], 1, TEXT, text);

@@ -1,7 +1,7 @@
 //! `RUN_DIR/tensorboard`: event files, from which TensorBoard shows scalars and pictures during a run.
 //!
 //! Each session of a run writes its own file, which starts with the first step of the session; TensorBoard then ignores
-//! what earlier files have from that step on, the steps that a killed run repeats.
+//! the records of earlier files from that step on, that is, the steps that a killed run repeats.
 //!
 //! No maintained crate writes these files: `tensorboard-rs` is declared inactive and depends on protobuf 2, `tboard` needs
 //! `protoc` on the machine, `tfrecord` was last released in 2023 and compiles a TLS stack in its build script. Here `prost`
@@ -28,8 +28,8 @@ pub struct EventFile {
 }
 
 impl EventFile {
-    /// Makes a new file in `folder`, and the folder if needed, for optimizer steps after `steps_done`. Classes without a
-    /// name in `class_names` are called by their number.
+    /// Creates a file in `folder`, which is created if needed, for optimizer steps after `steps_done`. Classes without
+    /// a name in `class_names` are called by their number.
     ///
     /// # Errors
     /// If the folder or file cannot be made.
@@ -62,8 +62,8 @@ impl EventFile {
         self.write(record.step, What::Summary(Summary { value: values }))
     }
 
-    /// Writes the scalars of a validation; none for figures that were not measured, such as those of a class that no
-    /// case has.
+    /// Writes the scalars of a validation, leaving out values that were not measured, such as those of a class that
+    /// occurs in no case.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
     use crate::journal::testing::{step_record, validation_record};
 
-    /// Reads the events of a folder's files in the order TensorBoard does.
+    /// Reads the events of a folder's files in the same order as TensorBoard.
     fn events(folder: &Path) -> Vec<Event> {
         let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.sort();

@@ -4,7 +4,7 @@ use std::io;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Calls a function at regular intervals on a thread of its own, until dropped.
+/// Calls a function at regular intervals on a separate thread, until dropped.
 #[derive(Debug)]
 pub(super) struct Ticker {
     stop: Option<flume::Sender<()>>,

@@ -1,5 +1,5 @@
-//! The command line's receiver of events: dashboard or lines, event files for TensorBoard, picture of the curves. If one
-//! of them fails, the run continues with a warning.
+//! Receiver of events for the command line: dashboard or lines, event files for TensorBoard, picture of the curves. If
+//! one of them fails, the run continues with a warning.
 
 use std::io::{self, Stdout};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::tensorboard::EventFile;
 use super::ticker::Ticker;
 use crate::training::{Event, JOURNAL, Stop};
 
-/// Interval of lines while kernels are tuned.
+/// Interval between lines while kernels are tuned.
 const TICK: Duration = Duration::from_secs(20);
 
 /// Display of a run's progress.
@@ -35,7 +35,7 @@ pub enum Display {
 #[derive(Debug)]
 pub struct Watcher {
     screen: Screen,
-    /// Stop request for the dashboard that replaces the lines once the run has started, if one is wanted.
+    /// Stop request for the dashboard that replaces the lines once the run has started, if a dashboard is wanted.
     wanted: Option<Stop>,
     log_every: u64,
     class_names: Vec<String>,
@@ -43,7 +43,7 @@ pub struct Watcher {
     history: History,
     events: Option<EventFile>,
     step: u64,
-    /// Prints while kernels are tuned, until the first step is done.
+    /// Prints lines while kernels are tuned, until the first step is done.
     tuning: Option<Ticker>,
     /// True if the picture of the curves is out of date.
     undrawn: bool,
@@ -199,7 +199,7 @@ impl Watcher {
 }
 
 impl Drop for Watcher {
-    /// Draws the curves of a run that failed, too.
+    /// Draws the curves, even if the run failed.
     fn drop(&mut self) {
         self.draw_curves();
     }

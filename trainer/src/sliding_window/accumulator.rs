@@ -7,14 +7,14 @@ use std::ops::Range;
 use super::Slab;
 use super::geometry::Geometry;
 
-/// Positions along the longest axis given to the sink at once; bounds the copy made for it.
+/// Number of positions along the longest axis passed to the sink at once; bounds the copy made for it.
 const SLAB_THICKNESS: usize = 8;
 
-/// Weighted sums of the windows over one ROI's thickness of the longest axis.
+/// Weighted sums of the windows over one ROI along the longest axis.
 pub(super) struct Accumulator {
     pub(super) num_channels: usize,
     geometry: Geometry,
-    /// Channels of [`Geometry::ring`], one after the other.
+    /// Sums of all channels, each of the shape [`Geometry::ring`], one after the other.
     sums: Vec<f32>,
     weights: Vec<f32>,
     /// First position along `axis`, in the padded volume, that the sink has not received.
@@ -43,7 +43,7 @@ impl Accumulator {
         (at[0] * ny + at[1]) * nz + at[2]
     }
 
-    /// Indices and lengths of a row of `len` voxels along z: one run, or two where the ring wraps along z.
+    /// Indices and lengths of a row of `len` voxels along z: one run, or two if the ring wraps along z.
     fn runs(&self, at: [usize; 3], len: usize) -> [(usize, usize); 2] {
         let Geometry { axis, roi, .. } = self.geometry;
         if axis != 2 {
@@ -78,7 +78,7 @@ impl Accumulator {
         }
     }
 
-    /// Hands all positions below `end` along the axis to the sink; no later window may overlap them.
+    /// Passes all positions below `end` along the axis to the sink; no later window may overlap them.
     pub(super) fn finish_before<E>(
         &mut self,
         end: usize,
@@ -103,7 +103,7 @@ impl Accumulator {
         Ok(())
     }
 
-    /// Divides the sums of a region by their weights, into `slab`.
+    /// Divides the sums of a region by their weights and writes the averages to `slab`.
     fn average(&mut self, region: &[Range<usize>; 3]) {
         let plane = self.weights.len();
         let mut slab = std::mem::take(&mut self.slab);

@@ -1,11 +1,12 @@
-//! Classes of averaged predictions, chosen on the device: a byte per voxel crosses to the host instead of all averages.
+//! Classes of averaged predictions, selected on the device: one byte per voxel is transferred to the host instead of
+//! all averages.
 
 use burn::tensor::{Int, IntDType, Tensor};
 
 /// Class of the largest value at each voxel of a region, on the device.
 #[derive(Debug)]
 pub struct LargestClasses {
-    /// Classes `[1, X, Y, Z]`, bytes; the lowest of equals. Meaningful only if all values are finite.
+    /// Classes `[1, X, Y, Z]` as bytes; the lowest class among equals. Meaningful only if all values are finite.
     pub classes: Tensor<4, Int>,
     /// Number of values that are NaN or infinite, `[1]`.
     pub not_finite: Tensor<1, Int>,
@@ -14,7 +15,7 @@ pub struct LargestClasses {
 }
 
 impl LargestClasses {
-    /// Queues the choice among `values` `[K, X, Y, Z]`.
+    /// Queues the selection among `values` `[K, X, Y, Z]`.
     ///
     /// # Panics
     /// If there are more than 256 classes, or none.
@@ -27,7 +28,7 @@ impl LargestClasses {
         let plane = |class: usize| values.clone().narrow(0, class, 1);
         let mut top = plane(0);
         let mut classes = Tensor::<4, Int>::zeros(top.dims(), &values.device());
-        // One after the other, as on the host: which of several equal values a reduction finds is not defined.
+        // Compares one class after the other, as the host does: a reduction may return any of several equal maxima.
         for class in 1..num_classes {
             let next = plane(class);
             let is_larger = next.clone().greater(top.clone());
@@ -49,7 +50,7 @@ pub(crate) mod tests {
     use crate::sliding_window::whole::argmax_of_planes;
     use burn::tensor::{Device, TensorData};
 
-    /// Few different values, so that many are equal.
+    /// Values with few distinct numbers, so that many are equal.
     fn values(num_classes: usize) -> Vec<f32> {
         (0..num_classes * 210).map(|at| (at * 7919 % 11) as f32 - 5.5).collect()
     }

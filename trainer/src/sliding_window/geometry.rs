@@ -7,20 +7,20 @@ use super::SlidingWindow;
 /// Sizes of a volume and of its windows, and the axis along which slabs are delivered.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {
-    /// Voxels of the volume along x, y, z.
+    /// Shape of the volume in voxels along x, y, z.
     pub(super) dims: [usize; 3],
-    /// Voxels of the padded volume: at least those of a window.
+    /// Shape of the padded volume in voxels, at least that of a window.
     pub(super) padded: [usize; 3],
-    /// Voxels of padding in front of the volume along x, y, z.
+    /// Number of padding voxels before the volume along x, y, z.
     pub(super) pad: [usize; 3],
-    /// Voxels of a window along x, y, z.
+    /// Shape of a window in voxels along x, y, z.
     pub(super) roi: [usize; 3],
     /// Axis along which slabs are delivered.
     pub(super) axis: usize,
 }
 
 impl Geometry {
-    /// The geometry of `window`'s windows in a volume of `dims` voxels.
+    /// Computes the geometry of `window`'s windows in a volume of `dims` voxels.
     pub(super) fn new(window: &SlidingWindow, dims: [usize; 3]) -> Self {
         let roi = window.roi_size;
         let padded: [usize; 3] = std::array::from_fn(|a| dims[a].max(roi[a]));
@@ -28,12 +28,12 @@ impl Geometry {
         Self { dims, padded, pad, roi, axis: window.slab_axis(dims) }
     }
 
-    /// Range of the volume within the padded one, by axis.
+    /// Range of the volume within the padded volume, for each axis.
     pub(super) fn inside(&self) -> [Range<usize>; 3] {
         std::array::from_fn(|a| self.pad[a]..self.pad[a] + self.dims[a])
     }
 
-    /// Voxels of sums over one window's thickness of the axis, where positions wrap around.
+    /// Shape of the sums: one window thick along the slab axis, where positions wrap around.
     pub(super) fn ring(&self) -> [usize; 3] {
         let mut ring = self.padded;
         ring[self.axis] = self.roi[self.axis];

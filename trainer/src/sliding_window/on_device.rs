@@ -1,5 +1,5 @@
-//! Windows predicted and averaged on a device: what crosses back is each voxel's average, once, or what is made of it there,
-//! instead of every window's prediction.
+//! Windows predicted and averaged on a device: only each voxel's average, or a value derived from it on the device, is
+//! transferred to the host, instead of every window's prediction.
 //!
 //! Sums and weights are a ring over the longest axis, as on the host: `4 * (channels + 1) * roi * (product of the two
 //! shorter axes)` bytes of the device's memory. Positions that no later window overlaps are divided by their weight there and
@@ -23,9 +23,10 @@ pub struct Region {
 }
 
 impl SlidingWindow {
-    /// [`SlidingWindow::run`] with a predictor of tensors on `device`: windows `[n, C, rx, ry, rz]` → `[n, K, rx, ry, rz]`
-    /// with the same K each time. `finish` queues what is made of the averages `[K, X, Y, Z]` of a region, and `hand` receives
-    /// that on a second thread, which may wait for the device. Regions are as thick as the distance of windows.
+    /// Runs as [`SlidingWindow::run`] does, with a predictor of tensors on `device`: windows `[n, C, rx, ry, rz]` →
+    /// `[n, K, rx, ry, rz]` with the same K each time. `finish` queues the processing of the averages `[K, X, Y, Z]` of
+    /// a region, and `hand` receives its result on a second thread, which may wait for the device. Regions are as thick
+    /// as the distance between windows.
     ///
     /// # Errors
     /// Errors of `predict` and `hand`, and [`SlidingWindowError::PredictionLength`].
@@ -79,7 +80,7 @@ impl SlidingWindow {
         finished.into_iter().try_for_each(hand)
     }
 
-    /// Mean over the marked mirror images, each mirrored back.
+    /// Mean prediction over the marked mirror images, each mirrored back.
     fn predict_images<E>(
         &self,
         windows: Tensor<5>,
@@ -102,21 +103,21 @@ impl SlidingWindow {
 /// Averages of a box of the volume, on the device.
 struct Average {
     region: Region,
-    /// `[K, X, Y, Z]`
+    /// Averages, `[K, X, Y, Z]`.
     values: Tensor<4>,
 }
 
-/// Weighted sums of the windows over one ROI's thickness of the longest axis.
+/// Weighted sums of the windows over one ROI along the longest axis.
 struct Sums {
     num_channels: usize,
-    /// `[K, ..]` with one ROI along `axis`, where positions wrap around.
+    /// Weighted sums, `[K, ..]`, with one ROI along `axis`, where positions wrap around.
     weighted: Ring,
-    /// `[1, ..]`
+    /// Sums of the weights, `[1, ..]`.
     weights: Ring,
     axis: usize,
-    /// Range of the volume within the padded one, by axis.
+    /// Range of the volume within the padded volume, for each axis.
     inside: [Range<usize>; 3],
-    /// First position along `axis`, in the padded volume, that was not finished.
+    /// First position along `axis`, in the padded volume, that is not finished.
     next: usize,
 }
 
@@ -134,7 +135,7 @@ impl Sums {
     }
 
     /// Averages of all positions below `end` along the axis, which no later window may overlap; `None` if none of them
-    /// is in the volume.
+    /// lies in the volume.
     fn finish_before(&mut self, end: usize) -> Option<Average> {
         if self.next >= end {
             return None;
@@ -158,7 +159,7 @@ impl Sums {
 
 /// A buffer `[C, X, Y, Z]` in which positions along one axis wrap around.
 struct Ring {
-    /// Values; `None` only while they are changed.
+    /// Values; `None` only while they are being changed.
     values: Option<Tensor<4>>,
     roi: [usize; 3],
     axis: usize,
@@ -170,8 +171,8 @@ impl Ring {
         Self { values: Some(Tensor::zeros([channels, x, y, z], device)), roi: geometry.roi, axis: geometry.axis }
     }
 
-    /// Parts of a region of the padded volume, at most one ROI thick along the axis, that the ring does not divide: the part
-    /// in the ring, and where it begins along the axis of the region.
+    /// Divides a region of the padded volume, at most one ROI thick along the axis, into parts that are contiguous in
+    /// the ring; returns each part's ranges in the ring, and its start along the axis of the region.
     fn parts(&self, region: &[Range<usize>; 3]) -> Vec<([Range<usize>; 3], usize)> {
         let (axis, len) = (self.axis, self.roi[self.axis]);
         let first = region[axis].start % len;

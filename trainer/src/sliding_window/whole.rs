@@ -3,7 +3,7 @@
 use super::{InputVolume, Region, Slab, SlidingWindow, SlidingWindowError};
 
 impl SlidingWindow {
-    /// Averaged prediction of the whole volume, `[K, X, Y, Z]`. For small volumes and tests: all of it is in memory.
+    /// Averaged prediction of the whole volume, `[K, X, Y, Z]`, all in memory: for small volumes and tests.
     ///
     /// # Errors
     /// See [`SlidingWindow::run`].
@@ -53,7 +53,7 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Labels of a volume of `dims` voxels, of which no slab is known.
+    /// Creates the labels of a volume of `dims` voxels before any slab.
     #[must_use]
     pub fn new(dims: [usize; 3]) -> Self {
         Self { dims, voxels: vec![0; dims.iter().product()], best: Vec::new() }
@@ -102,7 +102,8 @@ fn row_position(row_idx: usize, dims: [usize; 3]) -> (usize, usize, usize) {
     (row_idx / (nx * ny), row_idx / ny % nx, row_idx % ny)
 }
 
-/// Class of the largest value at each position of planes of `len` values, the lowest of equals; NaN never wins.
+/// Class of the largest value at each position of planes of `len` values, the lowest class among equals; NaN is never
+/// selected.
 pub(super) fn argmax_of_planes(values: &[f32], len: usize, best: &mut Vec<u8>) {
     best.clear();
     best.resize(len, 0);

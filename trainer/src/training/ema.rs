@@ -17,7 +17,7 @@ pub(super) fn moved<M: Module>(average: M, model: &M, decay: f64) -> M {
     average.map(&mut Move { current: current.0, decay })
 }
 
-/// Trained tensors by parameter id, of any number of dimensions.
+/// Trained tensors of any number of dimensions, by parameter id.
 struct Current(HashMap<ParamId, Box<dyn Any>>);
 
 impl ModuleVisitor for Current {

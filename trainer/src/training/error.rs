@@ -13,7 +13,7 @@ use crate::device::failure::reason_of;
 use crate::distributed::{Cause, PeerFailure};
 use crate::feed::{FeedError, SourceError};
 
-/// An error of a run.
+/// Error of a run.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainingError {
     /// An invalid configuration.
@@ -22,7 +22,7 @@ pub enum TrainingError {
     /// An invalid `config.toml` of a run that has a checkpoint.
     #[error("{fault}; delete the file to restore it from the newest checkpoint")]
     SavedConfig {
-        /// The error in the file.
+        /// Error in the file.
         fault: ConfigError,
     },
     /// An error of reading or writing a checkpoint.
@@ -33,9 +33,9 @@ pub enum TrainingError {
     CannotResume {
         /// Path of the checkpoint.
         checkpoint: PathBuf,
-        /// Step of the newest undamaged checkpoint before it.
+        /// Step of the newest undamaged checkpoint before this one.
         whole: Option<u64>,
-        /// The error of reading it.
+        /// Error from reading the checkpoint.
         #[source]
         source: CheckpointError,
     },
@@ -52,7 +52,7 @@ pub enum TrainingError {
     /// A file system error of a durable write, a lookup or a lock.
     #[error(transparent)]
     File(#[from] FileError),
-    /// An error of another file of the run.
+    /// An error concerning another file of the run.
     #[error("{}", path.display())]
     Io {
         /// The file or folder.
@@ -61,7 +61,7 @@ pub enum TrainingError {
         #[source]
         source: io::Error,
     },
-    /// The system refused a thread.
+    /// The system refused to start a thread.
     #[error("cannot start the {name} thread; see the limit on processes (ulimit -u)")]
     Thread {
         /// Name of the thread.
@@ -75,7 +75,7 @@ pub enum TrainingError {
     Unsaved {
         /// The newest checkpoint.
         last_good: LastGood,
-        /// The error of the file.
+        /// Error concerning the file.
         #[source]
         source: Box<TrainingError>,
     },
@@ -85,16 +85,16 @@ pub enum TrainingError {
     /// The stream cannot be opened.
     #[error("the stream cannot be opened at step {step}")]
     Open {
-        /// The first step requested.
+        /// First step requested.
         step: u64,
         /// The loader's error.
         #[source]
         source: SourceError,
     },
-    /// The data holds less than a batch.
+    /// The data holds fewer cases than a batch.
     #[error("an epoch has no batch: fewer cases than stream.visits_per_batch")]
     EmptyEpoch,
-    /// The folder holds a run already.
+    /// The folder already holds a run.
     #[error("{} already holds a run; continue it with --resume, or begin another with a new --run-dir", run_dir.display())]
     RunExists {
         /// The run's folder.
@@ -115,16 +115,16 @@ pub enum TrainingError {
     /// A setting differs from the run's.
     #[error("cannot resume: {key} is {now} now, but was {before} when the run began")]
     Changed {
-        /// The first setting that differs.
+        /// First setting that differs.
         key: String,
         /// Value of the setting now.
         now: String,
         /// Value of the setting in the run.
         before: String,
     },
-    /// The cache holds other cases than those the run began with.
+    /// The cache holds cases other than those with which the run began.
     #[error(
-        "cannot resume: the cases of the cache or their voxels are not those that the run began with (digest {now}, was \
+        "cannot resume: the cases of the cache or their voxels differ from those that the run began with (digest {now}, was \
          {before}): cases were added, removed, or converted again from other files or with other parameters, or the list or \
          splits file that stream.split names was edited; restore cache and file, or begin another run with these weights \
          (--init RUN and a new --run-dir)"
@@ -135,15 +135,15 @@ pub enum TrainingError {
         /// Digest when the run began.
         before: String,
     },
-    /// The run is beyond the number of steps that was asked for.
+    /// The run is already beyond the requested number of steps.
     #[error("the run is at step {step} already, beyond --max-steps {max_steps}; give a larger number, or none")]
     Beyond {
-        /// Optimizer steps done.
+        /// Number of optimizer steps done.
         step: u64,
-        /// Steps asked for.
+        /// Requested number of steps.
         max_steps: u64,
     },
-    /// The first weights cannot be loaded.
+    /// The initial weights cannot be loaded.
     #[error(transparent)]
     Init(SourceError),
     /// A validation case cannot be read or predicted.
@@ -151,7 +151,7 @@ pub enum TrainingError {
     Validation {
         /// Case, as `DATASET/CASE`.
         case: String,
-        /// The error of the case.
+        /// Error concerning the case.
         #[source]
         source: SourceError,
     },
@@ -170,12 +170,12 @@ pub enum TrainingError {
         loss: f64,
         /// Cases of the batch.
         cases: Vec<String>,
-        /// The newest checkpoint before the step.
+        /// Newest checkpoint before the step.
         last_good: LastGood,
-        /// Weights that the loss was computed with.
+        /// Weights with which the loss was computed.
         suspect: Suspect,
     },
-    /// An optimizer step has left weights that no network can compute with.
+    /// An optimizer step produced weights that a network cannot compute with.
     #[error(
         "the weights diverged at step {step}: {tensor} holds {value:e}, and no checkpoint of them was written; lower optim.lr, \
          set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}"
@@ -183,14 +183,14 @@ pub enum TrainingError {
     Diverged {
         /// Optimizer steps done.
         step: u64,
-        /// The first such parameter, as the checkpoint names it.
+        /// First such parameter, by its name in the checkpoint.
         tensor: String,
         /// Value found in the weights.
         value: f32,
-        /// The newest checkpoint before the step.
+        /// Newest checkpoint before the step.
         last_good: LastGood,
     },
-    /// Another rank failed or was lost, and the run with it.
+    /// Another rank failed or was lost, which ends the run.
     #[error("{failure}; stopped after step {step}{}", LastSaved(last_good.as_ref()))]
     Rank {
         /// Rank that failed, with the reason.
@@ -199,17 +199,17 @@ pub enum TrainingError {
         step: u64,
         /// True if the weights of this rank are those after `step`.
         sound: bool,
-        /// The newest checkpoint; absent on ranks that write none.
+        /// Newest checkpoint; absent on ranks that do not write checkpoints.
         last_good: Option<LastGood>,
     },
-    /// A rank would train something else than rank 0.
+    /// A rank would not train the same run as rank 0.
     #[error("rank {rank} ({name}): {difference}")]
     Disagreement {
         /// Number of the rank, from 0.
         rank: usize,
         /// Host and process of the rank.
         name: String,
-        /// The first difference.
+        /// First difference.
         difference: String,
     },
     /// The device failed.
@@ -217,15 +217,15 @@ pub enum TrainingError {
     Device {
         /// Step at which the device failed, from 1.
         step: u64,
-        /// Reason in the device's words, and advice if its memory is exhausted.
+        /// Reason given by the device, with advice if its memory is exhausted.
         message: String,
-        /// The newest checkpoint before the step.
+        /// Newest checkpoint before the step.
         last_good: LastGood,
     },
 }
 
 impl TrainingError {
-    /// Returns whether this rank, or another one, was asked to stop while servers or object storage did not answer.
+    /// Returns whether this rank or another one was asked to stop while servers or object storage did not answer.
     #[must_use]
     pub fn is_stop(&self) -> bool {
         match self {
@@ -235,7 +235,7 @@ impl TrainingError {
         }
     }
 
-    /// Returns whether the weights after the last finished step are sound, so that they can be saved.
+    /// Returns whether the weights after the last finished step are intact, so that they can be saved.
     pub(super) fn spares_weights(&self) -> bool {
         match self {
             Self::Feed(_) | Self::Open { .. } | Self::Thread { .. } | Self::Validation { .. } => true,
@@ -244,7 +244,7 @@ impl TrainingError {
         }
     }
 
-    /// Adds the newest checkpoint to an error of writing a file during training.
+    /// Adds the newest checkpoint to an error from writing a file during training.
     pub(super) fn with_way_back(self, path: Option<&Path>) -> Self {
         match self {
             error @ (Self::Checkpoint(_) | Self::File(_) | Self::Io { .. }) => {
@@ -254,7 +254,7 @@ impl TrainingError {
         }
     }
 
-    /// The error after another checkpoint was written.
+    /// Returns the error with the path of a checkpoint that was written since.
     pub(super) fn with_last_good(mut self, path: Option<&Path>) -> Self {
         if let Self::Rank { last_good: Some(last_good), .. } = &mut self {
             *last_good = LastGood(path.map(Path::to_owned));
@@ -263,7 +263,7 @@ impl TrainingError {
     }
 }
 
-/// Reasons why there is no picture of a batch.
+/// Reason why there is no picture of a batch.
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
     /// A batch without crops.
@@ -272,7 +272,7 @@ pub enum PictureError {
     /// A failure of the device.
     #[error("the device failed: {message}")]
     Device {
-        /// Reason in the backend's words.
+        /// Reason given by the backend.
         message: String,
     },
     /// A file that cannot be written.
@@ -281,13 +281,13 @@ pub enum PictureError {
 }
 
 impl PictureError {
-    /// A failure to read values back, from the backend's error.
+    /// Converts the backend's error from reading back values.
     pub(crate) fn device(error: impl fmt::Debug) -> Self {
         Self::Device { message: reason_of(error) }
     }
 }
 
-/// The newest checkpoint to fall back on, if there is one.
+/// Newest checkpoint to fall back on, if there is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastGood(pub Option<PathBuf>);
 
@@ -300,14 +300,14 @@ impl fmt::Display for LastGood {
     }
 }
 
-/// Weights that a loss which is not finite was computed with.
+/// Weights that produced a loss that is not finite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suspect {
-    /// Weights that the run began with, which no step has changed.
+    /// Initial weights of the run, which no step has changed.
     FirstWeights,
     /// Weights of the newest checkpoint.
     LastGood {
-        /// Step of the checkpoint before it, if one is kept.
+        /// Step of the preceding checkpoint, if one is kept.
         earlier: Option<u64>,
     },
     /// Weights of a step without a checkpoint.
@@ -334,7 +334,7 @@ impl fmt::Display for Suspect {
     }
 }
 
-/// The newest checkpoint, on the rank that writes checkpoints.
+/// Newest checkpoint, on the rank that writes checkpoints.
 struct LastSaved<'a>(Option<&'a LastGood>);
 
 impl fmt::Display for LastSaved<'_> {
@@ -343,7 +343,7 @@ impl fmt::Display for LastSaved<'_> {
     }
 }
 
-/// Advice on the newest whole checkpoint.
+/// Advice to resume from the newest undamaged checkpoint.
 struct Alternative(Option<u64>);
 
 impl fmt::Display for Alternative {
@@ -360,7 +360,7 @@ impl fmt::Display for Alternative {
     }
 }
 
-/// The steps that have a checkpoint.
+/// Steps for which there are checkpoints.
 struct Available<'a>(&'a [u64]);
 
 impl fmt::Display for Available<'_> {

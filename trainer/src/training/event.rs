@@ -14,16 +14,16 @@ pub enum Event<'a> {
         num_params: usize,
         /// Names of the devices.
         device: String,
-        /// Optimizer steps done before.
+        /// Number of optimizer steps done before.
         step: u64,
-        /// Optimizer steps done when the run ends.
+        /// Number of optimizer steps done when the run ends.
         end_step: u64,
-        /// Best validation before, if there was one on the same cases.
+        /// Best previous validation on the same cases, if there was one.
         best: Option<Best>,
         /// Folder of the run.
         run_dir: &'a Path,
     },
-    /// The first steps compile and tune kernels: minutes without another event.
+    /// The first steps compile and tune kernels, which takes minutes without another event.
     Tuning,
     /// An optimizer step was done.
     Step(&'a StepRecord),
@@ -31,7 +31,7 @@ pub enum Event<'a> {
     Validation(&'a ValidationRecord),
     /// A validation case was predicted.
     Validating {
-        /// Cases done.
+        /// Number of cases done.
         done: usize,
         /// Total number of cases.
         total: usize,
@@ -48,7 +48,7 @@ pub enum Event<'a> {
     Stopped(&'a Summary),
 }
 
-/// The reason a run ended.
+/// Reason why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// All steps are done.
@@ -60,22 +60,22 @@ pub enum Outcome {
 /// Summary of a run that ended.
 #[derive(Clone, Debug)]
 pub struct Summary {
-    /// The reason it ended.
+    /// Reason why the run ended.
     pub outcome: Outcome,
-    /// Optimizer steps done, those before a resume included.
+    /// Number of optimizer steps done, including those before a resume.
     pub step: u64,
-    /// Optimizer steps done by this process.
+    /// Number of optimizer steps done by this process.
     pub steps_done: u64,
     /// Losses of this process's steps, in order.
     pub losses: Vec<f64>,
     /// Seconds from the request of the first batch to the last step.
     pub elapsed_secs: f64,
-    /// Fraction of that time in which the device waited for data.
+    /// Fraction of `elapsed_secs` in which the device waited for data.
     pub wait_share: f64,
-    /// The last checkpoint.
+    /// Last checkpoint.
     pub checkpoint: Option<PathBuf>,
-    /// The best validation so far.
+    /// Best validation so far.
     pub best: Option<Best>,
-    /// The last picture.
+    /// Last picture.
     pub picture: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! The ranks other than the first: the same steps, and nothing written.
+//! Ranks other than the first: they take the same steps but write nothing.
 
 use burn::module::{Module as _, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
@@ -17,7 +17,7 @@ use crate::distributed::ReduceError;
 use crate::vendor::algorithms;
 use crate::vendor::cudnn::record as plans;
 
-/// Follows rank 0 until the run is over. The summary has no losses: rank 0 reads them.
+/// Follows rank 0 until the run is over. The summary has no losses, because only rank 0 reads them.
 pub(super) fn follow<T: Task>(
     task: &T,
     stream: &Stream,
@@ -114,7 +114,7 @@ pub(super) fn follow<T: Task>(
     })
 }
 
-/// Digest of all parameters of a model, in the order that the model visits them.
+/// Digest of all parameters of a model, in the order in which the model visits them.
 ///
 /// # Errors
 /// If a parameter cannot be read from the device.

@@ -1,8 +1,9 @@
-//! Cost of the data: the same optimizer steps on batches from the stream and on one batch that stays on the device.
+//! Measures the cost of the data, by the same optimizer steps on batches from the stream and on one batch that stays on
+//! the device.
 //!
-//! Blocks of both kinds alternate, so that a machine whose speed drifts affects both alike. Each block begins with steps
-//! that are not timed: before streamed steps they use up the batches that were made in advance, before resident steps
-//! they give the loader time to fill its buffers and rest. Nothing is written, and the weights are thrown away.
+//! Blocks of both kinds alternate, so that a machine whose speed drifts affects both alike. Each block begins with
+//! steps that are not timed: before streamed steps they use up the batches that were made in advance, before resident
+//! steps they give the loader time to fill its buffers and rest. Nothing is written, and the weights are discarded.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -20,18 +21,18 @@ use crate::feed::{DeviceBatch, Feed, FeedConfig};
 /// Number of blocks of each kind.
 const ROUNDS: usize = 3;
 
-/// Steps that are not timed in the first block, which compile kernels as well.
+/// Number of untimed steps in the first block, which also compile kernels.
 const WARM_UP: usize = 3;
 
-/// Batches that a feed holds: one on the device that waits, one in preparation.
+/// Number of batches held by a feed: one that waits on the device, one in preparation.
 const FEED: usize = 2;
 
 /// Settings of a measurement.
 #[derive(Clone, Debug)]
 pub struct HeadspaceOptions {
-    /// Timed optimizer steps of a block.
+    /// Number of timed optimizer steps in a block.
     pub steps: usize,
-    /// Recompute transformer blocks in the backward pass; see [`super::TrainOptions::gradient_checkpointing`].
+    /// True to recompute transformer blocks in the backward pass; see [`super::TrainOptions::gradient_checkpointing`].
     pub gradient_checkpointing: bool,
     /// Request to end the measurement.
     pub stop: Stop,
@@ -42,7 +43,7 @@ pub struct HeadspaceOptions {
 pub struct Round {
     /// Time of a step on streamed batches.
     pub streamed_secs: f64,
-    /// Part of it in which the step waited for its batch.
+    /// Part of `streamed_secs` in which the step waited for its batch.
     pub wait_secs: f64,
     /// Time of a step on the resident batch.
     pub resident_secs: f64,
@@ -53,14 +54,14 @@ pub struct Round {
 pub struct Headspace {
     /// Pairs of blocks, in order.
     pub rounds: Vec<Round>,
-    /// Crops of the resident batch.
+    /// Number of crops in the resident batch.
     pub crops: usize,
-    /// Timed optimizer steps of a block.
+    /// Number of timed optimizer steps in a block.
     pub steps: usize,
 }
 
 impl Headspace {
-    /// Share of the time of a run that its data cost: the median over the rounds; negative if streaming was faster by
+    /// Share of a run's time that its data cost: the median over the rounds; negative if streaming was faster by
     /// chance.
     #[must_use]
     pub fn cost(&self) -> f64 {
@@ -103,7 +104,7 @@ impl fmt::Display for Headspace {
     }
 }
 
-/// Measures `task` on `stream`. Returns nothing if a stop was requested.
+/// Measures `task` on `stream`. `None` if a stop was requested.
 ///
 /// # Errors
 /// If the stream or the device fails, or the stream has no batch with crops.
@@ -205,7 +206,7 @@ impl<T: Task> Bench<'_, T> {
         Ok(time)
     }
 
-    /// The first batch that has crops among the next `most`.
+    /// First batch with crops among the next `most` batches.
     fn batch_with_crops(&mut self, most: u64) -> Result<DeviceBatch<Target<T>>, TrainingError> {
         for _ in 0..most {
             if let Some(batch) = self.feed.next_batch()? {
@@ -215,7 +216,7 @@ impl<T: Task> Bench<'_, T> {
         Err(TrainingError::EmptyEpoch)
     }
 
-    /// Waits for the oldest step that was queued.
+    /// Waits for the oldest queued step.
     fn settle(&mut self) -> Result<(), TrainingError> {
         match self.readback.next(|| false) {
             Ok(_) => Ok(()),
@@ -228,7 +229,7 @@ impl<T: Task> Bench<'_, T> {
     }
 }
 
-/// Median of some numbers, the upper one of two; 0 of none.
+/// Median of some numbers, the upper one of two middle values; 0 for none.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

@@ -1,51 +1,52 @@
-//! Lower bound of the memory that a step takes, to be compared with the memory that there is, and the memory that it is
-//! expected to take, by which a number of crops at a time is chosen.
+//! Lower bound on the memory of a step, to be compared with the available memory, and the expected memory, which
+//! determines the number of crops at a time.
 //!
-//! Counted is what has to be in memory at one time whatever the order of operations: parameters, gradients and moments, and
-//! the tensors that the backward pass reads. Pre-training with the preset `tiny` took 1.7 times the bound for each crop of
-//! 96³ and of 144³ voxels, 2.6 to 3.0 times with gradient checkpointing (growth of peak resident memory with the number of
-//! crops, `hiend-train --shards CACHE --preset tiny --max-steps 2 --set stream.crops_per_visit=N`). An earlier
-//! state of the code took 2.1 times the bound for `vit-l-p12` with 192 crops in bf16 on an H100 (docs/gpu.md). Fine-tuning with
-//! the preset `tiny` on a CPU took 2.7 times the bound for a crop of 96³ voxels (two crops against one, one step).
+//! The bound counts everything that must be in memory at one time, whatever the order of operations: parameters,
+//! gradients and moments, and the tensors that the backward pass reads. Pre-training with the preset `tiny` took 1.7
+//! times the bound for each crop of 96³ and of 144³ voxels, 2.6 to 3.0 times with gradient checkpointing (growth of
+//! peak resident memory with the number of crops, `hiend-train --shards CACHE --preset tiny --max-steps 2 --set
+//! stream.crops_per_visit=N`). An earlier state of the code took 2.1 times the bound for `vit-l-p12` with 192 crops in
+//! bf16 on an H100 (docs/gpu.md). Fine-tuning with the preset `tiny` on a CPU took 2.7 times the bound for a crop of
+//! 96³ voxels (two crops against one, one step).
 
 use bytesize::ByteSize;
 
 use super::memory_advice::less_memory;
 use crate::model::precision::Precision;
 
-/// Bytes of a parameter: value, gradient and two moments in f32.
+/// Number of bytes per parameter: value, gradient and two moments in f32.
 const PARAM_BYTES: u64 = 16;
 
-/// Part of the free memory that a choice may fill, in percent.
+/// Part of the free memory that the chosen number of crops may fill, in percent.
 const FILLED_PERCENT: u64 = 90;
 
-/// Numbers of values that a step keeps at the least.
+/// Minimum numbers of values that a step keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeptValues {
-    /// Parameters.
+    /// Number of parameters.
     pub params: usize,
-    /// Values for the backward pass of each crop, in the precision of products.
+    /// Number of values kept for the backward pass of each crop, in the precision of products.
     pub per_crop: usize,
-    /// Memory that a crop is expected to take, in percent of its values'.
+    /// Expected memory of a crop, in percent of the memory of its kept values.
     pub expected_percent: u64,
 }
 
 impl KeptValues {
-    /// Bytes that a step with `crops` crops at a time takes at the least.
+    /// Minimum number of bytes that a step with `crops` crops at a time takes.
     #[must_use]
     pub fn bytes(&self, crops: usize, precision: Precision) -> u64 {
         self.params as u64 * PARAM_BYTES + crops as u64 * self.crop_bytes(precision)
     }
 
-    /// Bytes that a step with `crops` crops at a time is expected to take.
+    /// Expected number of bytes that a step with `crops` crops at a time takes.
     #[must_use]
     pub fn expected_bytes(&self, crops: usize, precision: Precision) -> u64 {
         self.params as u64 * PARAM_BYTES + crops as u64 * self.crop_bytes(precision) * self.expected_percent / 100
     }
 
     /// Largest number of crops at a time whose step is expected to fit into nine tenths of `free` bytes; `None` if one
-    /// crop does not. Micro-batches have equal sizes, and their number is a power of two if such a number fits: ranks
-    /// then give the bits of one process.
+    /// crop does not. Micro-batches have equal sizes, and their number is a power of two if such a number fits, so that
+    /// several ranks give the same bits as one process.
     #[must_use]
     pub fn fitting(&self, crops: usize, precision: Precision, free: u64) -> Option<usize> {
         let limit = free / 100 * FILLED_PERCENT;
@@ -60,7 +61,7 @@ impl KeptValues {
         self.per_crop as u64 * value_bytes
     }
 
-    /// One line that says that a step with `crops` crops at a time does not fit into `limit` bytes, and what to do;
+    /// Message, in one line, that a step with `crops` crops at a time does not fit into `limit` bytes, with advice;
     /// `None` if it may fit.
     #[must_use]
     pub fn shortage(
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn shortage_is_told_with_its_remedies() {
+    fn shortage_is_reported_with_its_remedies() {
         let shortage = |crops, precision, checkpointing, limit| KEPT.shortage(crops, precision, checkpointing, limit);
         assert_eq!(KEPT.bytes(2, Precision::F32), 24_000_000);
         assert_eq!(shortage(2, Precision::F32, false, 24_000_000), None);

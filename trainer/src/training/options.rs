@@ -7,52 +7,54 @@ use hiend_loader::stop::Stop;
 
 use crate::distributed::ProcessGroup;
 
-/// The state a run starts from.
+/// State from which a run starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Resume {
-    /// First weights; the folder must not hold a run.
+    /// Initial weights; the folder must not hold a run.
     #[default]
     Begin,
-    /// The newest checkpoint in the folder.
+    /// Newest checkpoint in the folder.
     Newest,
-    /// The checkpoint of this step; later ones are set aside.
+    /// Checkpoint of this step; later ones are set aside.
     Step(u64),
 }
 
 impl From<bool> for Resume {
-    /// `true` resumes from the newest checkpoint.
+    /// Converts `true` to the newest checkpoint, `false` to a new run.
     fn from(resume: bool) -> Self {
         if resume { Self::Newest } else { Self::Begin }
     }
 }
 
-/// Settings of a run. None of them changes its losses, but for rounding where several ranks add up theirs.
+/// Settings of a run. None of them changes its losses, except for rounding in sums over several ranks.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
     /// Folder for everything the run writes.
     pub run_dir: PathBuf,
-    /// The state to start from.
+    /// State from which to start.
     pub resume: Resume,
-    /// Total number of optimizer steps to stop after, those before a resume included. The learning-rate schedule is
+    /// Total number of optimizer steps to stop after, including those before a resume. The learning-rate schedule is
     /// unaffected.
     pub max_steps: Option<u64>,
-    /// Optimizer steps between checkpoints; 0 writes only the last one.
+    /// Number of optimizer steps between checkpoints; 0 writes only the last one.
     pub checkpoint_every: u64,
     /// Number of checkpoints to keep, not counting the best one.
     pub keep: usize,
-    /// Keep only the inputs of transformer blocks and recompute the rest in the backward pass: less memory, more time.
+    /// True to keep only the inputs of transformer blocks and recompute everything else in the backward pass: less
+    /// memory, more time.
     pub gradient_checkpointing: bool,
-    /// The ranks that train together, if there are several. Each takes its share of every batch.
+    /// Group of ranks that train together, if there are several. Each takes its share of every batch.
     pub group: Option<Arc<ProcessGroup>>,
-    /// Queue a step before the previous step's loss is read, so that the device never waits for the host; each record
-    /// then comes one step later. Default: on every device but the CPU, which has finished when a call returns.
+    /// True to queue a step before the previous step's loss is read, so that the device never waits for the host; each
+    /// record then appears one step later. Default: true on every device except the CPU, where calls return only when
+    /// finished.
     pub overlap: Option<bool>,
     /// Request to stop early.
     pub stop: Stop,
 }
 
 impl TrainOptions {
-    /// Settings of a new run in `run_dir` with one checkpoint, at its end.
+    /// Creates settings for a new run in `run_dir` with a single checkpoint, at its end.
     #[must_use]
     pub fn new(run_dir: impl Into<PathBuf>) -> Self {
         Self {

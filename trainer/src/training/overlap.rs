@@ -5,14 +5,14 @@
 //!   thread of the sums:                               buckets of .. block 12   block 11   ..   block 1   all the rest
 //! ```
 //!
-//! A bucket holds the gradients of a block, which its gate gives as soon as they are final ([`crate::ops::gate`]); the last
-//! one holds all other gradients and the loss. Gradients of earlier micro-batches are added first, so that one sum over the
-//! ranks serves the whole batch.
+//! A bucket holds the gradients of a block, which its gate delivers as soon as they are final ([`crate::ops::gate`]);
+//! the last one holds all other gradients and the loss. Gradients of earlier micro-batches are added first, so that one
+//! sum over the ranks serves the whole batch.
 //!
-//! All ranks request the buckets in one order, which the model alone decides: the blocks from the last to the first, then
-//! the rest. A block whose gradients are final early waits for its turn, one that keeps its gradients to the end of the
-//! pass is requested then, and a rank without crops requests zeros in the same order. Values are added one by one, so
-//! that buckets change no bit.
+//! All ranks request the buckets in the same order, which only the model determines: the blocks from the last to the
+//! first, then the rest. A block whose gradients are final early waits for its turn, a block that keeps its gradients
+//! to the end of the pass is requested then, and a rank without crops requests zeros in the same order. Values are
+//! added individually, so that buckets do not change any bit.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,14 +25,14 @@ use crate::distributed::{Pairwise, ReduceError, Sums};
 use crate::model::gated::Gated;
 use crate::ops::gate::{Final, Gates};
 
-/// Gradients by parameter, each in one dimension.
+/// Gradients by parameter, each flattened to one dimension.
 type Flat = HashMap<ParamId, Tensor<1>>;
 
-/// A function that begins the sum of a bucket over the ranks.
+/// Function that begins the sum of a bucket over the ranks.
 type Request = Box<dyn FnMut(Vec<Tensor<1>>) + Send>;
 
-/// Computes loss `[1]` and gradients of all ranks. `loss_of` is the part of the step's loss that one of this rank's
-/// micro-batches contributes.
+/// Computes loss `[1]` and gradients over all ranks. `loss_of` computes the contribution of one of this rank's
+/// micro-batches to the step's loss.
 ///
 /// # Errors
 /// If a rank failed, or the gradients cannot be summed.
@@ -71,7 +71,7 @@ pub(super) fn summed<M: Gated, P>(
     let mut loss = None;
     for bucket in buckets {
         let mut tensors = sums.wait()?;
-        // Of the last bucket, which has one tensor more.
+        // The last bucket has one tensor more, the loss.
         loss = if tensors.len() > bucket.len() { tensors.pop() } else { None };
         summed.extend(bucket.into_iter().map(|(id, _)| id).zip(tensors));
     }
@@ -91,7 +91,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// The buckets of a model; `None` if nothing of it is trained.
+    /// Divides a model into buckets; `None` if none of it is trained.
     fn of<M: Gated>(model: &M) -> Option<Self> {
         let mut trained = Trained { params: vec![], device: None };
         model.visit(&mut trained);
@@ -107,7 +107,7 @@ impl Plan {
     }
 }
 
-/// The trained parameters of a model, each once, in the order in which the model visits them.
+/// Visitor that collects the trained parameters of a model, each once, in the order in which the model visits them.
 struct Trained {
     params: Vec<(ParamId, usize)>,
     device: Option<Device>,
@@ -123,18 +123,19 @@ impl ModuleVisitor for Trained {
     }
 }
 
-/// The gradients of one step on their way to the sums.
+/// Gradients of one step, until they are summed.
 struct Update {
     plan: Plan,
-    /// Bucket of each parameter.
+    /// Index of the bucket of each parameter.
     bucket_of: HashMap<ParamId, usize>,
-    /// Partial sums over earlier micro-batches, in the order in which they are added to the last one's gradients.
+    /// Partial sums over earlier micro-batches, in the order in which they are added to the last micro-batch's
+    /// gradients.
     earlier: Vec<Flat>,
     /// Gradients over all micro-batches that are not requested yet.
     complete: Flat,
-    /// Buckets that are complete.
+    /// For each bucket, true if it is complete.
     is_complete: Vec<bool>,
-    /// Parameters whose gradients gates have given.
+    /// Parameters whose gradients were delivered by gates.
     given: HashSet<ParamId>,
     /// Number of buckets requested.
     num_requested: usize,
@@ -157,7 +158,7 @@ impl Update {
         }
     }
 
-    /// Takes the final gradients of a block, and requests the buckets whose turn it is.
+    /// Takes the final gradients of a block, and requests the buckets that are next in order.
     fn take(&mut self, gradients: Final) {
         let Some(&bucket) = gradients.first().and_then(|(id, _)| self.bucket_of.get(id)) else { return };
         for (id, grad) in gradients {
@@ -171,18 +172,18 @@ impl Update {
         }
     }
 
-    /// Takes the gradients that the pass has left at its end.
+    /// Takes the gradients that remain at the end of the pass.
     fn put(&mut self, rest: Flat) {
         for (id, grad) in rest {
-            // Its sum would lack this part.
+            // The sum of a gradient requested earlier would lack this part.
             assert!(!self.given.contains(&id), "a parameter of a block behind a gate is used outside of the block");
             self.add(id, grad);
         }
     }
 
-    /// Requests all buckets that are left, the loss with the last one. Returns the buckets in the order of the requests.
+    /// Requests all remaining buckets, with the loss in the last one. Returns the buckets in the order of the requests.
     fn finish(&mut self, loss: Option<Tensor<1>>) -> Vec<Vec<(ParamId, usize)>> {
-        // Of parameters that the last micro-batch has no gradient of.
+        // Gradients of parameters for which the last micro-batch has none.
         for (id, grad) in std::mem::take(&mut self.earlier).into_iter().flatten() {
             let sum = match self.complete.remove(&id) {
                 Some(sum) => grad + sum,
@@ -207,7 +208,7 @@ impl Update {
         self.complete.insert(id, sum);
     }
 
-    /// The gradients of the next bucket; zeros for parameters without any, on a rank without crops for example.
+    /// Gradients of the next bucket; zeros for parameters without any, as on a rank without crops.
     fn next_bucket(&mut self) -> Vec<Tensor<1>> {
         let bucket = &self.plan.buckets[self.num_requested];
         self.num_requested += 1;
@@ -277,7 +278,7 @@ mod tests {
         tensor.into_data().try_to_vec::<f32>().unwrap()[0]
     }
 
-    /// An [`Update`] of buckets with these parameters, and the values of what it requests.
+    /// Creates an [`Update`] with buckets of these parameters; also returns the values that it requests.
     fn update(buckets: &[&[ParamId]], earlier: Vec<Flat>) -> (Update, Arc<Mutex<Vec<Vec<f32>>>>) {
         let with_length = |bucket: &&[ParamId]| bucket.iter().map(|id| (*id, 1)).collect();
         let plan = Plan { buckets: buckets.iter().map(with_length).collect(), device: Device::flex() };
@@ -312,7 +313,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "used outside of the block")]
-    fn gradient_that_a_sum_would_lack_is_a_panic() {
+    fn gradient_missing_from_a_sum_is_a_panic() {
         let a = ParamId::new();
         let (mut update, _) = update(&[&[a], &[]], vec![]);
         update.take(vec![(a, tensor(1.0))]);

@@ -1,12 +1,13 @@
-//! The ranks of a run, as its steps see them.
+//! Ranks of a run, and the exchanges between them during its steps.
 //!
 //! Each rank is a process with a device, a copy of the weights, and its share of every global batch. Before the first
 //! step all ranks agree on what they train ([`Ranks::agree`]). Before each step they exchange a few facts
-//! ([`Ranks::exchange`]), then add their gradients: those of all crops of the batch, weighted so that the sum is the
-//! gradient of the mean loss. The copies start equal and receive equal gradients, so nothing else is sent.
+//! ([`Ranks::exchange`]), then add their gradients: the gradients of all crops of the batch, weighted so that their sum
+//! is the gradient of the mean loss. The copies of the weights start equal and receive equal gradients, so nothing else
+//! is sent.
 //!
 //! Rank 0 alone writes and draws. All ranks take the same decisions from the same facts: a stop requested at any rank
-//! ends all of them after the same step. A validation is shared out by cases.
+//! ends all of them after the same step. The cases of a validation are divided among the ranks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,39 +25,39 @@ use crate::journal::{RankRecord, Stage};
 /// Share of a step's time above which waiting for data counts as a rank's slowest stage.
 const DATA_SHARE: f64 = 0.1;
 
-/// The ranks of a run.
+/// Ranks of a run.
 pub(super) struct Ranks {
     group: Arc<ProcessGroup>,
     sums: Sums,
 }
 
-/// Facts of a rank that must not differ.
+/// Facts that must be equal on all ranks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Facts {
-    /// Host and process.
+    /// Host and process of the rank.
     pub name: String,
     /// Version of this program.
     pub version: String,
     /// Kind of the run.
     pub task: String,
-    /// The resolved configuration, as TOML.
+    /// Resolved configuration, as TOML.
     pub config: String,
     /// Digest of the data.
     pub stream_digest: String,
     /// Digest of the validation cases.
     pub validation_digest: Option<String>,
-    /// Steps per epoch.
+    /// Number of steps per epoch.
     pub steps_per_epoch: u64,
     /// Step after which the process stops.
     pub end_step: u64,
-    /// Device.
+    /// Name of the device.
     pub device: String,
 }
 
-/// The state that all ranks begin with, as rank 0 found it.
+/// State with which all ranks begin, as found by rank 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Start {
-    /// Name of the checkpoint's folder; absent for first weights.
+    /// Name of the checkpoint's folder; absent for initial weights.
     pub checkpoint: Option<String>,
 }
 
@@ -72,18 +73,18 @@ struct StepFacts {
 /// Times of a rank's own part in a step, in seconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct StepTimes {
-    /// Waiting for the batch.
+    /// Time of waiting for the batch.
     pub wait: f64,
-    /// Bringing the batch to the device, on another thread.
+    /// Time of uploading the batch to the device, on another thread.
     pub upload: f64,
-    /// Decoding in the loader, summed over its threads.
+    /// Time of decoding in the loader, summed over its threads.
     pub decode: f64,
-    /// Augmenting in the loader, summed over its threads.
+    /// Time of augmenting in the loader, summed over its threads.
     pub augment: f64,
 }
 
 impl StepTimes {
-    /// The slowest stage of a step that took `step` seconds.
+    /// Slowest stage of a step that took `step` seconds.
     fn stage(&self, step: f64) -> Stage {
         if self.wait <= DATA_SHARE * step {
             return Stage::Compute;
@@ -98,14 +99,14 @@ impl StepTimes {
 pub(super) struct AgreedStep {
     /// Counts of the step over all ranks.
     pub all: Counts,
-    /// True if a stop was requested at any rank: the step is the last one.
+    /// True if a stop was requested on any rank, so that this step is the last.
     pub stop: bool,
-    /// Records for the journal; on rank 0 only.
+    /// Records for the journal; only on rank 0.
     pub ranks: Vec<RankRecord>,
 }
 
 impl Ranks {
-    /// The ranks of `group`, whose gradients are on `compute`.
+    /// Connects the ranks of `group`, whose gradients are on `compute`.
     ///
     /// # Errors
     /// If the system refuses a thread.
@@ -119,7 +120,7 @@ impl Ranks {
         &self.group
     }
 
-    /// The sums of gradients.
+    /// Sums of gradients.
     pub(super) fn sums(&self) -> &Sums {
         &self.sums
     }
@@ -138,7 +139,7 @@ impl Ranks {
         Ok(all.into_iter().map(|facts| facts.device).collect())
     }
 
-    /// Sends the start of rank 0 to all.
+    /// Sends the starting state of rank 0 to all ranks.
     ///
     /// # Errors
     /// If a rank failed.
@@ -169,8 +170,8 @@ impl Ranks {
         Ok(())
     }
 
-    /// Exchanges the facts of a step. `counts` are those of this rank's share of it, `step_secs` is the time since the last
-    /// exchange.
+    /// Exchanges the facts of a step. `counts` describes this rank's share of the step, `step_secs` is the time since
+    /// the last exchange.
     ///
     /// # Errors
     /// If a rank failed.
@@ -197,7 +198,7 @@ impl Ranks {
         })
     }
 
-    /// Gathers the cases of a validation; nothing if any rank was stopped during it.
+    /// Gathers the scores of a validation's cases; `None` if any rank was stopped during it.
     ///
     /// # Errors
     /// If a rank failed.
@@ -206,20 +207,20 @@ impl Ranks {
         Ok(all.map(|ranks| ranks.into_iter().flatten().collect()))
     }
 
-    /// Ends the run on all ranks because of an error of this one, or because it was asked to stop.
+    /// Ends the run on all ranks because of an error of this rank, or because it was asked to stop.
     pub(super) fn abort(&self, error: &TrainingError) {
         let message = hiend_cache::with_sources(error);
         if error.is_stop() { self.group.stop(&message) } else { self.group.abort(&message) }
     }
 
-    /// The error of a run that ends because a rank failed after `step` steps. `last_good` is present on the rank that
+    /// Error of a run that ends because a rank failed after `step` steps. `last_good` is present on the rank that
     /// writes checkpoints.
     pub(super) fn failed(&self, failure: PeerFailure, step: u64, last_good: Option<LastGood>) -> TrainingError {
         TrainingError::Rank { failure, step, sound: self.sums.is_on_host(), last_good }
     }
 }
 
-/// Time of an exchange, to measure the one that follows.
+/// Stopwatch for the time between exchanges.
 #[derive(Debug)]
 pub(super) struct Pace(Instant);
 
@@ -240,7 +241,7 @@ fn not_begun(failure: PeerFailure) -> TrainingError {
     TrainingError::Rank { failure, step: 0, sound: false, last_good: None }
 }
 
-/// The first fact in which a rank differs from rank 0.
+/// Finds the first fact in which a rank differs from rank 0.
 fn difference<C: RunConfig>(first: &Facts, theirs: &Facts) -> Option<String> {
     let differs = |what: &str, theirs: &dyn std::fmt::Display, first: &dyn std::fmt::Display| {
         Some(format!("{what}: {theirs}, rank 0 has {first}"))

@@ -1,9 +1,9 @@
-//! Losses read back on a thread of their own.
+//! Reads losses back on a separate thread.
 //!
 //! A device executes its queue in order, copies to the host included: a loss that is requested after the next step was
-//! queued arrives after that step, and the queue runs empty meanwhile. Every thread has a queue of its own, which waits
-//! only for work that was queued elsewhere before its request. A dedicated thread therefore requests each loss as soon
-//! as its step is queued, and records when it arrives.
+//! queued arrives after that step, and the queue runs empty meanwhile. Every thread has its own queue, which waits only
+//! for work that other queues received before its request. A dedicated thread therefore requests each loss as soon as
+//! its step is queued, and records when it arrives.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
@@ -29,10 +29,10 @@ pub(super) struct Answer {
     pub(super) at: Instant,
 }
 
-/// The reason that results did not arrive.
+/// Reason why results did not arrive.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ReadbackError {
-    /// The device failed, with its reason.
+    /// The device failed, for this reason.
     #[error("{0}")]
     Device(String),
     /// The thread has ended.
@@ -43,7 +43,7 @@ pub(super) enum ReadbackError {
     RankFailed,
 }
 
-/// The thread and its channels. Answers arrive in the order of the requests.
+/// Thread that reads results back, and its channels. Results arrive in the order of the requests.
 #[derive(Debug)]
 pub(super) struct Readback {
     requests: Option<flume::Sender<(Tensor<1>, Option<Tensor<1>>)>>,
@@ -55,7 +55,7 @@ pub(super) struct Readback {
 
 /// Interval at which a waiting run checks for failed ranks.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Time that a result may still take after a rank has failed.
+/// Time that a result may still take after another rank has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Readback {
@@ -90,7 +90,7 @@ impl Readback {
         Ok(Self { requests: Some(requests), answers, thread: Some(thread), stuck: false })
     }
 
-    /// Requests the results of a step; to be called right after it was queued.
+    /// Requests the results of a step; must be called right after it was queued.
     pub(super) fn ask(&self, update: Update) {
         if let Some(requests) = &self.requests {
             // A thread that has ended is noticed when the answer does not arrive.
@@ -145,7 +145,7 @@ impl Drop for Readback {
     }
 }
 
-/// The message of a panic.
+/// Message of a panic.
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     message.unwrap_or("its result cannot be read").to_owned()

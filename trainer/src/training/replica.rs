@@ -1,4 +1,4 @@
-//! One copy of the weights on one device, and its optimizer step on a batch.
+//! One copy of the weights on one device, with its optimizer steps.
 
 use std::path::Path;
 
@@ -25,10 +25,10 @@ pub struct Replica<M> {
     gates: Gates,
 }
 
-/// The ranks that take part in a step.
+/// Ranks that take part in a step.
 #[derive(Clone, Copy)]
 pub struct Participants<'a> {
-    /// Sums gradients over the ranks.
+    /// Sums of gradients over the ranks.
     pub sums: &'a Sums,
     /// Counts of the step over all ranks.
     pub all: Counts,
@@ -46,7 +46,7 @@ pub struct Update {
 }
 
 impl<M: Gated + 'static> Replica<M> {
-    /// Loads the weights of a checkpoint, or makes those that a new run of `task` begins with.
+    /// Loads the weights of a checkpoint, or creates the initial weights of a new run of `task`.
     ///
     /// # Errors
     /// If weights cannot be read.
@@ -82,19 +82,19 @@ impl<M: Gated + 'static> Replica<M> {
         self.model.as_ref().expect("absent only during a step")
     }
 
-    /// The optimizer and its moments.
+    /// Optimizer with its moments.
     #[must_use]
     pub fn optimizer(&self) -> &ModuleOptimizer {
         &self.optimizer
     }
 
-    /// Updates the weights by the crops of all ranks; does nothing if no rank has any. Without `participants`, the batch
-    /// is all there is.
+    /// Updates the weights with the crops of all ranks; does nothing if no rank has any. Without `participants`, only
+    /// this batch is used.
     ///
     /// Gradients are added in pairs ([`Pairwise`]) over micro-batches and ranks. With equal micro-batches, and numbers
-    /// of ranks and of micro-batches per rank that are powers of two, the order of additions and hence every bit is that
-    /// of one process with all micro-batches. (NCCL adds over ranks in an order of its own.) Sums over ranks begin during
-    /// the backward pass of the last micro-batch (`training::overlap`).
+    /// of ranks and of micro-batches per rank that are powers of two, the order of additions, and hence every bit, is
+    /// the same as in one process with all micro-batches. (NCCL adds over ranks in its own order.) Sums over ranks
+    /// begin during the backward pass of the last micro-batch (`training::overlap`).
     ///
     /// # Errors
     /// If a rank failed, or the gradients cannot be summed. The weights are unchanged then.
@@ -158,7 +158,7 @@ fn gradients<T: Task>(
     }
 }
 
-/// Computes the part `[1]` that a micro-batch contributes to the loss of a step with the counts `all`.
+/// Computes the contribution `[1]` of a micro-batch to the loss of a step with the counts `all`.
 fn share_of_loss<T: Task>(task: &T, model: &T::Model, part: &Part<Target<T>>, all: Counts) -> Tensor<1> {
     task.loss(model, part, Share { own: task.counts(part), all })
 }

@@ -30,7 +30,7 @@ use crate::vendor::cudnn::record as plans;
 pub(super) struct Run<'a, T: Task> {
     pub(super) task: &'a T,
     pub(super) options: &'a TrainOptions,
-    /// Locked until the run is over.
+    /// Folder of the run, locked until the run is over.
     _run_dir: RunDir,
     pub(super) compute: &'a Compute,
     cache_digest: String,
@@ -38,41 +38,42 @@ pub(super) struct Run<'a, T: Task> {
     checkpoints: Checkpoints,
     journal: Journal,
     pub(super) replica: Replica<T::Model>,
-    /// Moving average of the weights, if one is kept.
+    /// Moving average of the weights, if requested.
     pub(super) ema: Option<T::Model>,
     pub(super) readback: Readback,
     /// All ranks, if there are several.
     pub(super) ranks: Option<Arc<Ranks>>,
     /// Devices of all ranks.
     devices: Vec<String>,
-    /// The last step, until its results have arrived; the readback has been asked for them.
+    /// Last step whose results have not arrived yet; they have been requested.
     pub(super) queued: Option<Queued>,
     /// Time at which the last results arrived.
     pub(super) settled: Option<Instant>,
-    /// Optimizer steps done.
+    /// Number of optimizer steps done.
     pub(super) step: u64,
     /// Step of the newest checkpoint, 0 without one.
     saved_step: u64,
     pub(super) best: Option<Best>,
     pub(super) validation_due: bool,
-    /// Loss of the last step, of this process or the one before it.
+    /// Loss of the last step, in this process or before a resume.
     pub(super) last_loss: Option<f64>,
     pub(super) losses: Vec<f64>,
     pub(super) elapsed_secs: f64,
     pub(super) wait_secs: f64,
     pub(super) last_good: Option<PathBuf>,
-    /// The checkpoint that the run was resumed from.
+    /// Checkpoint from which the run was resumed.
     start_checkpoint: Option<PathBuf>,
     picture: Option<PathBuf>,
     pub(super) beginning: Option<Beginning>,
     /// Checkpoints that were set aside because the run repeats their steps.
     pub(super) set_aside: Vec<(u64, PathBuf)>,
-    /// Warnings about the state that the run was resumed from.
+    /// Warnings about the state from which the run was resumed.
     pub(super) warnings: Vec<String>,
 }
 
 impl<'a, T: Task> Run<'a, T> {
-    /// Finds the state to resume from, or begins a run. The folder is made last: a run that cannot begin leaves none.
+    /// Finds the state to resume from, or begins a run. The folder is created last, so that a run that cannot begin
+    /// leaves none.
     pub(super) fn open(
         task: &'a T,
         stream: &Stream,
@@ -172,7 +173,7 @@ impl<'a, T: Task> Run<'a, T> {
         device_names(&self.devices)
     }
 
-    /// Agrees with the other ranks on the weights that all begin with.
+    /// Agrees with the other ranks on the weights with which all begin.
     pub(super) fn agree_on_start(&self) -> Result<(), TrainingError> {
         let Some(ranks) = &self.ranks else { return Ok(()) };
         let checkpoint = self.start_checkpoint.as_deref();
@@ -183,7 +184,7 @@ impl<'a, T: Task> Run<'a, T> {
         Ok(mark_begun()?)
     }
 
-    /// The error of a run that ends because another rank failed.
+    /// Error of a run that ends because another rank failed.
     pub(super) fn rank_error(&self, failure: PeerFailure) -> TrainingError {
         let last_good = Some(LastGood(self.last_good.clone()));
         match &self.ranks {
@@ -192,8 +193,8 @@ impl<'a, T: Task> Run<'a, T> {
         }
     }
 
-    /// Trains on the batches of `stream`, or on this rank's share of them. After a failure that left the weights sound,
-    /// they are saved.
+    /// Trains on the batches of `stream`, or on this rank's share of them. After a failure that left the weights
+    /// intact, saves them.
     pub(super) fn train(
         &mut self,
         stream: &Stream,
@@ -212,7 +213,7 @@ impl<'a, T: Task> Run<'a, T> {
         })
     }
 
-    /// Measures the averaged weights, or the weights if none are averaged.
+    /// Validates the averaged weights, or the plain weights if there is no average.
     pub(super) fn validate(&mut self, watch: &mut dyn FnMut(&Event<'_>)) -> Result<(), TrainingError> {
         let start = Instant::now();
         let model = self.ema.clone().unwrap_or_else(|| self.model().valid());
@@ -247,7 +248,8 @@ impl<'a, T: Task> Run<'a, T> {
         Ok(())
     }
 
-    /// Weights that the loss of `step` was computed with, as far as that shows the origin of a loss that is not finite.
+    /// Weights with which the loss of `step` was computed, as far as they reveal the cause of a loss that is not
+    /// finite.
     pub(super) fn suspect(&self, step: u64) -> Suspect {
         let config = self.task.config();
         let lr = |before| config.schedule().lr(config.optim().lr, before, self.steps_per_epoch);
@@ -289,7 +291,7 @@ impl<'a, T: Task> Run<'a, T> {
         Ok(())
     }
 
-    /// Saves the steps since the last checkpoint before the run ends with an error that left the weights sound.
+    /// Saves the steps since the last checkpoint before the run ends with an error that left the weights intact.
     pub(super) fn rescue(&mut self, error: TrainingError, watch: &mut dyn FnMut(&Event<'_>)) -> TrainingError {
         if !error.spares_weights() || self.step == self.saved_step {
             return error;
@@ -336,8 +338,8 @@ impl<'a, T: Task> Run<'a, T> {
     }
 }
 
-/// The best validation that a resumed run still competes with, if there is one, and a warning if its checkpoint is gone or
-/// other cases are validated now.
+/// Best validation with which a resumed run still competes, if there is one; also a warning if its checkpoint no longer
+/// exists or the validation cases have changed.
 fn standing_best<C>(
     state: &State<C>,
     validation_digest: Option<&str>,
@@ -411,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn other_validation_cases_are_told_without_a_best_checkpoint() {
+    fn other_validation_cases_are_reported_without_a_best_checkpoint() {
         let run = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::open(run.path(), 1).unwrap();
         let state = State {

@@ -1,4 +1,4 @@
-//! A run's folder: found or made, and locked by one process at a time.
+//! Folder of a run: found or created, and locked by one process at a time.
 
 use std::fs;
 use std::io;
@@ -18,14 +18,14 @@ pub const CONFIG: &str = "config.toml";
 pub const JOURNAL: &str = "journal.jsonl";
 /// Folder of the checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
-/// File name of the report on the first weights, of a run that began with given ones.
+/// File name of the report on the initial weights, in a run that began with given weights.
 pub const FIRST_WEIGHTS: &str = "init.txt";
 /// Folder of the pictures.
 pub const PICTURES: &str = "pictures";
 const LOCK: &str = "lock";
 /// Prefix of temporary files that earlier versions left.
 const TEMPORARY: &str = ".tmp";
-/// Settings that a resumed run may change: they decide about damaged data alone.
+/// Settings that a resumed run may change, because they only affect damaged data.
 const MAY_CHANGE: [&str; 1] = ["stream.on_corrupt"];
 
 /// A run's folder, locked by this process until dropped. It may not exist yet.
@@ -37,7 +37,7 @@ pub(super) struct RunDir {
 }
 
 impl RunDir {
-    /// Inspects the folder and locks it. Makes nothing that is not there, so that a mistyped name leaves no folder.
+    /// Inspects the folder and locks it. Creates nothing, so that a mistyped name leaves no folder.
     ///
     /// # Errors
     /// If there is nothing to resume, a run where none is wanted, or another process that trains there.
@@ -62,7 +62,7 @@ impl RunDir {
         Ok(Self { path: path.to_owned(), checkpoint, lock })
     }
 
-    /// The checkpoint to resume from, if there is one.
+    /// Checkpoint to resume from, if there is one.
     pub(super) fn checkpoint(&self) -> Option<&Path> {
         self.checkpoint.as_deref()
     }
@@ -72,7 +72,7 @@ impl RunDir {
         &self.path
     }
 
-    /// Adds the name of the newest whole checkpoint to an error of reading the one to resume from.
+    /// Adds the name of the newest undamaged checkpoint to an error from reading the one to resume from.
     pub(super) fn explain(&self, error: TrainingError) -> TrainingError {
         match (error, &self.checkpoint) {
             (TrainingError::Checkpoint(source), Some(checkpoint)) if source.is_local() => {
@@ -82,9 +82,10 @@ impl RunDir {
         }
     }
 
-    /// Makes the missing parts of the folder, removes temporary files of a killed run, and saves the configuration; before
-    /// it, the report on the first weights, without which a resumed run would not know that it began with any. A run that
-    /// begins with random ones removes the report of a run that was killed before its first checkpoint.
+    /// Creates the missing parts of the folder, removes temporary files of a killed run, and saves the report on the
+    /// initial weights, without which a resumed run would not know that it began with given weights, and then the
+    /// configuration. A run that begins with random weights removes the report of a run that was killed before its
+    /// first checkpoint.
     ///
     /// # Errors
     /// If something cannot be written, or another process has locked the folder meanwhile.
@@ -185,7 +186,7 @@ pub fn saved_config<C: RunConfig>(run_dir: &Path, kind: Kind, resume: Resume) ->
     C::parse(&text, &path.display().to_string()).map_err(|fault| TrainingError::SavedConfig { fault })
 }
 
-/// Saves the configuration durably, unless the file already says the same.
+/// Saves the configuration durably, unless the file already has the same content.
 fn save_config<C: RunConfig>(path: &Path, config: &C) -> Result<(), TrainingError> {
     let unchanged = match fs::read_to_string(path) {
         Ok(text) => C::parse(&text, "").is_ok_and(|saved| saved == *config),
@@ -200,7 +201,7 @@ pub(super) fn may_change(key: &str) -> bool {
     MAY_CHANGE.contains(&key)
 }
 
-/// Compares the configuration of a resumed run with the one it began with.
+/// Compares the configuration of a resumed run with the original one.
 ///
 /// # Errors
 /// The first setting that differs.

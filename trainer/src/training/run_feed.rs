@@ -1,4 +1,4 @@
-//! The batches of a run on their way to the device.
+//! Feed of a run's batches to the device.
 
 use super::error::thread_error;
 use super::{Stream, Target, Task, TrainingError};

@@ -1,15 +1,15 @@
 //! Weights of the micro-batches of a step.
 //!
-//! The loss of a step is made of means over all of its crops or all of its annotated voxels, on whatever ranks and in
-//! whatever micro-batches these are. A micro-batch contributes its own means, each weighted by the fraction of the crops or
-//! voxels that it was taken over: what all micro-batches of all ranks contribute adds up to the loss of the step.
+//! The loss of a step consists of means over all its crops or all its annotated voxels, whatever the ranks and
+//! micro-batches they belong to. A micro-batch contributes its own means, each weighted by its fraction of the crops or
+//! voxels, so that the contributions of all micro-batches and ranks add up to the loss of the step.
 
 use std::iter::Sum;
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-/// Numbers of what the means of a loss are taken over.
+/// Numbers of crops and voxels over which the means of a loss are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Number of crops.
@@ -37,13 +37,13 @@ pub struct Share {
 }
 
 impl Share {
-    /// Weights `mean` `[1]`, which is taken over the crops of the micro-batch.
+    /// Weights `mean` `[1]`, a mean over the crops of the micro-batch.
     #[must_use]
     pub fn of_crops(self, mean: Tensor<1>) -> Tensor<1> {
         weighted(mean, self.own.crops as u64, self.all.crops as u64)
     }
 
-    /// Weights `mean` `[1]`, which is taken over the annotated voxels of the micro-batch.
+    /// Weights `mean` `[1]`, a mean over the annotated voxels of the micro-batch.
     #[must_use]
     pub fn of_annotated(self, mean: Tensor<1>) -> Tensor<1> {
         weighted(mean, self.own.annotated, self.all.annotated)

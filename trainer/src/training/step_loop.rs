@@ -1,4 +1,5 @@
-//! The loop over optimizer steps: batches in, losses out, checkpoints and validations when they are due.
+//! Loop over optimizer steps: takes batches, returns losses, and writes checkpoints and runs validations when they are
+//! due.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -17,12 +18,12 @@ use crate::distributed::ReduceError;
 use crate::feed::{DeviceBatch, Feed};
 use crate::journal::{Entry, RankRecord, StepRecord};
 
-/// A step that was queued on the device.
+/// A step queued on the device.
 pub(super) struct Queued {
     step: u64,
     lr: f64,
     crops: usize,
-    /// Cases of this rank's share of the batch, the only ones it knows.
+    /// Cases of this rank's share of the batch; other cases are unknown here.
     cases: Vec<String>,
     start: Instant,
     wait_secs: f64,
@@ -49,7 +50,8 @@ impl<T: Task> Run<'_, T> {
         let validate_every = self.task.validation_every(self.steps_per_epoch);
         while self.step < end_step {
             if !feed.is_ready() {
-                // The host has to wait in any case. Waiting for the device first, what is left is the device's wait.
+                // The host has to wait in any case. It waits for the device first: the device then waits for data as
+                // long as the host.
                 self.settle(watch)?;
             }
             let start = Instant::now();
@@ -206,7 +208,7 @@ impl<T: Task> Run<'_, T> {
         let Answer { loss, norm: grad_norm, at } = answer;
         if !loss.is_finite() || grad_norm.is_some_and(|norm| !norm.is_finite()) {
             if let Some(panic) = device::take_panic() {
-                // Perhaps from tuning, long ago; perhaps the reason.
+                // The panic may be an old one, from tuning, or the reason for this failure.
                 tracing::warn!("a device thread panicked: {panic}");
             }
             let last_good = LastGood(self.last_good.clone());
@@ -241,13 +243,13 @@ impl<T: Task> Run<'_, T> {
         Ok(())
     }
 
-    /// An error of the device at a step, with advice if it ran out of memory.
+    /// Creates the error of the device at a step, with advice if it ran out of memory.
     fn device_error(&self, step: u64, message: &str) -> TrainingError {
         let message = self.explained(message);
         TrainingError::Device { step, message, last_good: LastGood(self.last_good.clone()) }
     }
 
-    /// Reason in a device's message, with advice if it ran out of memory.
+    /// Extracts the reason from a device's message, adding advice if it ran out of memory.
     fn explained(&self, message: &str) -> String {
         let mut message = failure::reason(message);
         if let Some(panic) = device::take_panic() {

@@ -1,4 +1,4 @@
-//! The stream of batches that a run trains on.
+//! Stream of batches on which a run trains.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,20 +10,21 @@ use hiend_loader::remote::{RemoteError, RemoteLoader, RemoteOptions};
 
 use crate::feed::{BatchSource, SourceError, source_of};
 
-/// Opens the batches from a step on; the second argument is the share of each batch, as `(rank, num_ranks)`.
+/// Function that opens the batches from a step on; the second argument is the share of each batch, as `(rank,
+/// num_ranks)`.
 pub type OpenBatchSource = Box<dyn Fn(u64, (usize, usize)) -> Result<BatchSource, SourceError> + Send + Sync>;
 
 /// A stream of batches: a pure function of the step.
 pub struct Stream {
-    /// Batches per epoch.
+    /// Number of batches per epoch.
     pub steps_per_epoch: u64,
     /// Number of cases.
     pub num_cases: usize,
-    /// Digest of the data; a resumed run must have the data it began with.
+    /// Digest of the data; a resumed run must have the same data.
     pub digest: String,
-    /// Number of batches that may be ready before they are asked for.
+    /// Number of batches that may be ready before they are requested.
     pub ahead: usize,
-    /// Opens the batches from a step on.
+    /// Function that opens the batches from a step on.
     pub open: OpenBatchSource,
 }
 
@@ -58,7 +59,7 @@ impl Stream {
 
     /// Opens the stream of a connected loader: the same batches as [`Self::open`] on the servers' shards.
     ///
-    /// `options` are those that `loader` was connected with; other shares of the batches have connections of their own.
+    /// `options` are those with which `loader` was connected; other shares of the batches have their own connections.
     #[must_use]
     pub fn of_servers(
         loader: RemoteLoader,
@@ -81,7 +82,7 @@ impl Stream {
         Self { steps_per_epoch, num_cases, digest, ahead, open }
     }
 
-    /// Reports to `health` while a batch is awaited: longer than `limit` is a fault.
+    /// Reports to `health` while a batch is awaited; waiting longer than `limit` is a fault.
     #[must_use]
     pub fn watched(self, health: Health, limit: Duration) -> Self {
         let Self { open, .. } = self;
@@ -103,7 +104,8 @@ impl Stream {
     }
 }
 
-/// Returns true if an error of a stream says that a stop was requested while no server, or no object storage, answered.
+/// Returns true if an error of a stream reports that a stop was requested while no server, or no object storage,
+/// answered.
 #[must_use]
 pub fn is_stopped(error: &SourceError) -> bool {
     matches!(error.downcast_ref(), Some(RemoteError::Stopped)) || is_abandoned(&**error)
@@ -115,7 +117,7 @@ mod tests {
     use crate::testing::SyntheticStream;
 
     #[test]
-    fn waits_that_a_request_to_stop_ended_are_told_from_failures() {
+    fn waits_that_a_request_to_stop_ended_are_distinguished_from_failures() {
         let read = |error: std::io::Error| -> SourceError {
             let error = hiend_cache::FileError::at("s3://bucket/shard", "fetch")(error);
             pipeline::Error::Read(error.into()).into()

@@ -9,12 +9,12 @@ use crate::metric::dice::{mean_dice, mean_dice_of_class, mean_fg_dice};
 pub struct CaseScores {
     /// Position of the case among the validation cases.
     pub case: usize,
-    /// Dice of each class, background first; absent for a class that the case does not have.
+    /// Dice of each class, background first; absent for a class that the case lacks.
     pub dice_per_class: Vec<Option<f64>>,
 }
 
 impl CaseScores {
-    /// Scores of a case, with NaN for a class that it does not have.
+    /// Creates the scores of a case from Dice values with NaN for each class that it lacks.
     #[must_use]
     pub fn new(case: usize, dice: &[f64]) -> Self {
         Self { case, dice_per_class: dice.iter().map(|&dice| (!dice.is_nan()).then_some(dice)).collect() }
@@ -28,7 +28,7 @@ pub struct Scores {
     pub mean_dice: f64,
     /// Mean Dice over cases and classes, without background.
     pub mean_fg_dice: f64,
-    /// Mean Dice over cases for each class, background first; absent for a class that no case has.
+    /// Mean Dice over cases for each class, background first; absent for a class that occurs in no case.
     pub dice_per_class: Vec<Option<f64>>,
     /// Number of cases predicted.
     pub num_cases: usize,
@@ -52,10 +52,10 @@ impl Scores {
         }
     }
 
-    /// Returns true if the validation counts as better than the best one so far, whose mean Dice is `best`.
+    /// Returns true if the validation is better than the best one so far, whose mean Dice is `best`.
     ///
-    /// Without any foreground in the cases none counts: the Dice of the background alone is highest where the network
-    /// predicts nothing.
+    /// Without any foreground in the cases it is never better: the Dice of the background alone is highest if the
+    /// network predicts nothing.
     #[must_use]
     pub fn is_better_than(&self, best: Option<f64>) -> bool {
         self.mean_fg_dice.is_finite() && best.is_none_or(|best| self.mean_dice > best)

@@ -1,4 +1,4 @@
-//! Checking a run's files without loading them.
+//! Checks of a run's files without loading them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::journal::{self, JournalError};
 /// Results of checking a run.
 #[derive(Debug)]
 pub struct RunCheck {
-    /// Every checkpoint with its step and result, ascending.
+    /// Every checkpoint with its step and result, in ascending order.
     pub checkpoints: Vec<(u64, PathBuf, Result<Integrity, CheckpointError>)>,
     /// Every other file with its result.
     pub files: Vec<(PathBuf, Result<String, FileFault>)>,
@@ -39,7 +39,7 @@ pub enum FileFault {
     Differs {
         /// Path of the configuration.
         path: PathBuf,
-        /// The first setting that differs.
+        /// First setting that differs.
         key: String,
         /// Value of the setting in the file.
         found: String,
@@ -68,7 +68,7 @@ impl RunCheck {
         checkpoints + self.files.iter().filter(|(_, result)| result.is_err()).count()
     }
 
-    /// Step of the newest whole checkpoint, if there is one.
+    /// Step of the newest undamaged checkpoint, if there is one.
     #[must_use]
     pub fn newest_whole(&self) -> Option<u64> {
         self.checkpoints.iter().rev().find(|(.., result)| result.is_ok()).map(|(step, ..)| *step)
@@ -122,7 +122,7 @@ fn check_config(path: &Path, newest: Option<&Path>) -> Result<String, FileFault>
             checkpoint::read_state(newest, Kind::Finetune).map(|state| now.changes_since(&state.config))
         }
         None => {
-            // Without a checkpoint either kind will do; the error of pre-training is shown for neither.
+            // Without a checkpoint either kind will do; if the text fits neither, the error of pre-training is shown.
             if FinetuneConfig::parse(&text, &origin).is_err() {
                 PretrainConfig::parse(&text, &origin)?;
             }

@@ -1,7 +1,8 @@
-//! Algorithms that a library chose for products, kept with a run so that resuming it computes the same bits.
+//! Record of the algorithms that a library chose for products, kept with a run so that resuming it computes the same
+//! bits.
 //!
-//! A library promises the same bits for the same algorithm, version and kind of device, and chooses by a heuristic that
-//! only the version fixes. The table is of the process, since devices are; a run writes it into its folder as
+//! A library guarantees the same bits for the same algorithm, version and kind of device, but chooses by a heuristic
+//! that only the version fixes. The table belongs to the process, like the devices; a run writes it into its folder as
 //! `products.json` with every checkpoint and reads it before its first product when it resumes.
 
 use std::collections::BTreeMap;
@@ -17,10 +18,10 @@ use super::run_file;
 /// Name of the file in a run's folder.
 pub const FILE: &str = "products.json";
 
-/// Largest scratch memory of a product, in bytes: what cuBLASLt advises for Hopper, twice.
+/// Largest scratch memory of a product, in bytes: twice what cuBLASLt recommends for Hopper.
 pub const MAX_WORKSPACE: u64 = 64 << 20;
 
-/// Library and kind of device that an algorithm belongs to; it means nothing to others.
+/// Library and kind of device to which an algorithm belongs; it is meaningless for others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Owner {
     /// Library with its version, such as `cublasLt 130100`.
@@ -29,13 +30,13 @@ pub struct Owner {
     pub device: String,
 }
 
-/// An algorithm as a library serialises it.
+/// An algorithm in a library's serialised form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Algorithm {
-    /// Opaque description.
+    /// Opaque description of the algorithm.
     #[serde(with = "hex")]
     pub words: [u64; 8],
-    /// Scratch memory that it needs, in bytes.
+    /// Scratch memory needed, in bytes.
     pub workspace_bytes: u64,
 }
 
@@ -52,7 +53,7 @@ struct Entry {
 pub struct Algorithms(BTreeMap<(Owner, Problem), Algorithm>);
 
 impl Algorithms {
-    /// The algorithm that was chosen for a problem.
+    /// Algorithm that was chosen for a problem.
     #[must_use]
     pub fn get(&self, owner: &Owner, problem: &Problem) -> Option<Algorithm> {
         self.0.get(&(owner.clone(), *problem)).copied()
@@ -74,18 +75,18 @@ impl Algorithms {
         self.0.len()
     }
 
-    /// Returns true if nothing was chosen, as on a CPU.
+    /// Returns true if no algorithm was chosen, as on a CPU.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Libraries and devices other than `owner` that choices belong to.
+    /// Libraries and devices, other than `owner`, that have choices.
     pub fn others<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = &'a Owner> {
         self.0.keys().map(|(of, _)| of).filter(move |&of| of != owner)
     }
 
-    /// JSON, in an order that depends on the contents alone.
+    /// Formats the table as JSON, in an order that depends only on the contents.
     ///
     /// # Panics
     /// Never: every field has a JSON form.
@@ -117,7 +118,7 @@ impl Algorithms {
     }
 }
 
-/// The process's table.
+/// Table of the process.
 pub fn table() -> MutexGuard<'static, Algorithms> {
     static TABLE: Mutex<Algorithms> = Mutex::new(Algorithms(BTreeMap::new()));
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -146,7 +147,7 @@ pub fn save(run_dir: &Path) -> io::Result<()> {
     run_file::write(run_dir, FILE, json)
 }
 
-/// Eight words as 128 hexadecimal digits: JSON's numbers end at 53 bits in many readers.
+/// Conversion of eight words to 128 hexadecimal digits, because many JSON readers limit numbers to 53 bits.
 mod hex {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!(error, "workspace_bytes 67108865; expected at most 67108864");
     }
 
-    /// The only test that uses the process's table.
+    /// This must be the only test that uses the process's table.
     #[test]
     fn a_run_restores_what_it_saved() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! Products by cuBLASLt: plans for [`Problem`]s, and their execution on a stream.
 //!
-//! Nothing here knows tensors; [`super::queue`] brings the pointers.
+//! This module does not use tensors; [`super::queue`] provides the pointers.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -14,7 +14,7 @@ use super::algorithms::{self, Algorithm, MAX_WORKSPACE, Owner};
 use super::library::{self, Found, Library, LibraryError, Places};
 use super::problem::{ColumnMajor, Epilogue, FULL_ALIGNMENT, Number, Problem, Stored, VECTOR_ALIGNMENT};
 
-/// Functions of the library that are called here.
+/// Library functions that this module calls.
 pub const SYMBOLS: [&str; 14] = [
     "cublasLtCreate",
     "cublasLtGetVersion",
@@ -38,7 +38,7 @@ pub enum Unavailable {
     /// The library cannot be opened.
     #[error(transparent)]
     Library(#[from] LibraryError),
-    /// A function that is called here is missing.
+    /// A required function is missing.
     #[error("{} has no {symbol}: it is too old", path.display())]
     Symbol {
         /// The library's file.
@@ -46,7 +46,7 @@ pub enum Unavailable {
         /// Name of the missing function.
         symbol: &'static str,
     },
-    /// The library is loaded under a name that the bindings do not look for.
+    /// The library has a file name that the bindings do not look for.
     #[error("{}: the cuBLASLt bindings do not load a library of this name", path.display())]
     Name {
         /// The library's file.
@@ -54,7 +54,7 @@ pub enum Unavailable {
     },
 }
 
-/// Opens the library, once per process, and checks that it has everything that is called here.
+/// Opens the library, once per process, and checks that it has all required functions.
 ///
 /// # Errors
 /// [`Unavailable`] says what is missing and how to get it.
@@ -71,18 +71,18 @@ fn open() -> Result<Found, Unavailable> {
     if unsafe { sys::is_culib_present() } { Ok(found) } else { Err(Unavailable::Name { path: found.path }) }
 }
 
-/// Reason why a product is not cuBLASLt's, in one line.
+/// Reason why cuBLASLt does not compute a product, in one line.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CublasLtError {
-    /// A call of the library or the driver that failed.
+    /// A failed call of the library or the driver.
     #[error("{call} failed with {status}")]
     Failed {
-        /// The call.
+        /// Name of the call.
         call: &'static str,
         /// Status that it returned.
         status: String,
     },
-    /// A refusal of this program's own.
+    /// A product that this program does not pass to cuBLASLt.
     #[error("{0}")]
     Refused(&'static str),
 }
@@ -218,7 +218,7 @@ impl Drop for Preference {
     }
 }
 
-/// Everything that the library needs for one problem but pointers.
+/// Everything that the library needs for one problem, except pointers.
 struct Plan {
     description: Description,
     left: Layout,
@@ -239,11 +239,11 @@ pub struct Pointers {
     pub out: u64,
     /// Vector of the epilogue, if the problem has one.
     pub vector: Option<u64>,
-    /// Scratch memory of as many bytes as [`Session::prepare`] returned, unless that was 0.
+    /// Scratch memory with the number of bytes returned by [`Session::prepare`], unless that was 0.
     pub workspace: Option<u64>,
 }
 
-/// The library on one device. Lives on the device's own thread, with the device's context current.
+/// The library on one device. Used on the device's own thread, with the device's context current.
 pub struct Session {
     handle: sys::cublasLtHandle_t,
     owner: Owner,
@@ -276,8 +276,8 @@ impl Session {
         Ok(Self { handle, owner, plans: HashMap::new() })
     }
 
-    /// Plans `problem` unless it is planned already: by the recorded algorithm, or by the library's heuristic, which is
-    /// recorded then. Gives the bytes of scratch memory that the product needs.
+    /// Plans `problem` unless it is already planned: with the recorded algorithm, or by the library's heuristic, whose
+    /// choice is then recorded. Returns the bytes of scratch memory that the product needs.
     ///
     /// # Errors
     /// If the library has no algorithm for it.

@@ -1,9 +1,9 @@
-//! cuDNN 9: its functions, found at run time, and a handle for the device.
+//! cuDNN 9: its functions, which are found at run time, and a handle for the device.
 //!
 //! Only the library's graph interface is used: a computation is described as a graph of operations ([`graph`]), the
 //! library names engines that compute it, one of them becomes a plan ([`plan`]), and the plan runs on the stream of its
-//! caller (`queue`). Graphs can also be made for a device that is not there, by its properties, so that they are tested on any
-//! machine that has the library.
+//! caller (`queue`). Graphs can also be built for an absent device from a description of its properties, so that they
+//! can be tested on any machine with the library.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
@@ -22,7 +22,7 @@ pub mod queue;
 pub mod record;
 pub mod session;
 
-/// Oldest version that is used, as the library numbers it.
+/// Oldest supported version, in the library's numbering.
 const OLDEST: usize = 90_000;
 
 /// Opaque object of the library.
@@ -30,13 +30,13 @@ type Raw = *mut c_void;
 
 macro_rules! functions {
     ($($field:ident: $symbol:literal, fn($($argument:ty),*) -> $result:ty;)*) => {
-        /// Functions of the library that are called here, with the types of its header.
+        /// Required functions of the library, with the types of its header.
         struct Functions {
             $($field: unsafe extern "C" fn($($argument),*) -> $result,)*
         }
 
         impl Functions {
-            /// Looks all of them up, or gives the name of the first that is missing.
+            /// Looks up all functions; returns the name of the first missing one as the error.
             ///
             /// # Safety
             /// `library` is cuDNN and stays loaded.
@@ -76,7 +76,7 @@ pub struct Cudnn {
 /// Reason why the library is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum Unavailable {
-    /// The library cannot be opened.
+    /// The file that was opened cannot be opened a second time.
     #[error(transparent)]
     Library(#[from] LibraryError),
     /// The file that was opened cannot be opened again.
@@ -87,7 +87,7 @@ pub enum Unavailable {
         /// The loader's reason.
         reason: libloading::Error,
     },
-    /// A function that is called here is missing.
+    /// A required function is missing.
     #[error("{} has no {symbol}: it is too old; version 9 is needed", path.display())]
     Symbol {
         /// The library's file.
@@ -100,7 +100,7 @@ pub enum Unavailable {
     Version(Found),
 }
 
-/// Opens the library, once per process, and looks up everything that is called here.
+/// Opens the library, once per process, and looks up all required functions.
 ///
 /// # Errors
 /// [`Unavailable`] says what is missing and how to get it.
@@ -109,7 +109,7 @@ pub fn library() -> Result<&'static Cudnn, &'static Unavailable> {
     LIBRARY.get_or_init(open).as_ref()
 }
 
-/// Major and minor part of a version as the library numbers it: "9.14" of 91400.
+/// Major and minor part of a version in the library's numbering: "9.14" for 91400.
 pub(crate) fn major_minor(version: usize) -> String {
     format!("{}.{}", version / 10_000, version / 100 % 100)
 }
@@ -136,34 +136,34 @@ fn open() -> Result<Cudnn, Unavailable> {
     Ok(Cudnn { functions, version, found })
 }
 
-/// Reason why a computation is not cuDNN's, in one line.
+/// Reason why cuDNN does not compute something, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CudnnError {
-    /// A call of the library that failed.
+    /// A failed call of the library.
     #[error("{call} failed with {status}{reason}")]
     Failed {
         /// Name of the function.
         call: &'static str,
         /// Name of the status that it returned.
         status: String,
-        /// The library's own words after a colon, or nothing.
+        /// Message of the library, preceded by a colon; may be empty.
         reason: String,
     },
-    /// A refusal of this program's own.
+    /// An operation that this program does not pass to cuDNN.
     #[error("{0}")]
     Refused(String),
-    /// A graph that no engine may compute.
+    /// A graph without a usable engine.
     #[error("none of the {looked_at} engine configurations that cuDNN names is usable; the first: {first}")]
     NoEngine {
-        /// Number of engine configurations that were looked at; several may be of one engine.
+        /// Number of engine configurations examined; several may belong to one engine.
         looked_at: usize,
-        /// Reason why the configuration that the library names first is not used.
+        /// Reason why the library's first choice of configuration is not used.
         first: Box<CudnnError>,
     },
 }
 
 impl CudnnError {
-    /// A refusal of this program's own.
+    /// Creates a refusal by this program.
     fn refused(reason: impl Into<String>) -> Self {
         Self::Refused(reason.into())
     }
@@ -191,11 +191,11 @@ fn opened() -> Result<&'static Cudnn, CudnnError> {
     library().map_err(|reason| CudnnError::refused(reason.to_string()))
 }
 
-/// The library on the current device. Lives on the device's own thread, and is never destroyed, since devices are not.
+/// The library on the current device. Used on the device's own thread, and never destroyed, like the device.
 pub struct Handle {
     raw: Raw,
     library: &'static Cudnn,
-    /// A handle belongs to one thread.
+    /// Marker that keeps a handle on one thread.
     thread: PhantomData<*mut ()>,
 }
 
@@ -212,7 +212,7 @@ impl Handle {
         Ok(Self { raw, library, thread: PhantomData })
     }
 
-    /// Stream that plans run on from now on.
+    /// Sets the stream on which plans run from now on.
     ///
     /// # Errors
     /// The library's reason.
@@ -225,16 +225,16 @@ impl Handle {
     }
 }
 
-/// Device that graphs and plans are made for.
+/// Device for which graphs and plans are made.
 pub enum Target {
     /// The device of a handle.
     Device(Handle),
-    /// A device that is described and need not be there: plans for it cannot run. Needs version 9.11.
+    /// A described device, which need not be present: its plans cannot run. Needs version 9.11.
     Described(graph::Descriptor),
 }
 
 impl Target {
-    /// The device that `json` describes, in the library's own form.
+    /// Creates the target that `json` describes, in the library's own format.
     ///
     /// # Errors
     /// The library's reason: a property is missing, or the version is too old.

@@ -7,7 +7,7 @@ use cubecl::server::{Server as _, ServerError};
 use cubecl_environment::stream::StreamId;
 use cubecl_server::runtime::Runtime;
 
-/// `CubeCL`'s server of a CUDA device, which is the state of the device's thread.
+/// `CubeCL`'s server of a CUDA device, which holds the state of the device's thread.
 pub(crate) type Server = <CudaRuntime as Runtime>::Server;
 
 /// Failure of a device's thread to run a task.
@@ -16,7 +16,7 @@ pub enum DeviceThreadError {
     /// The device's context cannot be made current.
     #[error(transparent)]
     Context(Box<ServerError>),
-    /// The thread panicked, with this message.
+    /// The thread panicked with this message.
     #[error("{0}")]
     Panicked(String),
 }

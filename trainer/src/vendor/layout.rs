@@ -1,22 +1,23 @@
-//! Matrices inside a tensor's buffer, as a library of products takes them: a pitch, a transposition flag, a batch stride.
+//! Matrices inside a tensor's buffer, in the form that a library of products expects: a pitch, a transposition flag, a
+//! batch stride.
 //!
 //! A tensor whose shape and strides cannot be expressed that way has to be copied first. All distances are counted in
 //! values, not bytes.
 
-/// A matrix, or a batch of equal ones, inside a buffer.
+/// A matrix, or a batch of matrices of equal shape, inside a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Matrix {
     /// Number of rows.
     pub rows: usize,
     /// Number of columns.
     pub columns: usize,
-    /// Distance between neighbouring rows; between neighbouring columns if [`Self::transposed`].
+    /// Distance between neighbouring rows, or between neighbouring columns if [`Self::transposed`].
     pub pitch: usize,
-    /// True if the values of a column, instead of those of a row, are contiguous.
+    /// True if columns rather than rows are contiguous.
     pub transposed: bool,
     /// Number of matrices.
     pub batch: usize,
-    /// Distance between neighbouring matrices; 0 if all are the same one.
+    /// Distance between neighbouring matrices; 0 if the batch repeats one matrix.
     pub batch_stride: usize,
 }
 
@@ -42,7 +43,7 @@ impl Matrix {
         Some(Self { batch, batch_stride, ..matrix })
     }
 
-    /// The transposed matrix in unchanged memory.
+    /// Transposes the matrix without changing memory.
     #[must_use]
     pub fn transpose(self) -> Self {
         Self { rows: self.columns, columns: self.rows, transposed: !self.transposed, ..self }
@@ -55,7 +56,7 @@ impl Matrix {
         matrix * self.batch_stride + major * self.pitch + minor
     }
 
-    /// A single matrix of this shape and these strides.
+    /// Single matrix of this shape and these strides.
     fn plane([rows, columns]: [usize; 2], [row_stride, column_stride]: [usize; 2]) -> Option<Self> {
         if rows == 0 || columns == 0 {
             return None;
@@ -72,7 +73,7 @@ impl Matrix {
     }
 }
 
-/// Length and stride of several axes taken as one; `None` if they are not evenly spaced or one of them is empty.
+/// Length and stride of several axes merged into one; `None` if they are not evenly spaced or one of them is empty.
 fn merged(shape: &[usize], strides: &[usize]) -> Option<(usize, usize)> {
     let mut merged: Option<(usize, usize)> = None;
     for (&len, &stride) in shape.iter().zip(strides).rev() {
@@ -116,7 +117,7 @@ mod tests {
         all
     }
 
-    /// The flat index of the leading axes.
+    /// Flattens the index of the leading axes.
     fn flat(index: &[usize], shape: &[usize]) -> usize {
         index.iter().zip(shape).fold(0, |flat, (&i, &len)| flat * len + i)
     }
@@ -159,7 +160,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any view of any tensor is either expressed exactly, or refused because its axes do not merge.
+        /// Any view of any tensor is either expressed exactly, or rejected because its axes cannot be merged.
         #[test]
         fn every_accepted_view_addresses_the_tensors_own_values(
             shape in prop::collection::vec(1usize..5, 2..5),

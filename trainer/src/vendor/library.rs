@@ -1,7 +1,7 @@
-//! NVIDIA's libraries, looked for where they usually are: nothing is linked, and a program without them still runs.
+//! Search for NVIDIA's libraries in the usual places: nothing is linked, and a program without them still runs.
 //!
-//! Files in the usual places ([`Places`]) come before those that the system's loader finds by name. That loader is asked
-//! first only for the name that the crates which call a library will ask it for.
+//! Files in the usual places ([`Places`]) come before those that the system's loader finds by name. The loader is asked
+//! first only for the name under which the crates that call a library will load it.
 
 #![expect(unsafe_code, reason = "libraries are opened by loading them, and asked for their version")]
 
@@ -17,23 +17,23 @@ pub use places::{Libdevice, Places};
 /// A library, or a file of one, that the GPU code can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
-    /// The driver's user-space half; nothing runs on a GPU without it.
+    /// The user-space part of the driver, without which nothing runs on a GPU.
     Driver,
-    /// Mathematical functions of kernels, as LLVM bitcode: needed by the default code generator.
+    /// Mathematical functions of kernels as LLVM bitcode, needed by the default code generator.
     Libdevice,
-    /// CUDA's run-time compiler: cuDNN compiles engines by it, those of attention among them; builds with the feature
-    /// `cuda-nvrtc` compile all kernels by it.
+    /// CUDA's run-time compiler, with which cuDNN compiles some engines, including those of attention; builds with the
+    /// feature `cuda-nvrtc` compile all kernels with it.
     Nvrtc,
     /// Matrix products.
     CublasLt,
-    /// Convolutions, and attention where a configuration asks for it.
+    /// Convolutions, and attention if a configuration selects it.
     Cudnn,
     /// Sums over several GPUs.
     Nccl,
 }
 
 impl Library {
-    /// All libraries, the most needed first.
+    /// All libraries, the most important first.
     pub const ALL: [Self; 6] = [Self::Driver, Self::Libdevice, Self::Nvrtc, Self::CublasLt, Self::Cudnn, Self::Nccl];
 
     /// File names, the preferred one first.
@@ -92,18 +92,18 @@ impl Library {
     }
 
     /// Returns true if the crates that call the library open it themselves, by names that only the system's loader
-    /// resolves. All but cuDNN, whose functions are looked up in the file that [`open`] finds.
+    /// resolves. True for all but cuDNN, whose functions are looked up in the file that [`open`] finds.
     fn is_opened_by_name(self) -> bool {
         self != Self::Cudnn
     }
 
-    /// Returns true if a version, as [`Self::version`] writes it, is older than what is called here.
+    /// Returns true if a version, in the format of [`Self::version`], is older than supported.
     fn is_too_old(self, version: Option<&str>) -> bool {
         let major = || version?.split('.').next()?.parse::<u32>().ok();
         self == Self::Cudnn && major().is_some_and(|major| major < 9)
     }
 
-    /// The function that returns the version.
+    /// Name of the function that returns the version.
     fn version_function(self) -> &'static [u8] {
         match self {
             Self::Driver => b"cuDriverGetVersion",
@@ -115,7 +115,7 @@ impl Library {
         }
     }
 
-    /// The version that an opened library reports, as its maker writes it.
+    /// Version that an opened library reports, in its maker's format.
     ///
     /// # Safety
     /// `library` must be this library.
@@ -148,7 +148,7 @@ impl Library {
     }
 }
 
-/// A version of cuBLASLt or cuDNN: 91400 is 9.14.0; before cuDNN 9, 8907 was 8.9.7.
+/// Formats a version number of cuBLASLt or cuDNN: 91400 is 9.14.0; before cuDNN 9, 8907 was 8.9.7.
 fn dotted(version: usize) -> String {
     let major = if version < 10_000 { 1000 } else { 10_000 };
     format!("{}.{}.{}", version / major, version % major / 100, version % 100)
@@ -174,28 +174,28 @@ pub fn loads_by_name(name: &str) -> bool {
     unsafe { libloading::Library::new(name) }.map(std::mem::forget).is_ok()
 }
 
-/// A library that was found, and loaded if it is one that can be.
+/// A library that was found and, if possible, loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The file, as the process has mapped it.
+    /// Path of the file that the process has mapped.
     pub path: PathBuf,
     /// Version that the library reports; `None` if it reports none.
     pub version: Option<String>,
 }
 
-/// Failure to open a library.
+/// Error from opening a library.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LibraryError {
-    /// No file of the library in any of the usual places.
+    /// The library was in none of the usual places.
     #[error("{library} was not found: {}", library.how_to_get())]
     Missing {
         /// Library that was not found.
         library: Library,
     },
-    /// Files of the library, none of which can be loaded.
+    /// Files of the library exist, but none can be loaded.
     #[error("{} cannot be loaded: {reason}", path.display())]
     Broken {
-        /// The preferred file.
+        /// Path of the preferred file.
         path: PathBuf,
         /// The loader's reason.
         reason: String,
@@ -205,9 +205,9 @@ pub enum LibraryError {
 /// Opens `library`, which then stays loaded: the files in `places`, in their order, then those that the system's loader finds
 /// by name. A cuDNN before version 9 is opened only if no newer one is found.
 ///
-/// Crates that call a library open it again by name. For these, what they will be given is opened: a file that the system's
-/// loader knows by the first name, or else the file in `places`, which answers to its own name once it is loaded. NCCL's crate
-/// asks for the first name alone, so that only [`loads_by_name`] tells whether it is used.
+/// Crates that call a library open it again by name. For these, the file that they will receive is opened: a file that
+/// the system's loader finds by the first name, or else the file in `places`, which is found by its own name once it is
+/// loaded. NCCL's crate uses only the first name, so only [`loads_by_name`] tells whether it is used.
 ///
 /// # Errors
 /// [`LibraryError`] says whether it is missing or cannot be loaded.
@@ -237,7 +237,7 @@ pub fn open(library: Library, places: &Places) -> Result<Found, LibraryError> {
     too_old.ok_or_else(|| broken.unwrap_or(LibraryError::Missing { library }))
 }
 
-/// Names to load `library` by, in order: `files` are those found in the usual places.
+/// Names under which to try loading `library`, in order; `files` are those found in the usual places.
 fn candidates(library: Library, files: Vec<PathBuf>) -> Vec<PathBuf> {
     let names = || library.files().iter().map(PathBuf::from);
     let before = usize::from(library.is_opened_by_name());
@@ -249,8 +249,8 @@ fn load(name: &Path) -> Result<libloading::Library, libloading::Error> {
     unsafe { libloading::Library::new(name) }
 }
 
-/// File and version of a library that was loaded by `name`, and stays loaded: unloading it would leave whatever was resolved
-/// in it dangling.
+/// File and version of a library that was loaded by `name`. The library stays loaded, because unloading it would leave
+/// its resolved functions dangling.
 fn describe(library: Library, name: &Path, loaded: libloading::Library) -> Found {
     // Another file may answer to an earlier name than this one does.
     let by_name = || library.files().iter().find_map(|name| load(Path::new(name)).ok());
@@ -264,7 +264,7 @@ fn describe(library: Library, name: &Path, loaded: libloading::Library) -> Found
     Found { path: path.unwrap_or_else(|| name.to_owned()), version }
 }
 
-/// File that this process has mapped for `loaded`, which was opened by a name that any file may bear.
+/// File that this process has mapped for `loaded`, which was opened by a name that several files may have.
 fn file_of(library: Library, loaded: &libloading::Library) -> Option<PathBuf> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
     let stem = library.files()[0].split(".so").next()?;
@@ -282,7 +282,7 @@ fn file_of(library: Library, loaded: &libloading::Library) -> Option<PathBuf> {
     exact.or(mappings.first()).map(|mapping| mapping.path.clone())
 }
 
-/// A file in the memory of this process.
+/// A file mapped into the memory of this process.
 struct Mapping {
     addresses: Range<usize>,
     path: PathBuf,
@@ -350,7 +350,7 @@ mod tests {
         check(Library::Nccl, &[wheel], &["libnccl.so", wheel, "libnccl.so.2"]);
     }
 
-    /// Compiles a cuDNN that knows its version and nothing else.
+    /// Compiles a stand-in for cuDNN that only reports its version.
     fn make_cudnn(file: &Path, version: usize) {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         let source = file.with_extension("c");

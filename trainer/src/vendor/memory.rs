@@ -1,4 +1,4 @@
-//! Memory of a CUDA device, as the driver counts it.
+//! Free memory of a CUDA device, as reported by the driver.
 
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::cuda::CudaRuntime;
@@ -9,7 +9,7 @@ use cubecl_server::runtime::Runtime;
 
 type Server = <CudaRuntime as Runtime>::Server;
 
-/// Free bytes of the device of `x`, asked on the device's thread; `None` if the driver does not say.
+/// Free bytes of the device of `x`, queried on the device's thread; `None` if the driver does not report them.
 #[must_use]
 pub fn free_bytes(x: &CubeTensor) -> Option<u64> {
     let stream = StreamId::current();

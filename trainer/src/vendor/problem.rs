@@ -1,4 +1,4 @@
-//! Everything that decides how a product is computed: sizes, layouts, types, and what is done to its result on the way.
+//! Everything that determines how a product is computed: sizes, layouts, types, and the epilogue applied to its result.
 //!
 //! Plans are cached by it, and the algorithm chosen for it is recorded with a run.
 
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::Matrix;
 
-/// Alignment that libraries assume and `CubeCL`'s allocations have, in bytes. More is worth nothing to them.
+/// Alignment in bytes that libraries assume and `CubeCL`'s allocations have; a larger one brings no benefit.
 pub const FULL_ALIGNMENT: u32 = 256;
 
-/// Alignment of an epilogue's vector, in bytes: a plan is made before the vector's address is known.
+/// Alignment of an epilogue's vector in bytes, assumed because a plan is made before the vector's address is known.
 pub const VECTOR_ALIGNMENT: u64 = 16;
 
 /// Type of the values of a matrix.
@@ -27,7 +27,7 @@ pub enum Number {
 }
 
 impl Number {
-    /// Bytes of a value.
+    /// Number of bytes of a value.
     #[must_use]
     pub fn bytes(self) -> u64 {
         match self {
@@ -37,16 +37,16 @@ impl Number {
     }
 }
 
-/// Work done on the product's result before it is written.
+/// Operation applied to a product's result before it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Epilogue {
-    /// No further work.
+    /// No operation.
     Plain,
-    /// A vector is added to every row of the result.
+    /// Adds a vector to every row of the result.
     Bias,
-    /// The column sums of the right factor are written to a vector as well: the gradient of a bias, where the right
-    /// factor is the gradient of the biased result.
+    /// Also writes the column sums of the right factor to a vector: the gradient of a bias, if the right factor is the
+    /// gradient of the biased result.
     BiasGradient,
 }
 
@@ -59,18 +59,19 @@ pub struct Operand {
     pub transposed: bool,
     /// Distance between neighbouring matrices of a batch, in values.
     pub batch_stride: u64,
-    /// Largest power of two, up to [`FULL_ALIGNMENT`], that divides the address of the first value, in bytes.
+    /// Alignment in bytes: the largest power of two, up to [`FULL_ALIGNMENT`], that divides the address of the first
+    /// value.
     pub alignment: u32,
 }
 
-/// One product, or a batch of equal ones: `[rows, inner]` times `[inner, columns]`.
+/// One product, or a batch of equal products: `[rows, inner]` times `[inner, columns]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Problem {
-    /// Rows of the left factor and of the result.
+    /// Number of rows of the left factor and of the result.
     pub rows: u64,
-    /// Columns of the right factor and of the result.
+    /// Number of columns of the right factor and of the result.
     pub columns: u64,
-    /// Columns of the left factor and rows of the right one.
+    /// Number of columns of the left factor and of rows of the right factor.
     pub inner: u64,
     /// Number of products.
     pub batch: u32,
@@ -86,11 +87,11 @@ pub struct Problem {
     pub result: Number,
     /// True if 32-bit factors may be rounded to TF32 (10 bits of fraction).
     pub tf32: bool,
-    /// Work done on the way.
+    /// Operation applied to the result.
     pub epilogue: Epilogue,
 }
 
-/// A matrix, and the offset of its first value from the start of an allocation, in bytes.
+/// A matrix, and the offset in bytes of its first value from the start of an allocation.
 #[derive(Clone, Copy, Debug)]
 pub struct Placed {
     /// Layout.
@@ -113,9 +114,9 @@ impl Placed {
 }
 
 impl Problem {
-    /// The product `left · right`, written to `out`; a single factor takes part in every product of a batch.
+    /// Creates the product `left · right`, written to `out`; a single factor takes part in every product of a batch.
     ///
-    /// `None` if the sizes do not fit, if `out` is transposed, or if the batch is too large.
+    /// `None` if the sizes do not match, if `out` is transposed, or if the batch is too large.
     #[must_use]
     pub fn new(left: Placed, right: Placed, out: Placed, factors: Number, result: Number, tf32: bool) -> Option<Self> {
         let (l, r, o) = (&left.matrix, &right.matrix, &out.matrix);
@@ -146,8 +147,9 @@ impl Problem {
         Self { epilogue, ..self }
     }
 
-    /// Description of the product for a library of column-major matrices: the transposed result is the right factor's
-    /// transposed times the left one's, and a row-major matrix is a column-major transposed one in the same memory.
+    /// Describes the product for a library of column-major matrices: the transposed result is the transposed right
+    /// factor times the transposed left factor, and a row-major matrix is the transpose of a column-major matrix in the
+    /// same memory.
     #[must_use]
     pub fn column_major(&self) -> ColumnMajor {
         let factor = |rows, columns, operand: Operand| {
@@ -162,14 +164,14 @@ impl Problem {
         }
     }
 
-    /// Multiplications and additions.
+    /// Number of multiplications and additions.
     #[must_use]
     pub fn flops(&self) -> u64 {
         2 * self.rows * self.columns * self.inner * u64::from(self.batch)
     }
 }
 
-/// Sizes and types, such as `product 16x 129x129x96 bf16 to f32`.
+/// Formats sizes and types, such as `product 16x 129x129x96 bf16 to f32`.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rows, columns, inner, batch, factors, result, tf32, epilogue, .. } = self;
@@ -201,16 +203,16 @@ pub struct Stored {
     pub pitch: u64,
     /// Distance between neighbouring matrices of a batch, in values.
     pub batch_stride: u64,
-    /// True if the product takes its transposed.
+    /// True if the product uses the transposed matrix.
     pub transpose: bool,
 }
 
 /// A product `d = a · b` of column-major matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ColumnMajor {
-    /// The right factor of a [`Problem`].
+    /// Left factor of the column-major product, which is the right factor of a [`Problem`].
     pub a: Stored,
-    /// Left factor of the product.
+    /// Right factor of the column-major product.
     pub b: Stored,
     /// Result of the product.
     pub d: Stored,
@@ -222,7 +224,7 @@ mod tests {
     use proptest::prelude::*;
 
     impl Stored {
-        /// Position of a value of the matrix that the product takes.
+        /// Position of a value of the matrix that the product uses.
         fn position(&self, matrix: u64, row: u64, column: u64) -> usize {
             let (row, column) = if self.transpose { (column, row) } else { (row, column) };
             assert!(row < self.rows && column < self.columns && self.rows <= self.pitch, "{self:?}");
@@ -255,7 +257,8 @@ mod tests {
     }
 
     proptest! {
-        /// Pitches, transposition flags and batch strides mean to a column-major library what they mean here.
+        /// Pitches, transposition flags and batch strides have the same meaning for a column-major library as for this
+        /// module.
         #[test]
         fn a_column_major_library_computes_the_row_major_product(
             sizes in [1usize..6, 1usize..6, 1usize..6],

@@ -1,9 +1,9 @@
-//! Products by cuBLASLt in the order of `CubeCL`'s own launches, on `CubeCL`'s buffers and streams.
+//! Products by cuBLASLt, queued in the order of `CubeCL`'s own launches and on its buffers and streams.
 //!
-//! A call is a task on the device's thread, as a launch is, so that it comes after everything that was launched before it
-//! and before everything after. There it resolves pointers, makes its stream wait for the streams that its factors come
-//! from, and queues the product inside a scope that claims the result: if any of this fails, the result carries the
-//! failure, and a read of it, or of anything computed from it, ends with the reason.
+//! A call is a task on the device's thread, as a launch is, so that it runs after all earlier launches and before all
+//! later ones. There it resolves pointers, makes its stream wait for the streams that its factors come from, and queues
+//! the product inside a scope that claims the result: if any of this fails, the result carries the failure, and a read
+//! of it, or of anything computed from it, ends with the reason.
 
 use std::any::TypeId;
 use std::cell::RefCell;
@@ -27,11 +27,12 @@ use super::problem::{Epilogue, Number, Placed, Problem};
 use super::timing;
 
 thread_local! {
-    /// Sessions of the devices that this thread drives, which is one. Library handles are not shared between threads.
+    /// Sessions of the devices driven by this thread, which is a single device. Library handles are not shared between
+    /// threads.
     static SESSIONS: RefCell<HashMap<DeviceId, Session>> = RefCell::new(HashMap::new());
 }
 
-/// Answers by problem.
+/// Answers of the library, by problem.
 static PREPARED: Answers<Problem, PrepareError> = Answers::new();
 
 /// Reason why the library does not compute a product, in one line.
@@ -43,7 +44,7 @@ pub enum PrepareError {
     /// The device's thread did not run the request.
     #[error(transparent)]
     Thread(#[from] DeviceThreadError),
-    /// The library refuses the product.
+    /// The library rejects the product.
     #[error(transparent)]
     Refused(#[from] CublasLtError),
 }
@@ -54,7 +55,7 @@ pub fn on_cuda(x: &CubeTensor) -> bool {
     x.client.service_id().service == TypeId::of::<Server>()
 }
 
-/// Type of a tensor's values, if it is one that products are taken of.
+/// Number type of a tensor's values; `None` if products do not support it.
 #[must_use]
 pub fn number(dtype: DType) -> Option<Number> {
     match dtype {
@@ -65,7 +66,7 @@ pub fn number(dtype: DType) -> Option<Number> {
     }
 }
 
-/// A matrix of `x` with its place in the buffer; `None` if `x` is stored in tiles.
+/// Matrix of `x` with its place in the buffer; `None` if `x` is stored in tiles.
 #[must_use]
 pub fn placed(x: &CubeTensor, matrix: Matrix) -> Option<Placed> {
     let untiled = x.meta.logical_rank().ok() == Some(x.meta.shape().num_dims()) && x.qparams.is_none();
@@ -74,7 +75,7 @@ pub fn placed(x: &CubeTensor, matrix: Matrix) -> Option<Placed> {
     untiled.then(|| Placed { matrix, offset: x.handle.offset_start.unwrap_or(0) })
 }
 
-/// Makes sure that the library is available and computes `problem` on the device of `x`; the first time, asks on the
+/// Checks that the library is available and computes `problem` on the device of `x`; the first time, asks on the
 /// device's thread and waits for the answer. Returns the bytes of scratch memory that the product needs.
 ///
 /// # Errors
@@ -102,8 +103,8 @@ fn with_session<T>(
     })
 }
 
-/// Queues `left · right` into `out`. `problem` describes these very tensors, was [prepared](prepare) on their device, and
-/// `workspace_bytes` is what that gave; `vector` is the epilogue's.
+/// Queues `left · right` into `out`. `problem` must describe these tensors and have been [prepared](prepare) on their
+/// device, which returned `workspace_bytes`; `vector` belongs to the epilogue.
 ///
 /// # Panics
 /// If the tensors are on different devices.

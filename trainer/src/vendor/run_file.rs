@@ -1,9 +1,9 @@
-//! Tables of a library's choices as files in the folder of a run.
+//! Files in the folder of a run with tables of a library's choices.
 
 use std::io;
 use std::path::Path;
 
-/// Reads `file` of a run by `parse`; `None` if the run has no such file, as one on a CPU.
+/// Reads `file` of a run with `parse`; `None` if the run has no such file, as on a CPU.
 ///
 /// # Errors
 /// If the file cannot be read or parsed.
@@ -19,7 +19,7 @@ pub(super) fn read<T>(
     }
 }
 
-/// Writes `json` to `file` of a run, whole or not at all; nothing if there is none.
+/// Writes `json` to `file` of a run, completely or not at all; does nothing for `None`.
 ///
 /// # Errors
 /// If the file cannot be written.

@@ -1,6 +1,7 @@
-//! Time that calls of vendor libraries take on the device, by a pair of the driver's events around each call.
+//! Measures the time of calls of vendor libraries on the device, with a pair of the driver's events around each call.
 //!
-//! `CubeCL`'s own profile has its kernels only. Events cost a few microseconds each, and are recorded inside [`timed`] only.
+//! `CubeCL`'s own profile contains only its own kernels. Events cost a few microseconds each, and are recorded only
+//! inside [`timed`].
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,13 +14,13 @@ pub struct VendorCall {
     pub secs: f64,
 }
 
-/// A call whose events are recorded, and read when the device is done.
+/// A call whose events are recorded, to be read once the device is done.
 #[cfg(feature = "cuda")]
 struct Pending {
     name: String,
-    /// Addresses of `CUevent`s, which belong to a context, not to a thread.
+    /// Addresses of `CUevent`s, which belong to a context rather than to a thread.
     events: [usize; 2],
-    /// Address of that context.
+    /// Address of the events' context.
     context: usize,
 }
 
@@ -38,8 +39,8 @@ fn recorder() -> MutexGuard<'static, Recorder> {
     RECORDER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `work`, which has to wait for the device before it returns, and gives the calls that it made in their order.
-/// Empty in builds without CUDA. Calls of other threads in the meantime are among them.
+/// Runs `work`, which must wait for the device before it returns, and returns its library calls in order. Empty in
+/// builds without CUDA. Includes calls of other threads in the meantime.
 pub fn timed<R>(work: impl FnOnce() -> R) -> (R, Vec<VendorCall>) {
     recorder().active = true;
     let result = work();
@@ -64,8 +65,8 @@ mod events {
     use cudarc::driver::result::{ctx, event};
     use cudarc::driver::sys::{CUcontext, CUevent, CUevent_flags, CUstream, cuEventDestroy_v2, cuEventSynchronize};
 
-    /// Runs `call`, which queues work on `stream`, between two events if calls are timed. Called on the device's thread,
-    /// with its context current.
+    /// Runs `call`, which queues work on `stream`, between two events if calls are being timed. Called on the device's
+    /// thread, with its context current.
     pub(crate) fn around<R>(name: impl FnOnce() -> String, stream: CUstream, call: impl FnOnce() -> R) -> R {
         if !recorder().active {
             return call();

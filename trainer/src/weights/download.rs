@@ -1,8 +1,8 @@
 //! Weight files from the web: `http://`, `https://` and `hf://OWNER/REPOSITORY/FILE` (Hugging Face).
 //!
-//! A file is downloaded once and kept under a digest of its URL, next to its SHA-256, which every use compares. A copy is
-//! not compared with the server again: removing it is how to get a newer one. `hf://OWNER/REPOSITORY@REVISION/FILE` names
-//! a branch, tag or commit; `HF_ENDPOINT` replaces the server and `HF_TOKEN` is sent to it.
+//! A file is downloaded once and kept under a digest of its URL, next to its SHA-256, which every use compares. A copy
+//! is not compared with the server again; remove it to get a newer one. `hf://OWNER/REPOSITORY@REVISION/FILE` names a
+//! branch, tag or commit; `HF_ENDPOINT` replaces the server and `HF_TOKEN` is sent to it.
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,50 +15,50 @@ use reqwest::{Client, Response, Url};
 use ring::digest::{Context, Digest, SHA256};
 use thiserror::Error;
 
-/// Server of `hf://` where `HF_ENDPOINT` names no other.
+/// Default server of `hf://`, unless `HF_ENDPOINT` names another.
 const HUGGING_FACE: &str = "https://huggingface.co";
-/// Time in which a connection must be made.
+/// Timeout for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time without a byte after which a download is given up.
+/// Time without receiving a byte after which a download is given up.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
-/// Bytes hashed at a time.
+/// Number of bytes hashed at a time.
 const BLOCK_LEN: usize = 1 << 20;
 
 /// Errors from downloading weights.
 #[derive(Debug, Error)]
 pub enum DownloadError {
-    /// A URL that names no file.
+    /// A URL that does not name a weight file.
     #[error("{url}: {reason}")]
     Url {
-        /// The URL given.
+        /// URL as given.
         url: String,
         /// Reason, in one line.
         reason: String,
     },
-    /// No folder to keep files in.
+    /// There is no folder for downloaded files.
     #[error("no folder for downloaded weights: set one of the variables XDG_CACHE_HOME and HOME")]
     NoFolder,
     /// A server that cannot be reached, or a connection that broke.
     #[error("{url}: download failed after {received} bytes: {reason}")]
     Transfer {
-        /// The URL requested.
+        /// URL that was requested.
         url: String,
         /// Bytes received.
         received: u64,
         /// Reasons, in one line.
         reason: String,
     },
-    /// An answer other than the file.
+    /// A response other than the file.
     #[error("{url}: the server answered {status}{hint}")]
     Status {
-        /// The URL requested.
+        /// URL that was requested.
         url: String,
-        /// Code and name of the answer.
+        /// Status code and name of the response.
         status: String,
-        /// Advice, or empty.
+        /// Advice; may be empty.
         hint: &'static str,
     },
-    /// A copy that differs from the file that was downloaded.
+    /// A copy that differs from the downloaded file.
     #[error("{}: damaged, its SHA-256 is {found}, expected {expected}; remove it to download it again", path.display())]
     Damaged {
         /// Path of the downloaded copy.
@@ -71,7 +71,7 @@ pub enum DownloadError {
     /// A file that cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Threads or sockets that the system refuses.
+    /// The system refused a thread or a socket.
     #[error("cannot start a download")]
     System(#[source] io::Error),
 }
@@ -81,15 +81,15 @@ pub enum DownloadError {
 pub struct Downloaded {
     /// Path of the downloaded copy.
     pub path: PathBuf,
-    /// SHA-256 of its bytes, in hex.
+    /// SHA-256 of the copy, in hex.
     pub sha256: String,
     /// Size in bytes.
     pub num_bytes: u64,
-    /// True if it was there already.
+    /// True if a copy already existed.
     pub was_cached: bool,
 }
 
-/// Returns true if `path` is a URL that [`Downloads::fetch`] takes or refuses, rather than a path.
+/// Returns true if `path` has the form of a URL, which [`Downloads::fetch`] then accepts or rejects.
 #[must_use]
 pub fn is_url(path: &Path) -> bool {
     path.to_str().is_some_and(|text| text.contains("://"))
@@ -101,12 +101,13 @@ pub struct Downloads {
     folder: PathBuf,
     /// Server of `hf://` without a slash at its end.
     hugging_face: String,
-    /// Token for that server.
+    /// Token for the server of `hf://`.
     token: Option<String>,
 }
 
 impl Downloads {
-    /// Folder `hiend/weights` in `XDG_CACHE_HOME` or `~/.cache`, and the server and token of `HF_ENDPOINT` and `HF_TOKEN`.
+    /// Returns the folder `hiend/weights` in `XDG_CACHE_HOME` or `~/.cache`, with the server and token from
+    /// `HF_ENDPOINT` and `HF_TOKEN`.
     ///
     /// # Errors
     /// If no variable names a folder.
@@ -131,7 +132,7 @@ impl Downloads {
         self.resolve(url).map(drop)
     }
 
-    /// Returns the copy of a weight file, downloaded first if it is not there.
+    /// Returns the copy of a weight file, downloading it first if necessary.
     ///
     /// Processes that need the same file wait for the first of them.
     ///
@@ -160,7 +161,7 @@ impl Downloads {
         Ok(Downloaded { path, sha256, num_bytes, was_cached: false })
     }
 
-    /// URL to request, and the name of the file.
+    /// Resolves a URL to the URL to request and the name of the file.
     fn resolve(&self, url: &str) -> Result<(Url, String), DownloadError> {
         let refuse = |reason: &str| DownloadError::Url { url: url.to_owned(), reason: reason.to_owned() };
         let request = match url.split_once("://") {
@@ -257,7 +258,7 @@ fn hex(digest: Digest) -> String {
     digest.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// An error with its sources on one line; the URL is in the message already.
+/// Formats an error with its sources on one line, without the URL, which the message already names.
 pub(crate) fn one_line(error: &reqwest::Error) -> String {
     let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
     let reasons: Vec<String> = sources.map(|error| error.to_string().replace(['\r', '\n'], " ")).collect();

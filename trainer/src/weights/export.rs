@@ -39,7 +39,7 @@ struct Exporter {
     in_channels: usize,
     path: Vec<String>,
     state: StateDict,
-    /// The first error; a visitor cannot stop.
+    /// First error; a visitor cannot stop early.
     error: Option<WeightsError>,
 }
 

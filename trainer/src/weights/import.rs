@@ -11,14 +11,14 @@ use super::{ModelKind, StateDict, WeightsError};
 use crate::model::hi_end_mae::HiEndMae;
 use crate::model::unetr::Unetr;
 
-/// Outcome of an import: tensors taken and skipped, parameters without a tensor. Names are those of the file.
+/// Outcome of an import: tensors taken, tensors skipped, and parameters without a tensor. Names are those in the file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportReport {
     /// Tensors that are now in the model.
     pub taken: Vec<String>,
     /// Tensors of the file without a parameter in the model.
     pub skipped: Vec<String>,
-    /// Parameters that keep their initial values because a file of this kind lacks them; names as in an export.
+    /// Parameters that keep their initial values because this kind of file lacks them, by their names in an export.
     pub missing: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ impl std::fmt::Display for ImportReport {
     }
 }
 
-/// Puts a pre-training checkpoint into a pre-training model.
+/// Imports a pre-training checkpoint into a pre-training model.
 ///
 /// # Errors
 /// If a tensor is missing, has another shape or another type than floating point; the error names it.
@@ -43,7 +43,8 @@ pub fn import_hi_end_mae(model: HiEndMae, state: &StateDict) -> Result<(HiEndMae
     import(model, state, Naming::Pretraining, 1)
 }
 
-/// Puts the weights of a pre-training checkpoint or of a UNETR into a UNETR; the tensors' names tell which.
+/// Imports the weights of a pre-training checkpoint or of a UNETR into a UNETR; the names of the tensors tell which of
+/// the two it is.
 ///
 /// From a pre-training checkpoint the encoder is taken (149 tensors with the usual 12 blocks), the class token and
 /// the decoder are skipped, and the convolutional decoder keeps its values.
@@ -93,16 +94,17 @@ struct Importer<'a> {
     in_channels: usize,
     path: Vec<String>,
     taken: BTreeSet<String>,
-    /// Tensors that the file should have and lacks.
+    /// Tensors that the file should have but lacks.
     absent: Vec<String>,
     /// Parameters without a counterpart in this kind of file, under their names in an export.
     missing: Vec<String>,
-    /// The first error; a mapper cannot stop.
+    /// First error; a mapper cannot stop early.
     error: Option<WeightsError>,
 }
 
 impl Importer<'_> {
-    /// Values for the parameter at the current path in our layout; `None` if it keeps its own or there is an error.
+    /// Values for the parameter at the current path, in the model's layout; `None` if it keeps its own values or there
+    /// is an error.
     fn values(&mut self, shape: &[usize]) -> Option<Vec<f32>> {
         let path = self.path.join(".");
         let Some((key, layout)) = self.naming.find(&path, self.in_channels) else {

@@ -1,17 +1,17 @@
-//! Layouts of parameters in a file of the reference and in our models.
+//! Layouts of parameters in files of the reference implementation and in the models of this crate.
 //!
-//! They differ in two cases. A linear map is `[out, in]` in the file and `[in, out]` here. The patch embedding of the
-//! pre-training model is a convolution `[E, C, p, p, p]` in the file and a linear map `[p·p·p·C, E]` here, channel
-//! fastest.
+//! They differ in two cases. The weight of a linear map is `[out, in]` in the file and `[in, out]` in the model. The
+//! patch embedding of the pre-training model is a convolution `[E, C, p, p, p]` in the file and a linear map
+//! `[p·p·p·C, E]` in the model, channel fastest.
 
-/// Relation between a tensor in a file and our parameter.
+/// Relation between a tensor in a file and the model's parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     /// Identical layouts.
     Same,
-    /// `[out, in]` in the file, `[in, out]` here.
+    /// A matrix that is `[out, in]` in the file and `[in, out]` in the model.
     Transposed,
-    /// `[E, C, p, p, p]` in the file, `[p·p·p·C, E]` here.
+    /// A patch embedding that is `[E, C, p, p, p]` in the file and `[p·p·p·C, E]` in the model.
     PatchConv {
         /// Number of channels C.
         in_channels: usize,
@@ -19,7 +19,7 @@ pub(super) enum Layout {
 }
 
 impl Layout {
-    /// Shape in a file of a parameter of `shape`.
+    /// Shape in a file of a parameter that has `shape` in the model.
     pub(super) fn file_shape(self, shape: &[usize]) -> Vec<usize> {
         match (self, shape) {
             (Self::Transposed, &[d_input, d_output]) => vec![d_output, d_input],
@@ -31,7 +31,7 @@ impl Layout {
         }
     }
 
-    /// Converts values from the file's layout, of shape `file_shape`, to ours.
+    /// Converts values from the file's layout, of shape `file_shape`, to the model's.
     pub(super) fn ours(self, values: &[f32], file_shape: &[usize]) -> Vec<f32> {
         match (self, file_shape) {
             (Self::Transposed, &[d_output, d_input]) => transposed(values, d_output, d_input),
@@ -46,7 +46,7 @@ impl Layout {
         }
     }
 
-    /// Converts values from our layout to the file's, of shape `file_shape`.
+    /// Converts values from the model's layout to the file's, of shape `file_shape`.
     pub(super) fn theirs(self, values: &[f32], file_shape: &[usize]) -> Vec<f32> {
         match (self, file_shape) {
             (Self::Transposed, &[d_output, d_input]) => transposed(values, d_input, d_output),

@@ -20,7 +20,7 @@ pub enum Naming {
 }
 
 impl Naming {
-    /// Name and layout in the file of the parameter at `path` of our model; `None` if the file lacks it.
+    /// Name and layout in the file of the model's parameter at `path`; `None` if the file lacks it.
     pub(super) fn find(self, path: &str, in_channels: usize) -> Option<(String, Layout)> {
         match self {
             Self::Pretraining => Some(pretraining_name(path, in_channels)),
@@ -33,7 +33,7 @@ impl Naming {
     }
 }
 
-/// Replaces Burn's names of layer norm parameters by `PyTorch`'s.
+/// Replaces Burn's names of layer norm parameters by those of `PyTorch`.
 fn torch_leaf(path: &str) -> String {
     match path.rsplit_once('.') {
         Some((parent, "gamma")) => format!("{parent}.weight"),

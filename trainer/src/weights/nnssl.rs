@@ -1,7 +1,7 @@
-//! Hand-over of a pre-trained encoder to nnU-Net, as a checkpoint in the form of nnssl.
+//! Export of a pre-trained encoder for nnU-Net, as a checkpoint in nnssl's format.
 //!
-//! Such a checkpoint holds `network_weights` and an `nnssl_adaptation_plan`, which says under which names encoder, stem and
-//! position table are found and what the network saw in pre-training. nnU-Net has no network of this kind; the trainer
+//! Such a checkpoint holds `network_weights` and an `nnssl_adaptation_plan`, which names the keys of encoder, stem and
+//! position table and describes the data of the pre-training. nnU-Net has no network of this kind; the trainer
 //! class in `configs/nnunet` builds it and reads the sizes from `arch_kwargs`.
 
 use std::path::Path;
@@ -14,19 +14,19 @@ use super::torch::write::write;
 use super::{ENCODER_POSITIONS, StateDict};
 use crate::config::pretrain::PretrainConfig;
 
-/// Name of the network, which `configs/nnunet/hiend_trainer.py` builds.
+/// Name of the network that `configs/nnunet/hiend_trainer.py` builds.
 const NETWORK: &str = "HiEndUnetr";
 /// Epsilon of the encoder's layer norms in fine-tuning.
 const NORM_EPSILON: f64 = 1e-5;
 
-/// Preprocessing of the scans of pre-training.
+/// Preprocessing of the pre-training scans.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PretrainingData {
-    /// Voxel side lengths along x, y, z, mm; `None` for those of each scan.
+    /// Voxel side lengths along x, y, z, in mm; `None` if each scan keeps its own.
     pub spacing: Option<[f64; 3]>,
     /// Normalisation of the values.
     pub normalize: Normalize,
-    /// HU range mapped to [0, 1], or range of z-scores kept.
+    /// HU range mapped to [0, 1], or range of z-scores that is kept.
     pub window: [f64; 2],
 }
 
@@ -48,9 +48,9 @@ pub fn write_nnssl(
     write(path, "network_weights", &encoder_of(state), more)
 }
 
-/// Tensors of the encoder under the names that the plan gives.
+/// Tensors of the encoder, under the names stated in the plan.
 ///
-/// The class token and the decoder stay behind: fine-tuning has neither.
+/// The class token and the decoder are left out, because fine-tuning has neither.
 #[must_use]
 pub fn encoder_of(state: &StateDict) -> StateDict {
     let rename = |key: &str| {
@@ -137,7 +137,7 @@ fn adaptation_plan(config: &PretrainConfig, data: PretrainingData) -> Value {
     ])
 }
 
-/// Papers to cite, in the form that nnU-Net's trainers print.
+/// Papers to cite, in the format that nnU-Net's trainers print.
 fn citations() -> Value {
     let paper = |kind: &str, name: &str, text: &str| {
         Value::dict([("type", kind.into()), ("name", name.into()), ("apa_citations", Value::List(vec![text.into()]))])

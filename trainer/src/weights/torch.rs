@@ -43,7 +43,7 @@ fn open(path: &Path) -> Result<PytorchReader, PytorchError> {
     PytorchReader::new(path)
 }
 
-/// The tensor's values as f32; `None` if it is not of a floating point type.
+/// Values of a tensor as f32; `None` if its type is not floating point.
 fn floats(tensor: &Tensor) -> std::io::Result<Option<HostTensor>> {
     let convert: fn(&[u8]) -> f32 = match tensor.dtype() {
         DType::F32 => |b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]]),

@@ -1,4 +1,4 @@
-//! Mistakes of users: each ends in one clear line that says what to do, before any time is spent, and harms no run.
+//! Tests of users' mistakes: each ends in one clear line with advice, before any time is spent, and harms no run.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
@@ -15,7 +15,7 @@ use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::config::pretrain::PretrainPreset;
 
-/// Two small labelled phantoms in a cache, and configurations that suit it.
+/// Folder with two small labelled phantoms in a cache, and matching configurations.
 pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -55,7 +55,7 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// The command hiend-train in the folder, on the CPU.
+    /// Creates the command `hiend-train` in the folder, on the CPU.
     pub(crate) fn command(&self, args: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
         command.args(args.split_whitespace().chain(["--device", "cpu"])).current_dir(self.0.path());
@@ -74,7 +74,7 @@ impl Folder {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The command fails with an error of one line that contains all of `parts`; returns the line.
+    /// Asserts that the command fails with a one-line error that contains all of `parts`; returns the line.
     pub(crate) fn refuse(&self, args: &str, parts: &[&str]) -> String {
         let output = self.run(args);
         let stderr = String::from_utf8(output.stderr).unwrap();

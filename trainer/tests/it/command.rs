@@ -1,8 +1,8 @@
-//! The binary: exit codes, and error messages on one line.
+//! Tests of the binary: exit codes, and error messages on one line.
 
 use std::process::{Command, Output, Stdio};
 
-/// A journal's line of an optimizer step.
+/// Journal line of an optimizer step.
 const STEP: &str = r#"{"event":"step","step":1,"epoch":0.1,"loss":1.0,"lr":1e-4,"crops":1,"crops_per_sec":1.0,"step_ms":1.0,
 "wait_ms":0.0,"upload_ms":0.0,"compute_ms":1.0,"decode_ms":0.0,"augment_ms":0.0}"#;
 

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-/// Writes a CT series, one file per slice, in voxels of 3, 3 and 6 mm whose first one lies at the origin (LPS).
-/// `voxels`: HU, the first axis fastest.
+/// Writes a CT series, one file per slice, with voxels of 3, 3 and 6 mm; the first voxel lies at the origin (LPS).
+/// `voxels` holds HU, the first axis fastest.
 pub(crate) fn write_series(folder: &Path, shape: [u16; 3], voxels: &[i16]) {
     write_series_of("CT", "1.2.840.10008.5.1.4.1.1.2\0", folder, shape, voxels);
 }
 
-/// Writes an MR series, as [`write_series`] does of a CT.
+/// Writes an MR series in the same way as [`write_series`].
 pub(crate) fn write_mr_series(folder: &Path, shape: [u16; 3], voxels: &[i16]) {
     write_series_of("MR", "1.2.840.10008.5.1.4.1.1.4\0", folder, shape, voxels);
 }
@@ -38,7 +38,7 @@ fn write_series_of(modality: &str, class: &str, folder: &Path, [columns, rows, s
     }
 }
 
-/// Writes a file without pixels: of a modality, or of none, as a DICOMDIR is.
+/// Writes a file without pixels, of a modality or, like a DICOMDIR, without one.
 pub(crate) fn write_other(path: &Path, modality: Option<&str>) {
     let mut data = Data::default();
     data.put(0x0008, 0x0005, b"CS", b"ISO_IR 100");
@@ -49,7 +49,7 @@ pub(crate) fn write_other(path: &Path, modality: Option<&str>) {
     data.write(path);
 }
 
-/// The elements of a file, in the order of their tags.
+/// Elements of a file, in the order of their tags.
 #[derive(Default)]
 struct Data(Vec<u8>);
 

@@ -1,4 +1,4 @@
-//! `hiend-train evaluate` on files.
+//! Tests of `hiend-train evaluate` on files.
 
 mod names;
 
@@ -145,7 +145,7 @@ fn region_of_one_label_is_named_by_its_number() {
     let [dataset, summary_path] = [&dataset, &summary].map(|path| path.to_string_lossy());
     let lines = csv(folder.path(), &["--dataset", &dataset, "--summary", &summary_path]);
     assert!(lines[2].starts_with("a,1,core,1,") && lines[3].starts_with("a,2,whole,1,"), "{lines:?}");
-    // What nnU-Net's key_to_label_or_region parses: a number, or numbers between commas.
+    // Keys that nnU-Net's key_to_label_or_region parses: a number, or numbers between commas.
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&summary).unwrap()).unwrap();
     for metrics in [&json["mean"], &json["metric_per_case"][0]["metrics"]] {
         let keys: BTreeSet<&str> = metrics.as_object().unwrap().keys().map(String::as_str).collect();
@@ -188,7 +188,7 @@ fn places_of_the_results_are_checked_before_the_first_case() {
         let output = evaluate(folder.path(), &[flag, &folder.path().join(name).to_string_lossy()]);
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{flag} {name}: {stderr}");
-        // One line: without that of the first case.
+        // Exactly one line: the error precedes any line about the first case.
         assert!(stderr.contains(expected) && stderr.lines().count() == 1, "{flag} {name}: {stderr}");
         assert!(output.stdout.is_empty(), "{flag} {name}");
     }
@@ -242,7 +242,7 @@ fn axes_of_a_prediction_may_have_any_order_and_direction() {
 }
 
 #[test]
-fn predictions_without_a_label_are_told() {
+fn predictions_without_a_label_are_reported() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [2, 1, 1], &[0, 1]);
     for case in ["a", "y", "z"] {

@@ -1,4 +1,4 @@
-//! Reading golden cases, and measuring how far we are from them.
+//! Reads golden cases, and measures the differences from them.
 //!
 //! Every comparison prints one line, `golden CASE: QUANTITY ERROR (tolerance T)`; with `--nocapture`, these lines are the
 //! table of the largest errors.
@@ -12,7 +12,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, TensorData};
 use safetensors::{Dtype, SafeTensors};
 
-/// One tensor of a case, as f64 so that reading it loses nothing.
+/// One tensor of a case, as f64 so that reading it is exact.
 #[derive(Clone)]
 pub(crate) struct Golden {
     pub shape: Vec<usize>,
@@ -29,7 +29,7 @@ impl Golden {
     }
 }
 
-/// A case: its settings and its tensors.
+/// A golden case: its settings and its tensors.
 pub(crate) struct Case {
     pub name: String,
     pub folder: PathBuf,
@@ -72,7 +72,7 @@ impl Case {
     }
 }
 
-/// Cases whose names start with `prefix`: those kept with the project and those of the golden folder.
+/// Cases whose names start with `prefix`: those in the project and those in the golden folder.
 ///
 /// # Panics
 /// If there is none, since a test without a case compares nothing.
@@ -150,8 +150,8 @@ impl Comparisons {
     }
 }
 
-/// Gradients of a model's parameters by path, in the reference's layout: linear weights, the only matrices, are
-/// `[out, in]` there and `[in, out]` here. Parameters without a gradient are absent.
+/// Gradients of a model's parameters by path, in the reference's layout: linear weights, the only matrices, are `[out,
+/// in]` in the reference and `[in, out]` in the model. Parameters without a gradient are absent.
 pub(crate) fn gradients_by_path<M: Module>(model: &M, grads: &GradientsParams) -> BTreeMap<String, Vec<f64>> {
     let mut gradients = Gradients { grads, path: vec![], found: BTreeMap::new() };
     model.visit(&mut gradients);
@@ -185,7 +185,7 @@ pub(crate) fn norm(values: &[f64]) -> f64 {
     values.iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
-/// The numbers in `text`, which must be `pattern` with a number in place of each `#`.
+/// Extracts the numbers from `text`, which must match `pattern` with a number in place of each `#`.
 ///
 /// # Panics
 /// If it is not: a case that is computed by another formula must not be compared with this one.

@@ -1,4 +1,4 @@
-//! Hi-End-MAE against the reference: states, patches, loss, every gradient, and losses over steps.
+//! Tests of Hi-End-MAE against the reference: states, patches, loss, every gradient, and losses over steps.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::{GradientsParams, ModuleOptimizer};
@@ -11,18 +11,19 @@ use hiend_trainer::optim::{AdamWSettings, Decay};
 
 use crate::golden::{Case, Comparisons, cases, gradients_by_path, relative_error};
 
-/// Encoder states, patches and loss.
+/// Tolerance for encoder states, patches and loss.
 const FORWARD_TOLERANCE: f64 = 1e-5;
-/// Gradients and loss curves.
+/// Tolerance for gradients and loss curves.
 const TRAIN_TOLERANCE: f64 = 1e-4;
 
-/// The reference's name of the parameter at one of our paths.
+/// Name in the reference of the parameter at a path of the model.
 fn reference_name(path: &str) -> String {
     let name = path.replace(".gamma", ".weight").replace(".beta", ".bias");
     name.replace("encoder.pos_embed.table", "encoder_pos_embed").replace("decoder_pos_embed.table", "decoder_pos_embed")
 }
 
-/// Returns true if a parameter is transposed: linear weights are `[out, in, …]` there and `[in, out]` here.
+/// Returns true if a parameter is transposed: linear weights are `[out, in, …]` in the reference and `[in, out]` in the
+/// model.
 fn is_transposed(path: &str, rank: usize) -> bool {
     rank == 2 && path.ends_with(".weight")
 }

@@ -1,4 +1,4 @@
-//! Loss, metric and sliding window against the reference (`misc*`).
+//! Tests of loss, metric and sliding window against the reference (`misc*`).
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hiend_trainer::label_space::LabelSpace;
@@ -75,7 +75,7 @@ fn golden_dice_metric() {
     }
 }
 
-/// `num` values from `from` to `to`, ends included.
+/// Returns `num` evenly spaced values from `from` to `to`, both included.
 fn line(from: f64, to: f64, num: usize) -> Vec<f64> {
     (0..num).map(|i| from + (to - from) * i as f64 / (num - 1) as f64).collect()
 }

@@ -1,10 +1,10 @@
-//! Both learning-rate schedules against the reference.
+//! Tests of both learning-rate schedules against the reference.
 
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit, warmup_cosine_per_epoch};
 
 use crate::golden::{Case, Comparisons, cases};
 
-/// Both sides compute in f64; the order of operations differs.
+/// Tolerance for different orders of operations; both sides compute in f64.
 const TOLERANCE: f64 = 1e-12;
 
 /// Compares rates with a case; the error is relative to the peak.

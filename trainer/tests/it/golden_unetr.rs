@@ -1,4 +1,5 @@
-//! UNETR against the reference: pre-trained weights through the importer, then logits, loss and every gradient.
+//! Tests of UNETR against the reference: pre-trained weights through the importer, then logits, loss and every
+//! gradient.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
@@ -21,7 +22,7 @@ const GRADIENT_TOLERANCE: f64 = 1e-2;
 const SAME_ORDER_TOLERANCE: f64 = 1e-5;
 const F64_TOLERANCE: f64 = 1e-6;
 
-/// Model of a case: its encoder from the `.pth`, everything else from the case.
+/// Model of a case, with the encoder from the `.pth` file and everything else from the case.
 pub(crate) fn model_of(case: &Case, device: &Device) -> Unetr {
     let config = UnetrConfig {
         in_channels: 1,
@@ -69,10 +70,10 @@ pub(crate) fn model_of(case: &Case, device: &Device) -> Unetr {
 /// Formula of the image, as a case states it.
 const IMAGE: &str = "0.5+0.25*sin(0.11*z+0.2)+0.15*cos(0.07*y*1.3+0.5)+0.1*sin(0.05*x+0.03*z), axes (z,y,x) = tensor \
                      dims 2,3,4, computed in f64 then cast to f32";
-/// Form of the labels' formula.
+/// Pattern of the labels' formula.
 const LABELS: &str = "((z//#)+(y//#)*#+(x//#)*#)%#";
 
-/// Image and labels of a case by their formulas, evaluated in f64. The labels are constants, without autodiff.
+/// Image and labels of a case, evaluated from their formulas in f64. The labels are constants, without autodiff.
 fn inputs_of(case: &Case, device: &Device) -> (Tensor<5>, ClassMap) {
     let size = case.int("img_size");
     assert_eq!(case.settings["input"], IMAGE, "{}", case.name);
@@ -115,7 +116,7 @@ fn last_gradient_in_order(features: &Tensor<5>, logits: &Tensor<5>, labels: &Cla
     pairs.map(|(class, feature)| class.iter().zip(feature).fold(0.0, |sum, (d, x)| f32::mul_add(*d, *x, sum))).collect()
 }
 
-/// The reference's name of a parameter. Written out again, so that the importer is not judged by its own map.
+/// Name of a parameter in the reference, written out independently of the importer's map, which is under test.
 fn reference_name(path: &str) -> String {
     let path = path.replace(".gamma", ".weight").replace(".beta", ".bias");
     if path.starts_with("vit.") {
@@ -187,7 +188,7 @@ fn golden_unetr() {
     comparisons.finish();
 }
 
-/// Converts every parameter to f64.
+/// Mapper that converts every parameter to f64.
 struct Widened;
 
 impl ModuleMapper for Widened {
@@ -233,7 +234,8 @@ fn check_gradients_in_f64(is_chosen: impl Fn(&Case) -> bool) {
     comparisons.finish();
 }
 
-/// Largest crop side of a case whose gradients in f64 are part of every run of the tests: seconds, not half a minute.
+/// Largest crop side of a case whose f64 gradients are part of every test run; they take seconds, larger ones half a
+/// minute.
 const QUICK_SIDE: usize = 32;
 
 #[test]

@@ -1,4 +1,4 @@
-//! The released checkpoint layout through a model and an exported file, bit for bit.
+//! Tests that the released checkpoint layout survives a model and an exported file, bit for bit.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +17,7 @@ use hiend_trainer::weights::{
 use crate::golden::{Case, Comparisons, cases, relative_error};
 use crate::golden_mae::{config_of, inputs_of};
 
-/// Cases with a checkpoint in the released layout: `pth_*`, and the `mae_*` that have one.
+/// Cases with a checkpoint in the released layout: `pth_*`, and some of `mae_*`.
 fn cases_with_checkpoint() -> impl Iterator<Item = (Case, PathBuf)> {
     cases("pth_").into_iter().chain(cases("mae_")).filter_map(|case| {
         let checkpoint = case.folder.join(format!("{}.pth", case.name));
@@ -95,8 +95,8 @@ fn golden_weights_import_command() {
     }
 }
 
-/// Loads an export into a `PyTorch` model of the reference's structure, if there is `PyTorch`, which CI must have;
-/// `HIEND_PYTHON` names the interpreter.
+/// Loads an export into a `PyTorch` model with the reference's structure, if `PyTorch` is available, as it must be in
+/// CI; `HIEND_PYTHON` names the interpreter.
 fn check_in_pytorch(kind: &str, case: &Case, state: &StateDict) {
     let python = std::env::var("HIEND_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let has_torch = Command::new(&python).args(["-c", "import torch"]).output().is_ok_and(|o| o.status.success());

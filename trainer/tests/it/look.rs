@@ -1,4 +1,4 @@
-//! `reconstruct`, `attend`, `import` and `export` on the command line.
+//! Tests of `reconstruct`, `attend`, `import` and `export` on the command line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ fn config() -> PretrainConfig {
     config
 }
 
-/// Folder with a run of one step, its configuration, a phantom, and a cache of it.
+/// Folder with a run of one step, its configuration, a phantom, and a cache made from it.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -205,7 +205,7 @@ fn invalid_input_is_refused_in_one_line() {
         &exported,
         &[&scan],
         1,
-        "its tensors fit no preset; give the model's sizes by --config FILE.toml",
+        "its tensors fit no preset; give the model's sizes with --config FILE.toml",
     );
     look("reconstruct", &exported, &[&scan, "--preset", "tiny"], 1, "has shape");
     look("reconstruct", &run, &[&scan, "--config", &sizes], 1, "leave out --preset and --config");

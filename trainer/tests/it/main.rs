@@ -1,4 +1,4 @@
-//! Tests of the trainer from outside, in one binary.
+//! Integration tests of the trainer, in one binary.
 
 #![allow(clippy::print_stdout, reason = "figures of a comparison, shown with --nocapture")]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]

@@ -45,7 +45,7 @@ fn goldens() -> Goldens {
     serde_json::from_str(include_str!("metric_goldens/expected.json")).expect("goldens")
 }
 
-/// 16 pseudo-random bits of a voxel, as in `make.py`.
+/// Returns 16 pseudo-random bits for a voxel, as in `make.py`.
 fn noise(number: u64) -> u64 {
     let mut x = number.wrapping_mul(2_654_435_761).wrapping_add(12_345) & 0xFFFF_FFFF;
     x ^= x >> 15;

@@ -1,4 +1,4 @@
-//! NIfTI files for tests, written byte by byte so that a test says exactly what a file holds.
+//! NIfTI files for tests, written byte by byte so that a test determines their exact content.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! A run as monitoring sees it, and the cost of its data.
+//! Tests of a run's metrics and health, and of the measured cost of its data.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -24,7 +24,7 @@ pub(crate) fn get(addr: &str, path: &str) -> std::io::Result<String> {
     Ok(response)
 }
 
-/// Address of the metrics, from the standard error of a run.
+/// Address of the metrics server, read from the standard error of a run.
 pub(crate) fn served_at(stderr: &mut impl Iterator<Item = String>) -> String {
     let line = stderr.find(|line| line.starts_with("metrics on http://")).expect("the address is announced");
     line.trim_start_matches("metrics on http://").split('/').next().unwrap_or_default().to_owned()

@@ -1,4 +1,4 @@
-//! Scans and weights of other runs: a run knows what it was trained on, and commands say what differs.
+//! Tests with scans and weights of other runs: a run records what it was trained on, and commands report differences.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,7 +9,8 @@ use hiend_loader::preprocess::PreprocessConfig;
 
 use crate::careless::Folder;
 
-/// A [`Folder`] with a second cache, `coarse`, of another spacing and a narrower window, and pre-training runs on both.
+/// Creates a [`Folder`] with a second cache, `coarse`, with another spacing and a narrower window, and pre-training
+/// runs on both caches.
 fn folder() -> (Folder, String, PathBuf) {
     let folder = Folder::new();
     let raw = folder.path("raw");
@@ -25,7 +26,7 @@ fn folder() -> (Folder, String, PathBuf) {
     (folder, case.case_id.clone(), case.image.clone())
 }
 
-/// Standard output and standard error of a command that succeeds.
+/// Standard output and standard error of a command that must succeed.
 fn output(folder: &Folder, args: &str) -> [String; 2] {
     let output = folder.command(args).output().unwrap();
     let texts = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
@@ -86,14 +87,14 @@ fn scans_are_drawn_and_exported_with_the_spacing_and_window_of_the_run() {
     assert!(!folder.path("other.pth").exists());
 }
 
-/// `export` has no `--device`.
+/// Runs `export`, which has no flag `--device`.
 fn export_command(folder: &Folder, args: &str) -> std::process::Output {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hiend-train"));
     command.args(args.split_whitespace()).current_dir(folder.path("")).output().unwrap()
 }
 
 #[test]
-fn first_weights_of_other_scans_are_told_and_of_another_encoder_refused() {
+fn first_weights_of_other_scans_are_reported_and_of_another_encoder_refused() {
     let (folder, ..) = folder();
     let finetune = |init: &str, more: &str| {
         format!(

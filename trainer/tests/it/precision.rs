@@ -1,4 +1,4 @@
-//! Products of 16-bit factors: close to 32-bit products, but different.
+//! Tests that products with 16-bit factors are close to 32-bit products, but different.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! `hiend-train predict` on files.
+//! Tests of `hiend-train predict` on files.
 
 mod inputs;
 mod places;
@@ -34,7 +34,7 @@ fn config() -> FinetuneConfig {
     config
 }
 
-/// Folder with a fine-tuning run of initial weights and a folder `scans`.
+/// Folder with a fine-tuning run at its initial weights, and a folder `scans`.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -45,7 +45,7 @@ impl Folder {
         folder
     }
 
-    /// Writes a run with the initial weights of a seed.
+    /// Writes a run with the initial weights for a seed.
     fn add_run(&self, name: &str, seed: u64, config: &FinetuneConfig) {
         let model = config.unetr().init(&mut WeightInit::new(seed, &burn::tensor::Device::flex().autodiff()));
         let optimizer = config.optim.init(&model);
@@ -79,7 +79,7 @@ impl Folder {
 
 const SHAPE: [u16; 3] = [24, 20, 12];
 
-/// A ball of 40 HU in air, in voxels of 3, 3 and 6 mm with these shears in mm.
+/// Writes a ball of 40 HU in air, with voxels of 3, 3 and 6 mm and the given shears in mm.
 fn write_scan(path: &Path, shear: [f32; 3]) {
     let affine = [[3.0, shear[0], 0.0, -30.0], [0.0, 3.0, shear[1], 10.0], [shear[2], 0.0, 6.0, 40.0]];
     nifti::write(path, SHAPE, affine, &ball());
@@ -138,7 +138,7 @@ fn tilted_and_skewed_scans_are_predicted_on_their_own_grids() {
     for (name, shear) in [("tilt", [0.0, -6.0 * 20_f32.to_radians().tan(), 0.0]), ("skew", [0.003, 0.0, -0.003])] {
         write_scan(&folder.at(&format!("scans/{name}_0000.nii")), shear);
     }
-    // What macOS leaves in archives is passed over.
+    // Files that macOS leaves in archives are ignored.
     fs::write(folder.at("scans/._tilt_0000.nii"), b"\0\x05\x16\x07").unwrap();
     folder.check("scans", "out", &["--probabilities"], 0, "");
     let mut names: Vec<String> = fs::read_dir(folder.at("out"))
@@ -167,7 +167,7 @@ fn tilted_and_skewed_scans_are_predicted_on_their_own_grids() {
     }
 }
 
-/// Writes a ball of `tissue` in `air`, with noise of `noise`; voxels of 6 mm.
+/// Writes a ball of value `tissue` in `air`, with noise of amplitude `noise` and voxels of 6 mm.
 fn write_values(path: &Path, [air, tissue, noise]: [i16; 3]) {
     let voxels: Vec<i16> = (0..16_i32.pow(3))
         .map(|at| {
@@ -214,7 +214,7 @@ fn scans_are_judged_as_hiend_shard_judges_them() {
 }
 
 #[test]
-fn oddities_of_headers_are_told() {
+fn oddities_of_headers_are_reported() {
     let folder = Folder::new();
     let path = folder.at("scans/a_0000.nii");
     write_scan(&path, [0.0; 3]);
@@ -227,7 +227,7 @@ fn oddities_of_headers_are_told() {
 }
 
 #[test]
-fn a_best_checkpoint_that_is_gone_is_told_once() {
+fn a_best_checkpoint_that_is_gone_is_reported_once() {
     let folder = Folder::new();
     write_scan(&folder.at("scans/a_0000.nii"), [0.0; 3]);
     folder.check("scans", "out", &[], 0, "");

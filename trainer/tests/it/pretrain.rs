@@ -1,4 +1,4 @@
-//! Runs: exact resumes, clean stops, failures that keep what was done and say what to do.
+//! Tests of runs: exact resumes, clean stops, and failures that keep finished work and give advice.
 
 use std::fs;
 use std::path::Path;
@@ -52,7 +52,7 @@ fn run(config: &PretrainConfig, stream: Stream, options: &TrainOptions) -> Resul
     pretrain(config, stream, &Compute::cpu(), options, &mut |_| ())
 }
 
-/// Weights of a checkpoint by their names in `PyTorch`; parameter ids differ from run to run.
+/// Weights of a checkpoint by their names in `PyTorch`, because parameter ids differ between runs.
 fn weights(config: &PretrainConfig, checkpoint: &Path) -> StateDict {
     let model = config.model.init(config.stream.crop_size, &mut WeightInit::new(0, &Device::flex()));
     export_hi_end_mae(&checkpoint::load_model(checkpoint, model).unwrap()).unwrap()
@@ -157,7 +157,7 @@ fn step_with_only_corrupt_cases_leaves_the_weights_unchanged() {
     assert_eq!((resumed.step, resumed.steps_done), (5, 1));
 }
 
-/// Trains and panics after the record of a step, as abruptly as a kill ends a process.
+/// Trains and panics after the record of a step, which ends the run as abruptly as a kill.
 fn killed_after(step: u64, options: &TrainOptions) {
     let mut watch = |event: &Event<'_>| {
         if matches!(event, Event::Step(record) if record.step == step) {

@@ -1,4 +1,4 @@
-//! Connections between ranks that are refused, cut, silent or slow: each failure has its name and its rank.
+//! Tests of connections between ranks that are refused, cut, silent or slow: each failure is reported with its rank.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use hiend_trainer::distributed::{Cause, JoinError, Master, PeerFailure, ProcessG
 
 use crate::ranks::worlds;
 
-/// Long enough that a busy machine never ends a wait that is to be ended by something else.
+/// Timeout so long that, even on a busy machine, it never ends a wait that another event should end.
 const LONG: Duration = Duration::from_mins(5);
 const TIMEOUTS: Timeouts = Timeouts { join: LONG, peer: LONG, step: LONG };
 
@@ -36,12 +36,12 @@ fn announced(file: &Path) -> String {
     }
 }
 
-/// A connection to rank 0 through this process, which can cut it or stop passing bytes on.
+/// Proxy for a connection to rank 0, which can cut the connection or stop forwarding bytes.
 struct Proxy {
     address: Master,
-    /// Both ends, once a rank has connected.
+    /// Both ends of the connection, once a rank has connected.
     ends: flume::Receiver<[TcpStream; 2]>,
-    /// A message for each heartbeat that the rank sent.
+    /// Receives a message for each heartbeat that the rank sent.
     heartbeats: flume::Receiver<()>,
 }
 
@@ -83,7 +83,7 @@ impl Proxy {
     }
 }
 
-/// Two ranks, the second one through a proxy.
+/// Connects two ranks, the second one through a proxy.
 fn pair(timeouts: [Timeouts; 2]) -> ([Arc<ProcessGroup>; 2], Proxy, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let worlds = worlds(dir.path(), 2);
@@ -169,7 +169,7 @@ fn rank_that_ends_without_a_word_is_gone_for_the_others() {
 }
 
 #[test]
-fn silent_rank_is_told_from_a_slow_one() {
+fn silent_rank_is_distinguished_from_a_slow_one() {
     // Rank 1 sends four heartbeats in the time after which rank 0 gives up on a silent rank; three may be late.
     let short = Timeouts { peer: Duration::from_secs(20), ..TIMEOUTS };
     let ([first, second], proxy, _dir) = pair([short; 2]);
@@ -244,7 +244,7 @@ fn wrong_token_is_refused_and_the_missing_rank_is_named() {
     assert!(error.ends_with(" without the token of this run, the last from 127.0.0.1"), "{error}");
 }
 
-/// Answers a rank like rank 0 up to its proof, then with `answer` and a proof made without the token.
+/// Answers a rank as rank 0 would until its proof, and then sends `answer` with a proof made without the token.
 fn pretend_to_be_rank_0(listener: &TcpListener, answer: &[u8]) {
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(b"hiend-ranks  v1\n").unwrap();
@@ -255,7 +255,7 @@ fn pretend_to_be_rank_0(listener: &TcpListener, answer: &[u8]) {
     let _ = stream.read_to_end(&mut Vec::new());
 }
 
-/// Lets ranks that join end together.
+/// Finishes ranks that have joined, all at the same time.
 fn finish_all(ranks: [JoinHandle<Joined>; 2]) {
     let finishing = ranks.map(|rank| {
         let group = rank.join().unwrap().unwrap();
@@ -289,7 +289,7 @@ fn strangers_do_not_disturb_the_rendezvous() {
     let worlds = worlds(dir.path(), 2);
     let first = join_in_thread(&worlds[0], token(), TIMEOUTS);
     let address = announced(&dir.path().join("address"));
-    // One says nothing, one talks of something else, one closes at once.
+    // One client says nothing, one sends something else, one closes at once.
     let silent = TcpStream::connect(&address).unwrap();
     let mut talking = TcpStream::connect(&address).unwrap();
     talking.write_all(&[b'x'; 4096]).unwrap();
@@ -347,14 +347,14 @@ fn another_program_at_the_address_does_not_end_a_rank() {
     let second = join_in_thread(&second, token(), TIMEOUTS);
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(MAIL).unwrap();
-    // One that answers like rank 0, but does not know the token.
+    // The impostor answers like rank 0, but does not know the token.
     pretend_to_be_rank_0(&listener, b"\0\x04name");
     // Then rank 0 takes its address.
     let _proxy = Proxy::on(listener, dir.path().join("address"));
     finish_all([join_in_thread(&worlds[0], token(), TIMEOUTS), second]);
 }
 
-/// Runs `work` on each of `num_ranks` ranks in threads of this process; returns what rank 0's returned.
+/// Runs `work` on each of `num_ranks` ranks, in threads of this process; returns the result on rank 0.
 fn on_ranks<T: Send + 'static>(num_ranks: usize, work: fn(&Arc<ProcessGroup>) -> T) -> T {
     let dir = tempfile::tempdir().unwrap();
     let start = |world: World| {

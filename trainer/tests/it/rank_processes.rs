@@ -1,4 +1,5 @@
-//! Ranks as processes of the program itself: the results of one process, and what the other tests of ranks share.
+//! Tests of ranks as processes of the program: their results equal those of one process. Also holds what the other
+//! tests of ranks share.
 
 mod environments;
 mod failures;
@@ -25,16 +26,16 @@ use hiend_trainer::journal::{Entry, ValidationRecord, read};
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
 use nix::unistd::Pid;
 
-/// Exit code of ranks that end because another one was lost.
+/// Exit code of ranks that end because another rank was lost.
 const LOST: i32 = 69;
-/// Exit code of a run that a signal of a batch system stopped.
+/// Exit code of a run stopped by a batch system's signal.
 const REQUEUE: i32 = 75;
-/// Exit code of a run that Ctrl-C stopped.
+/// Exit code of a run stopped by Ctrl-C.
 const STOPPED: i32 = 130;
-/// Exit code of ranks that do not belong together.
+/// Exit code of ranks that disagree on the run.
 const DISAGREEMENT: i32 = 78;
 
-/// A model small enough for a test, four crops per batch, computed one by one.
+/// Configuration of a model small enough for a test, with four crops per batch, computed one by one.
 fn pretraining() -> PretrainConfig {
     let mut config = PretrainPreset::Tiny.config();
     config.model.patch_size = 8;
@@ -73,10 +74,11 @@ fn finetuning() -> FinetuneConfig {
     config
 }
 
-/// Held by one test at a time: each starts up to four processes, and their time-outs allow for one such test.
+/// Lock held by one test at a time, because each starts up to four processes and their timeouts only allow for one such
+/// test.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// A cache of phantoms, and configurations, for the test whose turn it is.
+/// Cache of phantoms and configurations, for the test that holds the lock.
 struct Folder {
     dir: tempfile::TempDir,
     turn: Option<MutexGuard<'static, ()>>,
@@ -97,7 +99,7 @@ impl Folder {
         folder
     }
 
-    /// Lets the next test continue, while the processes of this one wait and compute nothing.
+    /// Releases the lock for the next test, while the processes of this one only wait.
     fn end_turn(&mut self) {
         drop(self.turn.take());
     }
@@ -106,7 +108,7 @@ impl Folder {
         self.dir.path().join(name)
     }
 
-    /// The program with the flags of every run, in an environment that says nothing of ranks.
+    /// Creates the command with the flags common to all runs, in an environment without variables of ranks.
     fn program(&self, run: &str, kind: &str, flags: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
         command.arg(kind).arg("--shards").arg(self.at("cache"));
@@ -124,7 +126,7 @@ impl Folder {
         self.program(run, "pretrain", flags)
     }
 
-    /// Losses of a run by step; of two lines for a step the later one counts.
+    /// Losses of a run by step; if there are two lines for a step, the later one is valid.
     fn losses(&self, run: &str) -> Vec<u64> {
         let mut losses = Vec::new();
         for entry in read(&self.at(run).join("journal.jsonl")).unwrap() {
@@ -151,8 +153,8 @@ fn succeed(mut command: Command) {
     assert!(output.status.success(), "{:?}: {}", output.status, String::from_utf8_lossy(&output.stderr));
 }
 
-/// Lines of a launcher, without the one that says that it ended ranks which were slow to end by themselves: on a loaded
-/// machine, any may be.
+/// Lines of a launcher, except the one reporting that it killed ranks that were slow to end, which may appear on a
+/// loaded machine.
 fn told(stderr: &str) -> Vec<&str> {
     stderr.lines().filter(|line| !line.starts_with("killing ranks [")).collect()
 }
@@ -180,12 +182,12 @@ impl Running {
         assert!(found, "the run ended before step {step}");
     }
 
-    /// Process of a rank of a run that has not ended.
+    /// Process id of a rank that has not ended.
     fn rank(&self, rank: usize) -> Pid {
         self.find_rank(rank).unwrap_or_else(|| panic!("no process of rank {rank}"))
     }
 
-    /// Process of a rank; `None` if it has ended.
+    /// Process id of a rank; `None` if it has ended.
     fn find_rank(&self, rank: usize) -> Option<Pid> {
         let wanted = format!("RANK={rank}");
         for entry in fs::read_dir("/proc").unwrap() {
@@ -259,7 +261,7 @@ fn as_torchrun(mut command: Command, rank: usize, master: SocketAddr, token: &st
     Running::start(command)
 }
 
-/// A free port of a loopback address that no other test uses, in this process or another one.
+/// Finds a free port on a loopback address that no other test uses, in this or any other process.
 fn free_address() -> SocketAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [_, _, high, low] = std::process::id().to_be_bytes();

@@ -1,4 +1,5 @@
-//! Several ranks, connected by TCP: the bits of one process, one end for all of them, and a resume with any number.
+//! Tests of several ranks connected by TCP: they give the same bits as one process, end together, and can be resumed
+//! with any number.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use hiend_trainer::training::{Event, Outcome, Stop, Stream, Summary, TrainOption
 
 const STREAM: SyntheticStream = SyntheticStream { seed: 3, crop_size: [16; 3], crops: 8, steps_per_epoch: 4 };
 
-/// Long enough that a busy machine never fails a test that expects no failure.
+/// Timeouts so long that, even on a busy machine, they never fail a test that expects no failure.
 const TIMEOUTS: Timeouts =
     Timeouts { join: Duration::from_mins(5), peer: Duration::from_mins(5), step: Duration::from_mins(10) };
 
@@ -47,7 +48,7 @@ fn with_micro_batch(crops: usize) -> PretrainConfig {
     config
 }
 
-/// Places of `num_ranks` ranks that find each other by a file in `dir`.
+/// Places of `num_ranks` ranks that find each other through a file in `dir`.
 pub(crate) fn worlds(dir: &Path, num_ranks: usize) -> Vec<World> {
     let master = Master::File(dir.join("address"));
     let world = |rank| World {
@@ -330,7 +331,7 @@ fn run_that_cannot_begin_ends_the_others_with_the_reason() {
     assert!(errors[1].starts_with("rank 0 (") && errors[1].contains("already holds a run"), "{errors:?}");
 }
 
-/// Doubles tensors, as the sum over two ranks with equal ones does.
+/// Stand-in for a sum over two ranks with equal tensors, which doubles them.
 struct Doubled {
     is_on_host: bool,
 }

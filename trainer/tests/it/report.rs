@@ -1,4 +1,4 @@
-//! Files that a run writes for its observers.
+//! Tests of the files that a run writes for display: TensorBoard and curves.
 
 use std::fs;
 use std::path::Path;

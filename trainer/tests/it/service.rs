@@ -1,4 +1,5 @@
-//! Training from loader servers: the losses of the shards themselves, whatever happens to the servers.
+//! Tests of training from loader servers: losses equal those with the shards themselves, whatever happens to the
+//! servers.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -17,10 +18,10 @@ use crate::observe::{get, served_at};
 
 /// Environment variable that makes [`server_process`] a server: the folder of the cache, and the socket's path.
 const SERVE: &str = "HIEND_TEST_SERVE";
-/// Environment variable with the token that [`server_process`] demands, if it is set.
+/// Environment variable with the token that [`server_process`] requires, if set.
 const TOKEN: &str = "HIEND_TEST_SERVE_TOKEN";
 
-/// A server in a process of its own, for the other tests of this file: they run this test in another process.
+/// The other tests of this file run this test in a separate process, as a server.
 #[test]
 #[ignore = "a process that other tests start"]
 fn server_process() {
@@ -72,7 +73,7 @@ impl Server {
         self.end();
     }
 
-    /// Ends the process as `kill -9` does.
+    /// Ends the process like `kill -9`.
     fn end(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
@@ -87,7 +88,7 @@ impl Drop for Server {
 
 const PRETRAIN: &str = "pretrain --config pretrain.toml --display lines --log-every 1";
 
-/// The losses in the journal of a run; of two lines for one step the later one counts.
+/// Losses in the journal of a run; if there are two lines for a step, the later one is valid.
 fn losses(folder: &Folder, run: &str) -> Vec<(u64, u64)> {
     let mut losses = std::collections::BTreeMap::new();
     for entry in journal::read(&folder.path(run).join("journal.jsonl")).unwrap() {
@@ -98,7 +99,7 @@ fn losses(folder: &Folder, run: &str) -> Vec<(u64, u64)> {
     losses.into_iter().collect()
 }
 
-/// Trains in a process and calls `meanwhile` when a step was done; returns its exit code and standard error.
+/// Trains in a separate process and calls `meanwhile` once `step` is done; returns its exit code and standard error.
 fn train(folder: &Folder, args: &str, step: u64, meanwhile: impl FnOnce()) -> (Option<i32>, String) {
     let mut run = folder.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);

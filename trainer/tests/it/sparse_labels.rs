@@ -1,4 +1,4 @@
-//! Fine-tuning on crops of which different parts are annotated.
+//! Tests of fine-tuning on crops with different annotated parts.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -37,7 +37,7 @@ const LOSS_BOUND: f64 = 2e-5;
 /// parameters, a hundredth of it lies along the gradient and changes the norm: 2.2e-6 again. Ten times both. Measured: 7e-8.
 const NORM_BOUND: f64 = 4e-5;
 
-/// The ignore label.
+/// Label used as the ignore label.
 const IGNORE: u8 = 3;
 
 /// Label of a voxel: a hundredth of the first crop is annotated, nothing of the last, and all of the others.
@@ -49,7 +49,7 @@ fn label(crop: u32, voxel: usize) -> u8 {
     }
 }
 
-/// A share of the batches, with labels.
+/// Creates a labelled share of the batches.
 fn labelled(start: u64, share: (usize, usize)) -> BatchSource {
     Box::new(STREAM.share(start, share).map(|batch| {
         batch.map(|mut batch| {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::careless::Folder;
 
-/// A server that answers as MLflow does, always with the same experiment and run, and records requests.
+/// Server that answers as MLflow does, always with the same experiment and run, and records requests.
 struct Server {
     url: String,
     requests: Arc<Mutex<Vec<(String, Value)>>>,
@@ -128,7 +128,7 @@ fn mistaken_address_is_refused_before_a_folder_is_made() {
     let folder = Folder::new();
     let page = "HTTP/1.1 404 Not Found\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>";
     let other = Server::start(Some(page)).url;
-    folder.refuse(&format!("{TRAIN} --mlflow {other}"), &[other.as_str(), "does not answer as an MLflow server does"]);
+    folder.refuse(&format!("{TRAIN} --mlflow {other}"), &[other.as_str(), "does not answer like an MLflow server"]);
     folder.refuse(&format!("{TRAIN} --mlflow http://u:p@127.0.0.1:1"), &["set MLFLOW_TRACKING_USERNAME and"]);
     assert!(!folder.path("run").exists());
     let mistyped = folder.command(&format!("{TRAIN} --mlflow localhost:5000")).output().unwrap();

@@ -347,7 +347,7 @@ class CropDataset(IterableDataset):
         return self._steps
 
     def state_dict(self) -> dict[str, Any]:
-        """Position of the stream, and what it is a position of.
+        """Position in the stream, and the settings that identify the stream.
 
         Holds for the batches that the loop has received, whatever was made ahead. Works with
         ``torchdata.stateful_dataloader.StatefulDataLoader`` and as a part of a checkpoint; the same on every rank.

@@ -20,7 +20,7 @@ _PATIENCE = 5.0
 
 
 class _State:
-    """What both sides of a :class:`Pinned` share.
+    """State shared by the loop and the thread of a :class:`Pinned`.
 
     Ctrl-C can raise an exception at any call. ``queue.SimpleQueue`` stays usable then, which ``queue.Queue`` and
     ``threading.Event`` do not: they can keep their lock.

@@ -4,8 +4,8 @@
 //! interpreter of its own. `HIEND_PYTHON` names the interpreter, `python3` by default. Without PyTorch the tests are
 //! reported as ignored; where `CI` is set to `true`, they fail.
 //!
-//! Caches and expected digests are made here, with the Rust loader. Servers run here as well: two of this project, and the
-//! S3-compatible one of the loader's tests.
+//! Caches and expected digests are made here with the Rust loader. Three servers run here as well: two of this project,
+//! and the S3-compatible server of the loader's tests.
 
 #![allow(clippy::print_stdout, reason = "output of the tests")]
 
@@ -38,7 +38,7 @@ struct Fixture {
     service: Service,
     /// Server of the cache with TLS.
     secured: Service,
-    /// S3-compatible server; none where it cannot be installed.
+    /// S3-compatible server; `None` where it cannot be installed.
     storage: Option<server::Server>,
 }
 
@@ -220,7 +220,7 @@ fn run(fixture: &Fixture, file: &Path) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The staged package, this folder, and the packages that the caller added.
+/// Python search path: the staged package, this folder, and the packages that the caller added.
 fn python_path(dir: &Path) -> Result<OsString, std::env::JoinPathsError> {
     let callers = std::env::var_os("PYTHONPATH").unwrap_or_default();
     std::env::join_paths([dir.join("package"), folder()].into_iter().chain(std::env::split_paths(&callers)))

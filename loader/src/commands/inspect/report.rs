@@ -59,7 +59,7 @@ fn sampled(cases: &[Case]) -> Vec<&Case> {
     (0..num).map(|at| &cases[at * cases.len() / num]).collect()
 }
 
-/// Phrase for the sampled cases, to begin a sentence with.
+/// Subject of a sentence about the sampled cases: `All cases`, or their number and the total.
 fn of_all(cache: &Cache, sample: &[&Case]) -> String {
     let all = cache.cases().len();
     if sample.len() == all { "All cases".into() } else { format!("{} of {all} cases, evenly spaced,", sample.len()) }
@@ -76,7 +76,7 @@ fn suspicious(page: &mut Page, cache: &Cache) {
     page.table(&["case", "finding"], 2.., rows);
 }
 
-/// Histograms of spacings and sizes.
+/// Adds histograms of spacings and sizes.
 fn geometry(page: &mut Page, cache: &Cache) -> anyhow::Result<()> {
     let sides = |case: &Case| {
         let mut sides = spacing(&case.record().geometry.source_affine);
@@ -106,7 +106,7 @@ fn bar_charts<const N: usize>(
     charts.map(|(name, bars)| Ok(histogram(name, counted, &bars)?)).collect()
 }
 
-/// Values at the ends of the histogram: the window, or the range of pictures for z-scores.
+/// Ends of the histogram's range: the window, or for z-scores the range of pictures.
 fn shown_range(cache: &Cache) -> [f64; 2] {
     let config = parameters_of(cache);
     match config.units(None) {
@@ -150,7 +150,7 @@ impl Volumes {
     }
 }
 
-/// Middle axial slice, in true proportion.
+/// Middle axial slice with true proportions.
 fn slice(case: &Case, volume: &StoredVolume, units: Units) -> Canvas {
     let record = case.record();
     let length_mm = |axis: usize| volume.shape[axis] as f64 * record.geometry.spacing[axis];
@@ -167,7 +167,7 @@ fn slice(case: &Case, volume: &StoredVolume, units: Units) -> Canvas {
     canvas
 }
 
-/// Histogram of the stored values and box plots of the shares at the ends of the range that is kept.
+/// Adds a histogram of the stored values, and box plots of the shares of voxels at the ends of the kept range.
 fn values(page: &mut Page, cache: &Cache, volumes: &Volumes, num_sampled: usize) -> anyhow::Result<()> {
     let PreprocessConfig { normalize, window: [low, high], .. } = parameters_of(cache);
     let [below, above, empty] = if normalize.is_hu() {
@@ -195,7 +195,7 @@ fn values(page: &mut Page, cache: &Cache, volumes: &Volumes, num_sampled: usize)
     Ok(())
 }
 
-/// Box plots of the volume of each class. Returns the classes found, with their datasets.
+/// Adds box plots of the volume of each class. Returns the classes found, with their datasets.
 fn classes<'a>(page: &mut Page, cache: &'a Cache) -> anyhow::Result<Vec<(&'a str, u8)>> {
     let mut reader = VolumeReader::new();
     let mut groups: BTreeMap<(&str, u8), Vec<f64>> = BTreeMap::new();
@@ -238,7 +238,7 @@ fn classes<'a>(page: &mut Page, cache: &'a Cache) -> anyhow::Result<Vec<(&'a str
     Ok(groups.into_keys().collect())
 }
 
-/// Colours of the classes of each dataset.
+/// Adds the colours of the classes of each dataset.
 fn legends(page: &mut Page, cache: &Cache, found: &[(&str, u8)]) {
     let datasets: BTreeSet<&str> = found.iter().map(|(dataset, _)| *dataset).collect();
     for dataset in &datasets {

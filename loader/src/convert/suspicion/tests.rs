@@ -74,7 +74,7 @@ fn values_that_are_not_hu_are_named() {
     check(&mapped(|_| 0.0), Some("every voxel is 0"));
 }
 
-/// Values outside of a circle of the slice, where scanners write padding.
+/// Replaces values outside a circle in the slice by padding, as scanners do.
 fn padded(values: &[f32], padding: f32) -> Vec<f32> {
     let pad = |(at, &value): (usize, &f32)| {
         let [x, y] = [at % SHAPE[0], at / SHAPE[0] % SHAPE[1]];
@@ -138,7 +138,7 @@ fn smaller_and_larger_scales_are_told() {
     check(&mapped(|hu| if hu < -1010.0 { hu + 2020.0 } else { hu }), None);
 }
 
-/// Voxels whose values from 0 to 120 are spread about 60 as noise is, mapped with their number.
+/// Voxels with values from 0 to 120, spread about 60 like noise; `map` converts each value, given its index.
 fn noisy(map: impl Fn(usize, f32) -> f32) -> Vec<f32> {
     let noise = |at: usize| (at * 7919 % 61 + at / 61 * 104_729 % 61) as f32;
     (0..SHAPE.iter().product::<usize>()).map(|at| map(at, noise(at))).collect()
@@ -255,7 +255,7 @@ fn another_scale_or_sign_is_told_and_padding_is_not_taken_for_it() {
     check(&of(&|hu| if hu < -900.0 { 1000.0 - (hu + 1000.0) * 12.0 } else { hu }), None);
 }
 
-/// The project's phantom, whose lungs and bones are those of its module.
+/// The phantom has the lungs and bones of the phantom module.
 #[test]
 fn phantoms_of_another_scale_or_sign_are_told() {
     let dir = tempfile::tempdir().unwrap();

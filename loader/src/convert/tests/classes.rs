@@ -4,7 +4,7 @@ use hiend_cache::Manifest;
 
 use super::*;
 
-/// Voxels of a plane within the body.
+/// Number of voxels of the body in one plane.
 const PLANE: usize = 8 * 6;
 
 #[test]
@@ -39,7 +39,7 @@ fn totalsegmentator_becomes_labelled_cases_with_class_names() {
 }
 
 #[test]
-fn masks_that_overlap_are_told_with_the_voxels_that_change_their_class() {
+fn masks_that_overlap_are_reported_with_the_voxels_that_change_their_class() {
     let place = Place::new(&[
         ("s0000/ct.nii.gz", image()),
         ("s0000/segmentations/liver.nii.gz", label(2, 1)),
@@ -66,7 +66,7 @@ fn regions_and_the_ignore_label_reach_the_manifest() {
 }
 
 #[test]
-fn classes_that_no_label_map_has_are_told_once_all_cases_are_there() {
+fn classes_that_no_label_map_has_are_reported_once_all_cases_are_there() {
     let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", label(1, 1))]);
     let json = r#"{"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 9}, "file_ending": ".nii"}"#;
     std::fs::write(place.data().join("dataset.json"), json).unwrap();
@@ -170,7 +170,7 @@ fn another_dataset_of_the_same_name_is_refused_unless_it_has_the_same_classes() 
     std::fs::remove_dir_all(place.data().join("D/labelsTr")).unwrap();
     place.write("D/imagesTr/c_0000.nii", &image().scaling(1.0, 6.0));
     assert_eq!((place.convert().converted, class(&place)), (1, "Liver".to_owned()));
-    // Of the cases that are pruned, no class is lost.
+    // The class names of pruned cases do not block others.
     std::fs::remove_dir_all(place.data()).unwrap();
     place.write("D/imagesTr/d_0000.nii", &image().scaling(1.0, 7.0));
     place.write("D/labelsTr/d.nii", &label(1, 1));

@@ -8,8 +8,8 @@ const LOWEST: i32 = -32_768;
 const HIGHEST: i32 = 65_535;
 /// Number of bins.
 const NUM_BINS: usize = 98_304;
-/// Largest number of voxels that are counted. Of a larger volume, rows spread evenly over it are counted: no share that is
-/// asked for is below one in a thousand.
+/// Largest number of voxels that are counted. In a larger volume, evenly spread rows are counted: every share that is
+/// evaluated is at least one in a thousand.
 const MOST_COUNTED: u64 = 2_097_152;
 /// 2^64 divided by the golden ratio: multiples of it, modulo 2^64, are spread evenly.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -21,7 +21,7 @@ const NUM_WIDE_BINS: usize = 512;
 /// Least share of voxels in two of these bins that is a peak.
 const PEAK_SHARE: f64 = 0.05;
 
-/// Numbers of voxels by value, fractions rounded down.
+/// Number of voxels by value, with fractions rounded down.
 pub(super) struct Histogram {
     bins: Vec<u32>,
     num: u64,
@@ -32,13 +32,13 @@ pub(super) struct Histogram {
 }
 
 impl Histogram {
-    /// Histogram of a volume of `num_voxels`, without any of them yet.
+    /// Creates an empty histogram for a volume of `num_voxels` voxels.
     pub(super) fn new(num_voxels: usize) -> Self {
         let one_in = (num_voxels as u64).div_ceil(MOST_COUNTED).max(1);
         Self { bins: vec![0; NUM_BINS], num: 0, num_rows: 0, last_counted: u64::MAX / one_in }
     }
 
-    /// Counts the next row, or leaves it out of a large volume's histogram.
+    /// Counts the next row; skips it if a large volume's histogram leaves it out.
     pub(super) fn add(&mut self, row: &[f32]) {
         let place = self.num_rows.wrapping_mul(GOLDEN);
         self.num_rows += 1;
@@ -82,7 +82,7 @@ impl Histogram {
         self.share(value..=HIGHEST)
     }
 
-    /// Numbers of voxels of the two most frequent values of a range, the larger number first.
+    /// Numbers of voxels of the two most frequent values in a range, the larger number first.
     pub(super) fn most_frequent(&self, values: RangeInclusive<i32>) -> [u64; 2] {
         self.bins_of(values).iter().fold([0; 2], |[first, second], &count| match u64::from(count) {
             count if count > first => [count, first],
@@ -95,7 +95,7 @@ impl Histogram {
         (from..=HIGHEST).zip(self.bins_of(from..=HIGHEST)).find(|(_, count)| **count > 0).map(|(value, _)| value)
     }
 
-    /// The lowest and the highest value of a voxel; `None` without voxels.
+    /// Lowest and highest value of any voxel; `None` without voxels.
     pub(super) fn ends(&self) -> Option<[i32; 2]> {
         let is_held = |count: &u32| *count > 0;
         let lowest = (LOWEST..=HIGHEST).zip(&self.bins).find(|(_, count)| is_held(count))?.0;
@@ -103,8 +103,8 @@ impl Histogram {
         Some([lowest, highest])
     }
 
-    /// The lowest value around which many voxels lie, among those from `from` on; `None` without such a peak. It is that of
-    /// air in a CT with any offset.
+    /// Lowest value, at least `from`, around which many voxels lie; `None` without such a peak. In a CT with any
+    /// offset, it is the value of air.
     pub(super) fn lowest_peak(&self, from: i32) -> Option<f32> {
         let first_values = (from..=HIGHEST).step_by(WIDE_BIN);
         let bins: Vec<(u64, f64)> = first_values

@@ -1,9 +1,9 @@
-//! Signs that an image's values are those of a label map, or the probabilities of a class.
+//! Signs that an image's values are those of a label map or the probabilities of a class.
 
 use super::peaks::count;
 use crate::volume::Volume;
 
-/// Lowest value of a label; -1 and -100 are in use for voxels without one.
+/// Lowest value of a label; -1 and -100 are in use for unlabelled voxels.
 const LOWEST: f32 = -128.0;
 /// Highest value of a label.
 const HIGHEST: f32 = 65_535.0;
@@ -16,19 +16,21 @@ const FEW_LABELS: usize = 16;
 /// Share of neighbours with equal values, among those that are not both background, from which whole numbers are labels.
 const PIECEWISE_CONSTANT: f64 = 0.8;
 
-/// Probabilities up to the first and from the second on are sure.
+/// Bounds of certainty: probabilities up to the first or from the second on count as certain.
 const SURE: [f32; 2] = [0.01, 0.99];
-/// Least share of sure voxels. A CT that was scaled to [0, 1] has lung, fat and soft tissue between the two.
+/// Least share of certain voxels. A CT scaled to [0, 1] has lung, fat and soft tissue between the bounds.
 const SURE_SHARE: f64 = 0.9;
-/// Least share of voxels that surely belong to a class among those that may. A scaled CT has some bone at 1.
+/// Least share of voxels certain to belong to the class among those above the lower bound. A scaled CT has some bone at
+/// 1.
 const SURE_OF_CLASS: f64 = 0.3;
 
 /// Different values of an image of whole numbers, with their neighbours of equal value along the rows.
 pub(super) struct LabelCounts {
-    /// For each value from the lowest on, 0 if it was not seen, else 1 and the number of pairs of neighbours that have it.
+    /// For each value from the lowest on: 0 if the value was not seen, otherwise 1 plus the number of neighbouring
+    /// pairs that have it.
     values: Vec<u64>,
     num: usize,
-    /// Pairs of neighbours.
+    /// Number of pairs of neighbours.
     pairs: u64,
 }
 
@@ -37,7 +39,7 @@ impl LabelCounts {
         Self { values: vec![0; NUM_VALUES], num: 0, pairs: 0 }
     }
 
-    /// Counts a row, of which the lowest and the highest value are known; returns whether all values may be labels.
+    /// Counts a row with the given lowest and highest value; returns whether all values may be labels.
     pub(super) fn add(&mut self, row: &[f32], min: f32, max: f32) -> bool {
         if min < LOWEST || max > HIGHEST {
             return false;
@@ -63,7 +65,7 @@ impl LabelCounts {
         self.num <= MOST_LABELS
     }
 
-    /// Number of different values, if they are those of a label map.
+    /// Number of different values if they look like a label map; `None` otherwise.
     pub(super) fn num_labels(&self) -> Option<usize> {
         let equal = || self.values.iter().map(|count| count.saturating_sub(1));
         // The label of most neighbours, which are equal in an image with air or padding of one value as well.
@@ -74,7 +76,7 @@ impl LabelCounts {
     }
 }
 
-/// Returns whether a volume of values from 0 to 1 is a map of a class's probabilities.
+/// Returns whether a volume of values from 0 to 1 looks like the probability map of a class.
 pub(super) fn are_probabilities(volume: &Volume) -> bool {
     let [low, high] = SURE;
     let (mut num, mut possible, mut sure) = (0, 0, 0);

@@ -1,4 +1,4 @@
-//! Peaks of values by which HU in another scale, sign or origin are recognised.
+//! Peaks of values that reveal HU in another scale, sign or origin.
 //!
 //! Thresholds lie between measured shares. Two CTs of the torso, times 10, have 31% and 32% of their voxels near -10000, 6%
 //! and 8% between there and -1500, and 0.3% and 1.0% above 3100; with inverted sign, 31% and 32% near 1000, none above 1300
@@ -11,35 +11,36 @@
 
 use super::shares::Shares;
 
-/// Air of HU times 10.
+/// Range of air in HU times 10.
 const TENFOLD_AIR: std::ops::RangeInclusive<f32> = -11_000.0..=-9_000.0;
-/// Lowest value that HU have, but for padding.
+/// Lowest value that occurs in HU, padding excepted.
 const LOWEST_HU: f32 = -1_500.0;
 /// Highest value of scanners that store 12 bits, and of nearly all voxels of others.
 const HIGHEST_HU: f32 = 3_100.0;
-/// Air of HU with inverted sign.
+/// Range of air in HU with inverted sign.
 const INVERTED_AIR: std::ops::RangeInclusive<f32> = 900.0..=1_100.0;
-/// Highest value that HU with inverted sign have, but for padding.
+/// Highest value that occurs in HU with inverted sign, padding excepted.
 const HIGHEST_INVERTED: f32 = 1_300.0;
 /// Least share of air at which another scale or sign is reported.
 const AIR_SHARE: f64 = 0.1;
-/// Least share of lungs, fat and edges of the body, times 10, below the lowest HU.
+/// Least share, below the lowest HU, of voxels of lungs, fat and body edges times 10.
 const BETWEEN_SHARE: f64 = 0.02;
-/// Least share of bone, times 10, above the highest HU.
+/// Least share, above the highest HU, of voxels of bone times 10.
 const BRIGHT_SHARE: f64 = 1e-3;
 /// Largest share of voxels above inverted air.
 const ABOVE_INVERTED_SHARE: f64 = 1e-3;
-/// Largest share of plain air, or of bone with inverted sign, in HU with inverted sign, but for padding.
+/// Largest share of voxels at the values of plain air that HU with inverted sign may have, padding excepted; bone with
+/// inverted sign lies there.
 const BELOW_INVERTED_SHARE: f64 = 0.01;
-/// Least share of tissue and bone in HU with inverted sign. HU with an offset of 1000 have the noise of air there at most, and
-/// bone above inverted air. Two CTs of the torso have 8% and 9%.
+/// Least share of tissue and bone in HU with inverted sign. HU with an offset of 1000 have at most the noise of air in
+/// this range, and bone above inverted air. Two CTs of the torso have 8% and 9%.
 const INVERTED_TISSUE_SHARE: f64 = 0.02;
 
-/// Values of tissue, in HU or times 10, of which some are multiples of 10 in HU.
+/// Range of tissue in HU, or in HU times 10. In HU, only some of its values are multiples of 10.
 const TISSUE: std::ops::Range<f32> = -900.0..3_100.0;
-/// Least share of multiples of 10 among them in HU times 10; clipped and interpolated voxels are none.
+/// Least share of multiples of 10 among the tissue of HU times 10; clipped and interpolated voxels are not multiples.
 const TENS_SHARE: f64 = 0.99;
-/// Least number of voxels of tissue for it.
+/// Least number of tissue voxels for judging the share of multiples of 10.
 const LEAST_TISSUE: u64 = 100;
 
 /// Numbers of voxels in ranges where HU have few voxels.
@@ -52,14 +53,14 @@ pub struct Peaks {
     above_hu: u64,
     inverted_air: u64,
     above_inverted: u64,
-    /// Values of tissue but 0, which may be a background, in rows with a value above those of HU.
+    /// Number of tissue values in rows with a value above those of HU; 0, which may be a background, is not counted.
     tissue: u64,
-    /// Multiples of 10 among them.
+    /// Number of multiples of 10 among the tissue values.
     tens: u64,
 }
 
 impl Peaks {
-    /// Counts a row, of which the lowest and the highest value are known.
+    /// Counts a row with the given lowest and highest value.
     pub(super) fn add(&mut self, row: &[f32], min: f32, max: f32) {
         self.num += row.len() as u64;
         // Most rows of a CT in HU take neither branch.
@@ -84,7 +85,8 @@ impl Peaks {
         count as f64 / self.num.max(1) as f64
     }
 
-    /// Share of air, if the values are HU times 10; `air` is the share of voxels at or below -900.
+    /// Share of air if the values look like HU times 10, `None` otherwise; `air` is the share of voxels at or below
+    /// -900.
     pub(in crate::convert) fn tenfold(&self, air: f64) -> Option<f64> {
         let tenfold_air = self.share(self.tenfold_air);
         let plain_air = air - self.share(self.below_hu);
@@ -96,14 +98,14 @@ impl Peaks {
         is_tenfold.then_some(tenfold_air)
     }
 
-    /// Returns whether the values are HU times 10, with or without air, by their multiples of 10 and their bone.
+    /// Returns whether multiples of 10 and bone show that the values are HU times 10, with or without air.
     pub(in crate::convert) fn are_tens(&self) -> bool {
         self.tissue >= LEAST_TISSUE
             && self.tens as f64 >= TENS_SHARE * self.tissue as f64
             && self.share(self.above_hu) >= BRIGHT_SHARE
     }
 
-    /// Share of air among all voxels but padding, if the values are HU with inverted sign.
+    /// Share of air among all voxels except padding if the values look like HU with inverted sign, `None` otherwise.
     pub(in crate::convert) fn inverted(&self, shares: &Shares) -> Option<f64> {
         // The air of a CT with inverted sign has noise; bone that was clipped at 1000 has the highest value alone.
         let inverted_air = self.share(self.inverted_air) - shares.clipped_bone;

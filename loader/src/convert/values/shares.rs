@@ -1,90 +1,91 @@
 //! Shares of an image's voxels in ranges where CTs in HU have many or few.
 //!
-//! A few stray voxels change no share much, which they do with the lowest and the highest value. Padding is the most frequent
-//! value of a range where HU have no tissue; it is left out where it would hide a sign.
+//! Unlike the lowest and the highest value, a share hardly changes with a few stray voxels. Padding is the most
+//! frequent value in a range where HU have no tissue; it is left out where it would hide a sign.
 
 use std::ops::RangeInclusive;
 
 use super::histogram::Histogram;
 use super::tissue::Tissue;
 
-/// Share of voxels that is not taken into account: of extreme ones that resampling or metal makes.
+/// Share of voxels that is disregarded: extreme values caused by resampling or metal.
 pub(in crate::convert) const RARE: f64 = 1e-3;
-/// Lowest value that is far above the air of HU, which is at -1000.
+/// Lowest value that is far above the air of HU (-1000).
 const FAR_ABOVE_AIR: i32 = 500;
-/// Highest value below it.
+/// Highest value that is not far above air.
 const NOT_FAR_ABOVE: i32 = 499;
-/// Largest share of padding below an image that is far above air. Bone alone, cut out of a scan, has more around it.
+/// Largest share of padding in an image whose other values are far above air. Bone alone, cut out of a scan, has more
+/// padding around it.
 const MOST_PADDING: f64 = 0.7;
-/// Soft tissue and water when 1024 (or 1000) was added to HU.
+/// Range of soft tissue and water in HU to which 1024 (or 1000) was added.
 const OFFSET_TISSUE: RangeInclusive<i32> = 874..=1274;
-/// Soft tissue and water when 2048 was added, and air lies where tissue lies with 1024.
+/// Range of soft tissue and water in HU to which 2048 was added; air then lies where tissue lies with 1024.
 const RAISED_TISSUE: RangeInclusive<i32> = 1898..=2298;
-/// Values that HU have as padding alone, whatever the noise of air is.
+/// Range of values that occur in HU only as padding, however noisy air is.
 const FAR_BELOW_AIR: RangeInclusive<i32> = i32::MIN..=-1251;
-/// Fat of HU.
+/// Range of fat in HU.
 const FAT: RangeInclusive<i32> = -130..=-56;
-/// Values below fat, up to those of fat in HU times 2.
+/// Range below fat, down to the fat of HU times 2.
 const BELOW_FAT: RangeInclusive<i32> = -260..=-131;
-/// Largest number of voxels at the edge of interpolated padding, to one of the padding. It is 0.28 to 0.5 in a CT of 3 mm
-/// that a cubic spline brought to 5 mm.
+/// Largest ratio of voxels at the edge of interpolated padding to voxels of the padding. It is 0.28 to 0.5 in a CT with
+/// slices of 3 mm that a cubic spline brought to 5 mm.
 const EDGE_OF_PADDING: f64 = 0.75;
-/// Air of HU with inverted sign, where bone may be clipped.
+/// Range of air in HU with inverted sign, where bone may be clipped.
 const INVERTED_AIR: RangeInclusive<i32> = 900..=1100;
-/// Air and padding of HU.
+/// Range of air and padding in HU.
 const AIR: RangeInclusive<i32> = i32::MIN..=-900;
-/// Air of HU divided by 10.
+/// Range of air in HU divided by 10.
 const TENTH_AIR: RangeInclusive<i32> = -110..=-91;
-/// Values below such air, up to those that HU have and HU divided by 10 do not: padding.
+/// Range of padding below the air of HU divided by 10: values that occur in HU, but not in HU divided by 10.
 const TENTH_PADDING: RangeInclusive<i32> = -350..=-111;
-/// Least share of such air. It is 31% and 32% in two CTs of the torso.
+/// Least share of air in HU divided by 10. It is 31% and 32% in two CTs of the torso.
 const TENTH_AIR_SHARE: f64 = 0.1;
-/// Least share of soft tissue and fat, divided by 10, among all voxels above -60, which is lung.
+/// Least share of soft tissue and fat, divided by 10, among all voxels above -60, the values of lung.
 const TENTH_TISSUE_SHARE: f64 = 0.7;
 
 /// Shares of voxels by value, from 0 to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Shares {
-    /// From -20 to 20, as normalised images have them.
+    /// Share of voxels from -20 to 20, the range of normalised images.
     pub near_zero: f64,
-    /// From -10 to 265: 8 bits, and what resampling adds at edges.
+    /// Share of voxels from -10 to 265, the range of 8-bit values with the overshoot of resampling at edges.
     pub byte: f64,
-    /// From 200 on.
+    /// Share of voxels from 200 on.
     pub bright: f64,
-    /// From -128 to 128.
+    /// Share of voxels from -128 to 128.
     pub narrow: f64,
-    /// Below -50.
+    /// Share of voxels below -50.
     pub negative: f64,
-    /// From -600 to -51: tissue and bone of HU with inverted sign.
+    /// Share of voxels from -600 to -51: tissue and bone of HU with inverted sign.
     pub inverted_tissue: f64,
-    /// The most frequent value at or below -900.
+    /// Share of the most frequent value at or below -900.
     pub padding: f64,
-    /// At or below -900, among the voxels without that value.
+    /// Share of voxels at or below -900 among all voxels, padding (`padding`) left out.
     pub air_but_padding: f64,
-    /// From 874 to 1274: tissue with an offset of 1024.
+    /// Share of voxels from 874 to 1274: tissue with an offset of 1024.
     pub offset_tissue: f64,
-    /// From 1898 to 2298: tissue with an offset of 2048.
+    /// Share of voxels from 1898 to 2298: tissue with an offset of 2048.
     pub raised_tissue: f64,
-    /// From 30 to 150: tissue in HU.
+    /// Share of voxels from 30 to 150: tissue in HU.
     pub hu_tissue: f64,
-    /// Below -1250, without the two most frequent values there.
+    /// Share of voxels below -1250, without the two most frequent values there.
     pub far_below: f64,
-    /// True if these may be the edge of padding that was interpolated, in a CT whose fat is that of HU.
+    /// True if the voxels below -1250 may be the edge of interpolated padding, in a CT whose fat lies where HU have it.
     pub is_edge_of_padding: bool,
-    /// The highest value, if it lies from 900 to 1100, where bone may be clipped.
+    /// Share of the highest value if it lies from 900 to 1100, where bone may be clipped.
     pub clipped_bone: f64,
-    /// Conclusions from tissue that lies where HU have it.
+    /// Conclusions from tissue found where HU have it.
     pub tissue: Tissue,
-    /// Air of HU divided by 10, if the values are such.
+    /// Share of air if the values look like HU divided by 10; `None` otherwise.
     pub tenth: Option<f64>,
-    /// True if all voxels but padding and rare ones are far above the air of HU.
+    /// True if all voxels except padding and rare ones are far above the air of HU.
     pub is_far_above: bool,
-    /// The lowest value around which many voxels lie, looked for where they are far above air.
+    /// Lowest value around which many voxels lie; searched only if values are far above air.
     pub lowest_peak: Option<f32>,
 }
 
 impl Shares {
-    /// Reads the shares off a histogram.
+    /// Computes the shares from a histogram.
     pub(super) fn of(histogram: &Histogram) -> Self {
         let all = histogram.num().max(1) as f64;
         let [padding, _] = histogram.most_frequent(AIR);
@@ -125,7 +126,7 @@ fn is_far_above(histogram: &Histogram) -> bool {
     ((below - padding) as f64) < RARE * others.max(1.0) && padding as f64 <= MOST_PADDING * histogram.num() as f64
 }
 
-/// Share of air, if the values are HU divided by 10.
+/// Share of air if the values look like HU divided by 10; `None` otherwise.
 fn tenth(histogram: &Histogram) -> Option<f64> {
     let [padding, _] = histogram.most_frequent(TENTH_PADDING);
     let all = (histogram.num() - padding).max(1) as f64;

@@ -1,62 +1,62 @@
 //! Signs that values are HU: air, fat and soft tissue in place, each of many different values.
 //!
-//! Parts of CTs, such as a skull, a knee or a liver, lack tissue that other rules expect. What they have lies where HU have
-//! it, spread by noise, and neither a padding value nor the end of a clipped range has such a spread.
+//! Parts of CTs, such as a skull, a knee or a liver, lack tissue that other rules expect. Their tissue lies where HU
+//! have it, spread by noise; neither padding nor the end of a clipped range has such a spread.
 
 use std::ops::RangeInclusive;
 
 use super::histogram::Histogram;
 use super::shares::RARE;
 
-/// Air of HU.
+/// Range of air in HU.
 const AIR: RangeInclusive<i32> = -1100..=-901;
-/// Least share of air of different values.
+/// Least share of air voxels other than those of the most frequent air value.
 const AIR_SHARE: f64 = 0.05;
-/// Least number of its voxels to one of the most frequent value, which is half of the air where a CT was clipped at -1000.
-/// Padding that was interpolated by a cubic spline has 0.28 to 0.5 at its edge.
+/// Least ratio of the other air voxels to those of the most frequent air value. That value takes half of the air where
+/// a CT was clipped at -1000. At the edge of padding interpolated by a cubic spline the ratio is 0.28 to 0.5.
 const AIR_TO_PADDING: f64 = 0.75;
-/// Fat, with its noise.
+/// Range of fat with its noise.
 const NOISY_FAT: RangeInclusive<i32> = -125..=-51;
-/// Values above it, as many. The noise of air at 0 or 24, where offsets of 1000 and 1024 put it, has more voxels in these
-/// than in those of fat, however large it is.
+/// Range above fat, of equal width. The noise of air at 0 or 24, where offsets of 1000 and 1024 put it, has more voxels
+/// in this range than in that of fat, however strong it is.
 const ABOVE_FAT: RangeInclusive<i32> = -50..=24;
-/// Least share of fat of its own.
+/// Least share of fat with its noise.
 const FAT_SHARE: f64 = 0.05;
-/// Fat next to soft tissue, in a part of the body without air and bone.
+/// Range of fat next to soft tissue, in a part of the body without air and bone.
 const FAT: RangeInclusive<i32> = -125..=-60;
-/// Least share of such fat from which soft tissue may have any value from 0 on.
+/// Least share of fat at which soft tissue may have any value from 0 on.
 const SOME_FAT_SHARE: f64 = 0.02;
-/// Soft tissue that lies next to fat.
+/// Range of soft tissue next to fat.
 const TISSUE_BESIDE_FAT: RangeInclusive<i32> = 0..=199;
-/// Soft tissue without fat. MR and other scales have many voxels close to 0.
+/// Range of soft tissue without fat. MR and other scales have many voxels close to 0.
 const TISSUE: RangeInclusive<i32> = 20..=199;
-/// Least share of soft tissue, with its fat, in a part of the body without air and bone.
+/// Least share of soft tissue and fat in a part of the body without air and bone.
 const SOFT_SHARE: f64 = 0.8;
-/// Least share of soft tissue in a part of the body that has contrast agent or bone as well.
+/// Least share of soft tissue in a part of the body that also has contrast agent or bone.
 const ENHANCED_SHARE: f64 = 0.4;
-/// Values of air and background in an MR or a CT that was scaled to values without sign.
+/// Range of air and background in an MR, or in a CT scaled to values without sign.
 const BACKGROUND: RangeInclusive<i32> = i32::MIN..=9;
-/// Largest share of a single value; one of more voxels is a background, or tissue in a scale with few values. It is that of
-/// the mean of one tissue with a noise of 5 HU.
+/// Largest share of a single value; a value with more voxels is a background, or tissue in a scale with few values. The
+/// bound is the share of the mean of one tissue with a noise of 5 HU.
 const SINGLE_SHARE: f64 = 0.08;
 /// Largest share of the lowest and of the highest value; clipping leaves more voxels there.
 const END_SHARE: f64 = 0.01;
 /// Least share of voxels other than a background of 0.
 const BODY_SHARE: f64 = 0.05;
 
-/// Conclusions from tissue that lies where HU have it.
+/// Conclusions from tissue found where HU have it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tissue {
-    /// True for values with air or fat of HU, which have no offset.
+    /// True for values with the air or fat of HU, which rule out an offset.
     pub rules_out_offset: bool,
     /// True for a part of the body without air and bone, on a background of 0 or none.
     pub is_soft: bool,
-    /// True for such a part, or one with contrast agent or bone as well.
+    /// True for a soft part of the body, also with contrast agent or bone.
     pub is_inside_body: bool,
 }
 
 impl Tissue {
-    /// Reads the conclusions off a histogram.
+    /// Draws the conclusions from a histogram.
     pub(super) fn of(histogram: &Histogram) -> Self {
         let is_soft = is_soft(histogram);
         Self {
@@ -97,8 +97,8 @@ fn is_enhanced(histogram: &Histogram) -> bool {
     histogram.share(BACKGROUND) < RARE && histogram.share(TISSUE) >= ENHANCED_SHARE && is_spread(histogram, 0)
 }
 
-/// Returns whether no single value, and neither end of the range, has many of the voxels; `background` of them at 0 do not
-/// count.
+/// Returns whether no single value and neither end of the range has many of the voxels; `background` voxels at 0 are
+/// not counted.
 fn is_spread(histogram: &Histogram, background: u64) -> bool {
     let Some(ends) = histogram.ends() else {
         return false;
@@ -106,7 +106,7 @@ fn is_spread(histogram: &Histogram, background: u64) -> bool {
     let num = (histogram.num() - background) as f64;
     let count = |value: i32| histogram.count(value..=value) - if value == 0 { background } else { 0 };
     let [first, second] = histogram.most_frequent(i32::MIN..=i32::MAX);
-    // Where the background is the most frequent value, the second one is that of the body.
+    // If the background is the most frequent value, the second most frequent one is the body's.
     let most = if background > 0 && first == background { second } else { first };
     most as f64 <= SINGLE_SHARE * num && ends.into_iter().all(|end| count(end) as f64 <= END_SHARE * num)
 }
@@ -115,7 +115,8 @@ fn is_spread(histogram: &Histogram, background: u64) -> bool {
 mod tests {
     use super::*;
 
-    /// Conclusions from ranges of values, 20 voxels of each but one of each end, and numbers of voxels of single values.
+    /// Conclusions from a histogram with 20 voxels of each value in `ranges`, one at each of their ends, and the given
+    /// numbers of voxels for `singles`.
     fn of(ranges: &[[i16; 2]], singles: &[(i16, usize)]) -> Tissue {
         let mut values = Vec::new();
         for &[first, last] in ranges {

@@ -13,7 +13,7 @@ const LABEL_VALUES: &str = "expected whole numbers from 0 to 255";
 /// Reason why a description cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DescriptionFault {
-    /// The system does not say what the file is.
+    /// The path cannot be accessed.
     #[error("cannot be accessed: {0}")]
     Unseen(std::io::Error),
     /// A folder, a device, or a file that is too large.
@@ -22,16 +22,16 @@ pub enum DescriptionFault {
     /// The file cannot be read.
     #[error("cannot read: {0}")]
     Unreadable(std::io::Error),
-    /// A file of white space.
+    /// A file that holds only white space.
     #[error("the file is empty; expected a JSON object")]
     Empty,
     /// Text in an encoding that JSON does not allow.
     #[error("the file is in UTF-16; save it as UTF-8")]
     Utf16,
-    /// Content that is not JSON or has not the form of a description.
+    /// Content that is not JSON, or lacks the form of a description.
     #[error("not a valid description: {0}")]
     Invalid(serde_json::Error),
-    /// JSON of another kind than an object.
+    /// JSON that is not an object.
     #[error("not a valid description: expected a JSON object")]
     NotAnObject,
     /// A label whose value is out of range.
@@ -55,7 +55,7 @@ pub enum DescriptionFault {
     SameLabel {
         /// Name of the class that comes first.
         first: String,
-        /// Name of the other one.
+        /// Name of the second class.
         second: String,
         /// Label value that both classes have.
         label: u8,
@@ -98,7 +98,7 @@ pub enum DescriptionFault {
         /// Position in the list, from 0.
         index: usize,
     },
-    /// A label map that is not one path.
+    /// A label map entry that is not a single path.
     #[error("{entry}: \"label\" is {value}; expected one path")]
     LabelPath {
         /// Name of the entry, for the message.
@@ -106,7 +106,7 @@ pub enum DescriptionFault {
         /// Value of `label` as in `dataset.json`.
         value: Value,
     },
-    /// A path that leads out of the folder being converted.
+    /// A path that leads outside the folder being converted.
     #[error("{listed} lies outside {}; convert a folder that contains both", root.display())]
     Outside {
         /// The path as it is listed.

@@ -1,5 +1,5 @@
-//! A listener whose connections are bounded in number and in lifetime, so that clients that neither send nor close
-//! occupy no more than that.
+//! A listener whose connections are bounded in number and lifetime, so that clients that neither send nor close occupy
+//! no more than this bound.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 
-/// Listener that accepts a connection only when fewer than a number of them are open.
+/// Listener that accepts a connection only while the number of open connections is below its limit.
 pub(super) struct Bounded {
     listener: TcpListener,
     permits: Arc<Semaphore>,
@@ -22,7 +22,7 @@ pub(super) struct Bounded {
 }
 
 impl Bounded {
-    /// Bounds the connections to `connections` at a time, each open for at most `lifetime`.
+    /// Limits the listener to `connections` connections at a time, each open for at most `lifetime`.
     pub(super) fn new(listener: TcpListener, connections: usize, lifetime: Duration) -> Self {
         Self { listener, permits: Arc::new(Semaphore::new(connections)), lifetime }
     }
@@ -52,7 +52,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// The stream, until the end of the connection's lifetime.
+    /// Returns the stream until the connection's lifetime ends, then an error.
     fn poll(&mut self, context: &mut Context<'_>) -> io::Result<Pin<&mut TcpStream>> {
         match self.end.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),

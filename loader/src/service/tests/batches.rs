@@ -1,4 +1,4 @@
-//! Batches of servers: equal to those of a loader in this process, on every way.
+//! Batches of servers are equal to those of a loader in this process, whatever the transport.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Servers that die, are silent, differ or cannot read, and the client's reaction.
+//! Servers that die, fall silent, differ or cannot read, and the client's reaction.
 
 use std::collections::BTreeMap;
 
@@ -150,7 +150,7 @@ fn a_server_with_another_label_to_ignore_is_named() {
 }
 
 #[test]
-fn classes_that_no_label_map_has_are_told_to_clients() {
+fn classes_that_no_label_map_has_are_reported_to_clients() {
     let setup = Setup::new();
     let dir = tempfile::tempdir().unwrap();
     write_cache(dir.path(), 5, 0);
@@ -173,7 +173,7 @@ fn without_a_server_the_client_gives_up_and_says_why() {
     let none = RemoteOptions { retry: Duration::ZERO, ..options() };
     let error = connect(std::slice::from_ref(&url), &small(), none.clone()).err().unwrap();
     assert!(matches!(&error, RemoteError::Unreachable { url: last, .. } if *last == url), "{error}");
-    // One that waits is ended by the request to stop.
+    // The request to stop ends a client that waits.
     let stopped = options();
     stopped.stop.request();
     assert!(matches!(connect(&[url], &small(), stopped), Err(RemoteError::Stopped)));

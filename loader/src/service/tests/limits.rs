@@ -1,4 +1,4 @@
-//! Limits of a service: tokens, hostile requests, memory, and its end.
+//! Limits of a service: tokens, hostile requests, memory, and shutdown.
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn tokens_are_not_shown() {
 }
 
 #[test]
-fn records_of_crops_take_less_than_what_is_reserved_for_them() {
+fn records_of_crops_take_less_memory_than_is_reserved() {
     let setup = Setup::new();
     let options = LoaderOptions { threads: 1, memory_bytes: 64 << 20, rank: (0, 1), form: VoxelForm::Boxes };
     let config = stream_config(Chain::nnunet(), true);
@@ -87,7 +87,7 @@ fn unsafe_and_senseless_configurations_are_refused() {
     drop(taken);
 }
 
-/// A raw connection, for requests that the client of this crate never makes.
+/// A raw connection, for requests that this crate's client never makes.
 struct Raw {
     runtime: tokio::runtime::Runtime,
     channel: tonic::transport::Channel,

@@ -3,10 +3,10 @@
 //! Parts of nnU-Net's pipeline that concern its own data are not included: masks for normalisation, cascades,
 //! regions, and the coarser labels of deep supervision.
 //!
-//! Crops of 96³ per second on one core, averaged over the sampled parameters, in one session on a busy 2-core machine:
-//! 260 to 284, with labels 220 to 238; batchgeneratorsv2 0.3.6 on `PyTorch` 2.15, one thread, sources of 154³ (the box
-//! that nnU-Net cuts for 96³): 30, with labels of three classes 9. Copying a crop: 4,000.
-//! `cargo bench -p benches --bench transforms` repeats our figures in wall-clock time.
+//! Throughput in crops of 96³ per second on one core, averaged over the sampled parameters, in one session on a busy
+//! 2-core machine: 260 to 284, with labels 220 to 238; batchgeneratorsv2 0.3.6 on `PyTorch` 2.15, one thread, sources
+//! of 154³ (the box that nnU-Net cuts for 96³): 30, with labels of three classes 9. Copying a crop: 4,000. `cargo bench
+//! -p benches --bench transforms` repeats our figures in wall-clock time.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ use super::super::spatial::{Spatial, SpatialParams};
 use super::{CropMut, CropRef, copy, phrase, phrases};
 use crate::rng::DrawId;
 
-/// Settings of nnU-Net's default 3-D chain, in the order applied. Probabilities are those of the default.
+/// Settings of nnU-Net's default 3-D chain, in the order of application. The probabilities stated are the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Nnunet {
@@ -62,7 +62,7 @@ impl Default for Nnunet {
     }
 }
 
-/// Parameters of nnU-Net's chain for one crop, in the order applied; `None` for transforms that are not applied.
+/// Parameters of nnU-Net's chain for one crop, in the order of application; `None` for transforms that are not applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NnunetParams {
@@ -72,10 +72,10 @@ pub struct NnunetParams {
     /// Additive noise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gaussian_noise: Option<GaussianNoiseParams>,
-    /// Blur.
+    /// Shape of the box, centred on the crop's centre, to cut from the volume for a crop of `crop_size`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gaussian_blur: Option<GaussianBlurParams>,
-    /// Multiplication of the intensities.
+    /// Describes each applied transform by a phrase, in order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub brightness: Option<BrightnessParams>,
     /// Contrast about the mean.
@@ -147,7 +147,7 @@ impl NnunetParams {
         ])
     }
 
-    /// Applies the whole chain. Outside a source smaller than [`Self::source_box`], voxels count as 0.
+    /// Applies the whole chain. Voxels outside a source smaller than [`Self::source_box`] count as 0.
     ///
     /// # Panics
     /// Like [`super::SampledParams::apply`].
@@ -165,7 +165,7 @@ impl NnunetParams {
         self.apply_in_place(crop, scratch);
     }
 
-    /// Applies the transforms after the resampling, in place.
+    /// Applies, in place, the transforms that follow the resampling.
     ///
     /// # Panics
     /// If a slice does not have its shape.

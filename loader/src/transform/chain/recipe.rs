@@ -13,7 +13,7 @@ use super::super::shift_intensity::{ShiftIntensity, ShiftIntensityParams};
 use super::{CropMut, CropRef, phrase, phrases};
 use crate::rng::DrawId;
 
-/// Settings of Hi-End-MAE's pre-training chain, in the order applied.
+/// Settings of Hi-End-MAE's pre-training chain, in the order of application.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
@@ -77,7 +77,7 @@ impl RecipeParams {
         )
     }
 
-    /// Describes each transform that is applied by one phrase, in order.
+    /// Describes each applied transform by a phrase, in order.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
         let Self { flip, rotate90, scale_intensity, shift_intensity } = self;
@@ -89,7 +89,7 @@ impl RecipeParams {
         ])
     }
 
-    /// Makes the augmented crop from its box, unfused.
+    /// Makes the augmented crop from its box, step by step instead of fused.
     ///
     /// # Panics
     /// Like [`super::SampledParams::apply`].

@@ -2,9 +2,9 @@
 
 use super::SpatialParams;
 
-/// Summand that rounds a float of absolute value below 2^21 to an integer, which is then in the low bits of the sum.
+/// Summand that rounds a float with absolute value below 2^21 to an integer, stored in the low bits of the sum.
 pub(super) const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23
-/// Rows along x, and along y, of the tiles in which a crop is resampled.
+/// Number of rows along x, and along y, of the tiles in which a crop is resampled.
 const TILE: usize = 8;
 
 /// Integer part of a float that `ROUND` was added to.
@@ -26,7 +26,7 @@ pub(super) struct AffineRows {
 }
 
 impl AffineRows {
-    /// Rows of a crop of a source, along the lines of `params`.
+    /// Creates the rows of a crop of a source, along the lines given by `params`.
     pub(super) fn new(params: &SpatialParams, source_shape: [usize; 3], crop_shape: [usize; 3]) -> Self {
         let matrix = params.source_from_crop();
         Self {
@@ -40,10 +40,10 @@ impl AffineRows {
 
     /// Calls `row` with the source position of each row's first voxel and the row's voxels.
     ///
-    /// Goes tile by tile, because a rotated row runs across the source's rows: a tile keeps in the cache what its rows
-    /// share. Best of 60 runs with 96³ voxels, in ms, without tiles, with tiles of 8 by 8 rows, and with those cut at 48
-    /// voxels: scale 0.7: 2.8, 2.9, 3.3; rotation by 15° about each axis: 4.2, 4.1, 4.4; by 30° and scale 1.4: 12.1, 9.9,
-    /// 9.9.
+    /// Proceeds tile by tile, because a rotated row runs across the source's rows, so that the rows of a tile share
+    /// cached voxels. Best of 60 runs with 96³ voxels, in ms, without tiles, with tiles of 8 by 8 rows, and with such
+    /// tiles cut at 48 voxels: scale 0.7: 2.8, 2.9, 3.3; rotation by 15° about each axis: 4.2, 4.1, 4.4; by 30° and
+    /// scale 1.4: 12.1, 9.9, 9.9.
     pub(super) fn each<T>(&self, crop: &mut [T], mut row: impl FnMut([f32; 3], &mut [T])) {
         let [nx, ny, nz] = self.crop_shape;
         assert_eq!(crop.len(), nx * ny * nz, "a crop has its shape");
@@ -74,7 +74,8 @@ impl AffineRows {
         start
     }
 
-    /// Source position of voxel `z` of a row. Computed by multiplication, so that errors do not add up along the row.
+    /// Source position of voxel `z` of a row. Computed by multiplication, so that errors do not accumulate along the
+    /// row.
     #[inline]
     pub(super) fn at(&self, start: [f32; 3], z: usize) -> [f32; 3] {
         let z = z as i32 as f32;

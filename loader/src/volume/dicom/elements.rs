@@ -1,5 +1,5 @@
-//! The elements of a DICOM file that a volume needs. Lengths are untrusted: a value is never longer than what the file
-//! holds, nesting has a limit, and everything else is skipped.
+//! The elements of a DICOM file that a volume needs. Lengths are untrusted: a value is never longer than the rest of
+//! the file, nesting has a limit, and all other elements are skipped.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read, Seek};
@@ -13,7 +13,7 @@ use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 use super::DicomFault;
 
-/// First byte of the magic number.
+/// Offset of the magic number.
 const PREAMBLE: usize = 128;
 const MAGIC: &[u8; 4] = b"DICM";
 /// Largest file meta group, in bytes.
@@ -41,7 +41,7 @@ pub(super) struct Syntax {
     pub uid: String,
     pub name: String,
     pub is_big_endian: bool,
-    /// `None` for one without a decoder.
+    /// Compression; `None` for a transfer syntax without a decoder.
     pub compression: Option<Compression>,
 }
 
@@ -82,8 +82,8 @@ pub(super) struct Elements {
 }
 
 impl Elements {
-    /// Reads the elements `wanted`, and the pixel data if asked for. A longer value than any of them should have counts
-    /// as absent.
+    /// Reads the elements `wanted`, and the pixel data if `with_pixels` is set. A value longer than any of these
+    /// elements should have counts as absent.
     pub(super) fn read(mut file: impl Read + Seek, wanted: &[Tag], with_pixels: bool) -> Result<Self, DicomFault> {
         let syntax = Syntax::of(&meta(&mut file)?);
         let known = TransferSyntaxRegistry.get(&syntax.uid);
@@ -189,32 +189,32 @@ impl Elements {
         Ok(())
     }
 
-    /// The parts of a text value, without padding; `None` for an absent or empty one.
+    /// Parts of a text value, without padding; `None` for an absent or empty value.
     pub(super) fn text(&self, tag: Tag) -> Option<Vec<String>> {
         let text = String::from_utf8_lossy(self.values.get(&tag)?);
         let text = text.trim_matches(['\0', ' ']);
         (!text.is_empty()).then(|| text.split('\\').map(|part| part.trim_matches(['\0', ' ']).to_owned()).collect())
     }
 
-    /// The first part of a text value.
+    /// First part of a text value.
     pub(super) fn first(&self, tag: Tag) -> Option<String> {
         self.text(tag)?.into_iter().next().filter(|part| !part.is_empty())
     }
 
-    /// The numbers of a text value; `None` for an absent one and for text that is not finite numbers.
+    /// Numbers in a text value; `None` if it is absent or not a list of finite numbers.
     pub(super) fn decimals(&self, tag: Tag) -> Option<Vec<f64>> {
         let text = self.text(tag)?;
         text.iter().map(|part| part.parse().ok().filter(|number: &f64| number.is_finite())).collect()
     }
 
-    /// An unsigned value of 16 bits.
+    /// Unsigned 16-bit value.
     pub(super) fn unsigned(&self, tag: Tag) -> Option<u16> {
         let bytes = *self.values.get(&tag)?.first_chunk::<2>()?;
         Some(if self.syntax.is_big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
     }
 }
 
-/// Reads preamble and file meta group; returns the transfer syntax.
+/// Reads the preamble and the file meta group; returns the transfer syntax.
 fn meta(file: &mut impl Read) -> Result<String, DicomFault> {
     let mut head = [0; PREAMBLE + 16];
     let read = |err: std::io::Error| match err.kind() {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::{VolumeError, VolumeFault};
 
-/// Reason why a file or a series cannot be used, in one line and, where that helps, with the remedy.
+/// Reason why a file or a series cannot be used, in one line, with a remedy where there is one.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum DicomFault {
     /// A file of another format.
@@ -27,16 +27,16 @@ pub enum DicomFault {
     /// A file that is not a CT image.
     #[error("DICOM {what}; expected a CT image")]
     NotCt {
-        /// Name of its content.
+        /// Name of the file's content.
         what: String,
     },
     /// A file that is not an image of any modality that makes volumes.
     #[error("DICOM {what}; expected a CT, MR, PET or NM image")]
     NotCrossSection {
-        /// Name of its content.
+        /// Name of the file's content.
         what: String,
     },
-    /// A folder of no series or of several.
+    /// A folder with no series or with several.
     #[error("{count} {series} of DICOM files in this folder; expected one, name a file of the wanted series")]
     SeriesInFolder {
         /// Number of series.
@@ -65,7 +65,7 @@ pub enum DicomFault {
         series: String,
         /// The property in which they differ.
         property: &'static str,
-        /// File name of one.
+        /// File name of one of them.
         first: String,
         /// File name of another.
         other: String,
@@ -82,11 +82,11 @@ pub enum DicomFault {
         count: usize,
         /// Number of images.
         of: usize,
-        /// File name of one without a rescaling.
+        /// File name of an image without a rescaling.
         example: String,
     },
     /// A series of one image.
-    #[error("{series}: only one slice; a volume takes two or more")]
+    #[error("{series}: only one slice; a volume needs two or more")]
     OneSlice {
         /// Name of the series, for the message.
         series: String,
@@ -101,12 +101,12 @@ pub enum DicomFault {
         series: String,
         /// Number of such images.
         count: usize,
-        /// File name of one.
+        /// File name of one image.
         first: String,
-        /// File name of another at the same position.
+        /// File name of another image at the same position.
         other: String,
     },
-    /// Different images that all have the same position, as after an anonymisation.
+    /// Different images that all have the same position, which happens after anonymisation.
     #[error("{series}: ImagePositionPatient is the same in all {count} images; the order of slices is unknown")]
     OnePosition {
         /// Name of the series, for the message.
@@ -138,10 +138,10 @@ pub enum DicomFault {
         of: usize,
         /// File name of the slice before the first gap.
         before: String,
-        /// File name of the slice behind the first gap.
+        /// File name of the slice after the first gap.
         after: String,
     },
-    /// Distances between slices that are not equal.
+    /// Unequal distances between slices.
     #[error("{series}: distances between slices from {least:.3} to {most:.3} mm; expected equal ones")]
     Varying {
         /// Name of the series, for the message.
@@ -151,7 +151,7 @@ pub enum DicomFault {
         /// Longest distance, in mm.
         most: f64,
     },
-    /// Pixel data that does not fit the header.
+    /// Pixel data that does not match the header.
     #[error("pixel data: {problem}")]
     Pixels {
         /// Description of the mismatch.

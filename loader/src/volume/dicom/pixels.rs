@@ -1,4 +1,4 @@
-//! Pixel data of a file to numbers.
+//! Decodes the pixel data of a file to numbers.
 
 use super::DicomFault;
 use super::elements::{Compression, Elements, Pixels, Syntax};
@@ -51,7 +51,7 @@ pub(super) fn decode(slice: &Slice, elements: &Elements) -> Result<Vec<i32>, Dic
     Ok(pairs.map(pair).collect())
 }
 
-/// The number in the stored bits of a pixel; other bits may hold overlays.
+/// Value in the stored bits of a pixel; other bits may hold overlays.
 fn of_bits(raw: u16, form: PixelForm) -> i32 {
     let raw = u32::from(raw) >> (form.high_bit + 1 - form.bits_stored);
     let unused = 32 - u32::from(form.bits_stored);
@@ -66,19 +66,19 @@ fn of_bits(raw: u16, form: PixelForm) -> i32 {
     }
 }
 
-/// Refuses lossless JPEG that `jpeg-decoder` would decode to other pixels without an error: its predictions ignore restart
-/// intervals, and use shifted neighbours under a point transform (ITU-T T.81, H.1.2.1).
+/// Rejects lossless JPEG that `jpeg-decoder` would decode to wrong pixels without an error: its predictions ignore
+/// restart intervals, and use shifted neighbours under a point transform (ITU-T T.81, H.1.2.1).
 fn check_lossless(data: &[u8]) -> Result<(), DicomFault> {
-    /// Start of a lossless frame.
+    /// Marker of the start of a lossless frame.
     const LOSSLESS: u8 = 0xc3;
-    /// Definition of the restart interval.
+    /// Marker that defines the restart interval.
     const RESTARTS: u8 = 0xdd;
-    /// Start of a scan.
+    /// Marker of the start of a scan.
     const SCAN: u8 = 0xda;
     let (mut at, mut is_lossless, mut has_restarts) = (2, false, false);
     while let Some(&[0xff, marker]) = data.get(at..).and_then(|rest| rest.first_chunk::<2>()) {
         if marker == 0xff {
-            // A fill byte.
+            // Skips a fill byte.
             at += 1;
             continue;
         }
@@ -104,7 +104,7 @@ fn check_lossless(data: &[u8]) -> Result<(), DicomFault> {
     Ok(())
 }
 
-/// Bytes of the pixels in this machine's order, and their number a pixel.
+/// Decodes JPEG data; returns the bytes of the pixels in this machine's byte order, and the number of bytes per pixel.
 fn jpeg(data: &[u8], slice: &Slice) -> Result<(Vec<u8>, usize), DicomFault> {
     let fault = |problem: String| DicomFault::Pixels { problem };
     let damaged = |err: jpeg_decoder::Error| match err {
@@ -150,7 +150,7 @@ mod tests {
             (jpeg(0xc3, 0, 0x10), true),
             (jpeg(0xc3, 5, 0), false),
             (jpeg(0xc3, 0, 2), false),
-            // Restarts of other kinds of JPEG are decoded.
+            // Restart intervals of other kinds of JPEG are decoded.
             (jpeg(0xc1, 5, 2), true),
         ] {
             assert_eq!(check_lossless(&data).is_ok(), is_read, "{data:x?}");

@@ -1,7 +1,7 @@
 //! RLE Lossless (DICOM PS3.5, annex G): one segment for each byte of a pixel, the highest byte first.
 
-/// Decodes an image of `num_pixels` pixels of `num_bytes` bytes to little-endian pixels; `None` if the data is damaged or
-/// holds too few.
+/// Decodes an image of `num_pixels` pixels of `num_bytes` bytes to little-endian pixels; `None` if the data is damaged
+/// or too short.
 pub(super) fn decode(data: &[u8], num_pixels: usize, num_bytes: usize) -> Option<Vec<u8>> {
     let number = |at: usize| -> Option<usize> {
         let bytes = *data.get(4 * at..)?.first_chunk::<4>()?;
@@ -27,20 +27,20 @@ pub(super) fn decode(data: &[u8], num_pixels: usize, num_bytes: usize) -> Option
     Some(pixels)
 }
 
-/// The first `len` bytes of `PackBits` data; `None` if there are fewer.
+/// Decodes the first `len` bytes of `PackBits` data; `None` if there are fewer.
 fn unpack(mut packed: &[u8], len: usize) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let (&head, rest) = packed.split_first()?;
         let used = match head {
-            // That many bytes and one more as they are.
+            // The next head + 1 bytes, unchanged.
             0..=127 => {
                 let count = usize::from(head) + 1;
                 bytes.extend_from_slice(rest.get(..count)?);
                 count
             }
             128 => 0,
-            // One byte, 257 - head times.
+            // The next byte, repeated 257 - head times.
             129..=255 => {
                 bytes.resize(bytes.len() + 257 - usize::from(head), *rest.first()?);
                 1

@@ -1,4 +1,4 @@
-//! The series among the files of a folder.
+//! Groups the files of a folder into series.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,8 +11,8 @@ use super::DicomFault;
 use super::elements::Elements;
 use super::slice::read_elements;
 
-/// Modalities of cross-sections, and the classes of their images. Files of the enhanced classes, which hold all slices, are
-/// refused by name when they are read.
+/// Modalities of cross-sections, and the SOP classes of their images. Files of the enhanced classes, which hold all
+/// slices in one file, are rejected by name when they are read.
 const CROSS_SECTIONS: [(&str, &[&str]); 4] = [
     (
         "CT",
@@ -33,16 +33,16 @@ const CROSS_SECTIONS: [(&str, &[&str]); 4] = [
     ("NM", &[uids::NUCLEAR_MEDICINE_IMAGE_STORAGE]),
 ];
 
-/// Words in the description of a series of localizers, whose images of MR are not marked in another way.
+/// Words in the description of a series of localizers; MR localizers are not marked in another way.
 const LOCALIZER_WORDS: [&str; 4] = ["localizer", "localiser", "scout", "survey"];
 
-/// Returns true for a modality whose images make volumes: one that [`Wanted::CrossSections`] takes.
+/// Returns true for a modality whose images make volumes, as accepted by [`Wanted::CrossSections`].
 #[must_use]
 pub fn is_cross_section(modality: &str) -> bool {
     CROSS_SECTIONS.iter().any(|(known, _)| *known == modality)
 }
 
-/// Returns true for the enhanced classes, whose files hold all slices.
+/// Returns true for the enhanced SOP classes, whose files hold all slices.
 pub(super) fn is_enhanced(class: &str) -> bool {
     [
         uids::ENHANCED_CT_IMAGE_STORAGE,
@@ -78,15 +78,15 @@ pub struct OtherFile {
 /// Reason why a file is not a slice of a wanted series.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Other {
-    /// A file of another format, such as a text without an ending.
+    /// A file of another format, such as a text file without an extension.
     NotDicom,
-    /// An image that the scan was planned on.
+    /// An image on which the scan was planned.
     Localizer,
     /// Another modality, such as `MR` or `SEG`.
     Modality(String),
-    /// A file of a wanted modality that is not a cross-section, such as a screen shot.
+    /// A file of a wanted modality that is not a cross-section, such as a screenshot.
     Class(String),
-    /// A file without an element that images of a series have, such as a directory of a medium.
+    /// A file that lacks an element of all images in a series, such as the directory file of a medium.
     Without(&'static str),
     /// A file that cannot be read.
     Damaged(String),
@@ -114,8 +114,8 @@ pub struct Sorted {
     pub others: Vec<OtherFile>,
 }
 
-/// Returns true if a file of this name may be DICOM: by its ending, or because it has none, as files of scanners and
-/// archives (`IM_0001`, `1.2.840.113619.2.55`).
+/// Returns true if a file of this name may be DICOM: by its extension, or because it has none, like files of scanners
+/// and archives (`IM_0001`, `1.2.840.113619.2.55`).
 #[must_use]
 pub fn is_candidate(name: &str) -> bool {
     if name.starts_with('.') {
@@ -172,7 +172,8 @@ pub fn sort_of(files: &[PathBuf], wanted: Wanted) -> Sorted {
     sorted
 }
 
-/// Makes a name such as `003-abdomen_1.5mm` of number and description: letters and digits, `.` and `_` for everything else.
+/// Builds a name such as `003-abdomen_1.5mm` from number and description, with letters, digits, `.` and `-` kept and
+/// everything else replaced by `_`.
 fn name(number: &str, description: &str) -> String {
     let number: String = match number.parse::<u32>() {
         Ok(number) => format!("{number:03}"),
@@ -188,7 +189,7 @@ fn name(number: &str, description: &str) -> String {
     }
 }
 
-/// The elements of a wanted image.
+/// Reads the elements of an image if it is wanted; returns the reason if it is not.
 fn classify(path: &Path, wanted: Wanted) -> Result<Elements, Other> {
     let elements = match read_elements(path) {
         Ok(elements) => elements,
@@ -219,7 +220,7 @@ fn classify(path: &Path, wanted: Wanted) -> Result<Elements, Other> {
     Ok(elements)
 }
 
-/// Returns true for the faults of files that need not be DICOM.
+/// Returns true for faults of files that may be of another format than DICOM.
 fn is_other_format(fault: &VolumeFault) -> bool {
     matches!(fault, VolumeFault::Dicom(DicomFault::NotDicom) | VolumeFault::Empty | VolumeFault::StandIn { .. })
 }

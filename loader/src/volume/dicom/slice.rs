@@ -1,4 +1,4 @@
-//! One file of a series: its place, its pixels' form, and what they mean.
+//! One file of a series: its position, the form of its pixels, and the meaning of their values.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -40,7 +40,7 @@ const WANTED: [Tag; 23] = [
     tags::PHOTOMETRIC_INTERPRETATION,
 ];
 
-/// Reads the elements of a file that are needed, without its pixels.
+/// Reads the needed elements of a file, without its pixels.
 pub(super) fn read_elements(path: &Path) -> Result<Elements, VolumeError> {
     let at = |reason| VolumeError { path: path.to_owned(), reason };
     let file: File = open_regular(path).map_err(at)?;
@@ -57,7 +57,7 @@ pub(super) fn parse_elements(file: &[u8]) -> Result<Elements, DicomFault> {
     Elements::read(std::io::Cursor::new(file), &WANTED, true)
 }
 
-/// Numbers of a stored pixel.
+/// Numbers that describe a stored pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PixelForm {
     /// Bits in which a pixel is stored, 8 or 16.
@@ -69,14 +69,14 @@ pub(super) struct PixelForm {
     pub is_signed: bool,
 }
 
-/// Lowest and highest stored value of pixels outside of the scanner's field of view.
+/// Lowest and highest stored value of pixels outside the scanner's field of view.
 pub(super) type Padding = (i32, i32);
 
 /// An image of a series.
 #[derive(Clone, Debug)]
 pub(super) struct Slice {
     pub path: PathBuf,
-    /// False for an image of another modality than CT, whose values have no unit.
+    /// True for a CT; images of other modalities have values without a fixed unit.
     pub is_ct: bool,
     pub syntax: Syntax,
     /// Name of the series for messages.
@@ -86,17 +86,17 @@ pub(super) struct Slice {
     pub form: PixelForm,
     /// Position of the first pixel in mm, LPS.
     pub position: [f64; 3],
-    /// Directions in which the column and the row number grow, LPS, of length 1.
+    /// Directions in which the column and the row number increase, LPS, of length 1.
     pub axes: [[f64; 3]; 2],
-    /// Distances of columns and of rows, in mm.
+    /// Distances between columns and between rows, in mm.
     pub sides: [f64; 2],
     /// Slope and intercept to HU, or to the values of another modality.
     pub rescale: (f64, f64),
-    /// False if the header has no rescaling.
+    /// True if the header has a rescaling.
     pub is_rescaled: bool,
-    /// Unit of the rescaled values, if it is named.
+    /// Unit of the rescaled values, if the header names it.
     pub unit: Option<String>,
-    /// True for `MONOCHROME1`, which shows the lowest values white and leaves the values as they are.
+    /// True for `MONOCHROME1`, which displays the lowest values as white but does not change the values.
     pub is_shown_inverted: bool,
     pub padding: Option<Padding>,
 }
@@ -187,7 +187,7 @@ fn form(elements: &Elements) -> Result<PixelForm, DicomFault> {
     }
 }
 
-/// Directions of columns and rows, made exactly of length 1.
+/// Directions of columns and rows, normalised to length 1.
 fn axes([ax, ay, az, bx, by, bz]: [f64; 6]) -> Result<[[f64; 3]; 2], DicomFault> {
     let axes = [[ax, ay, az], [bx, by, bz]];
     let lengths = axes.map(|axis| dot(axis, axis).sqrt());
@@ -225,7 +225,7 @@ fn padding(elements: &Elements, form: PixelForm) -> Option<Padding> {
     Some((first.min(limit), first.max(limit)))
 }
 
-/// Name of a series for messages, such as `series 3 "ABDOMEN"`, as far as the header has one.
+/// Name of a series for messages, such as `series 3 "ABDOMEN"`, as far as the header provides it.
 pub(super) fn series_name(elements: &Elements) -> String {
     let number = elements.first(tags::SERIES_NUMBER).unwrap_or_default();
     let description = elements.text(tags::SERIES_DESCRIPTION).map(|parts| parts.join(" ")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The slices of a series as one grid: their order, duplicates, gaps and tilt.
+//! Arrangement of a series' slices on one grid: their order, duplicates, gaps and tilt.
 
 use std::path::PathBuf;
 
@@ -10,20 +10,20 @@ use super::DicomFault;
 use super::pixels::decode;
 use super::slice::{Slice, dot, parse_elements};
 
-/// Distance along the stack below which two images are at one position, in mm.
+/// Distance along the stack, in mm, below which two images have the same position.
 const SAME_POSITION_MM: f64 = 1e-3;
-/// Largest distance of a slice from its place in a regular stack, as a share of the distance of slices: the rounding of
-/// positions in headers, and less than what changes a voxel.
+/// Largest distance of a slice from its place in a regular stack, as a share of the slice distance: covers the rounding
+/// of positions in headers, and is too small to change voxels noticeably.
 const MAX_JITTER: f64 = 0.1;
-/// Smallest tilt of the stack against its slices that is reported, in degrees.
+/// Smallest reported tilt of the stack against its slices, in degrees.
 const TOLD_TILT_DEGREES: f64 = 0.1;
-/// Largest difference of the components of two directions that count as equal.
+/// Largest difference between the components of two directions that count as equal.
 const SAME_DIRECTION: f64 = 1e-3;
-/// HU of tissue, bone and metal, which is never padding.
+/// Range in HU of tissue, bone and metal; padding never lies in it.
 const TISSUE_HU: std::ops::RangeInclusive<f64> = -900.0..=3071.0;
-/// HU of pixels outside of the scanner's field of view.
+/// HU assigned to pixels outside the scanner's field of view.
 const AIR_HU: f64 = -1024.0;
-/// Value of such pixels in images of other modalities: the one that z-scores count as empty.
+/// Value assigned to such pixels in images of other modalities: the one that z-scores treat as empty.
 const EMPTY: f64 = 0.0;
 
 /// Slices in the order of the stack.
@@ -31,20 +31,20 @@ const EMPTY: f64 = 0.0;
 pub(super) struct Stack {
     pub info: VolumeInfo,
     slices: Vec<Slice>,
-    /// Files that repeat another slice.
+    /// Files whose slice repeats another slice.
     duplicates: Vec<PathBuf>,
     /// Slope and intercept, the same in all slices; `None` if they differ or cannot express padding.
     common_rescale: Option<(f64, f64)>,
 }
 
-/// Errors from ordering slices: of the series as a whole, or of one file.
+/// Error from ordering slices: a fault of the series as a whole, or of one file.
 pub(super) enum StackFault {
     Series(VolumeFault),
     File(VolumeError),
 }
 
 impl StackFault {
-    /// The error, at the folder of the series if it is not of one file.
+    /// Converts to an error at the file concerned, or at the folder of the series.
     pub(super) fn at(self, folder: &std::path::Path) -> VolumeError {
         match self {
             Self::Series(reason) => VolumeError { path: folder.to_owned(), reason },
@@ -175,7 +175,7 @@ impl Stack {
     }
 }
 
-/// Oddities of the units of CT slices.
+/// Irregularities of the units of CT slices.
 fn notes_on_units(slices: &[Slice]) -> Vec<HeaderNote> {
     let mut notes = Vec::new();
     // `check_alike` refuses a series with both.
@@ -191,14 +191,14 @@ fn notes_on_units(slices: &[Slice]) -> Vec<HeaderNote> {
     notes
 }
 
-/// Value of pixels of a slice outside of the scanner's field of view.
+/// Value assigned to pixels of a slice outside the scanner's field of view.
 fn outside(slice: &Slice) -> f64 {
     if slice.is_ct { AIR_HU } else { EMPTY }
 }
 
-/// Lowest and highest value of a slice's padding, in HU for a CT, if tissue has one of them or one between: programs that
-/// rescale images keep the tag of the original, and zero would be both padding and water. Tissue of other modalities may have
-/// any value above 0, which is what padding becomes.
+/// Lowest and highest value of a slice's padding, in HU for a CT, if the range contains values of tissue: programs that
+/// rescale images keep the tag of the original, and zero would be both padding and water. In other modalities, tissue
+/// may have any value above 0, the value that replaces padding.
 fn padding_of_tissue(slice: &Slice) -> Option<[f64; 2]> {
     let (slope, intercept) = slice.rescale;
     let (first, limit) = slice.padding?;
@@ -208,7 +208,7 @@ fn padding_of_tissue(slice: &Slice) -> Option<[f64; 2]> {
     is_tissue.then_some([low, high])
 }
 
-/// Stored value of pixels outside of the field of view, if there is one.
+/// Stored value of pixels outside the field of view, if the slice has one.
 fn air_value(slice: &Slice) -> Option<i32> {
     let (slope, intercept) = slice.rescale;
     let value = (outside(slice) - intercept) / slope;
@@ -217,7 +217,7 @@ fn air_value(slice: &Slice) -> Option<i32> {
     (value.fract() == 0.0 && range.contains(&value)).then_some(value as i32)
 }
 
-/// Rescaling of all slices, with which stored values can be kept as they are.
+/// Rescaling shared by all slices, with which stored values can be kept unchanged; `None` if they differ.
 fn common_rescale(slices: &[Slice]) -> Option<(f64, f64)> {
     let first = &slices[0];
     let is_common = slices.iter().all(|slice| slice.rescale == first.rescale);
@@ -261,7 +261,7 @@ fn unit(slice: &Slice) -> &str {
     slice.unit.as_deref().unwrap_or("HU")
 }
 
-/// Checks that all images are rescaled, or none: stored values and HU do not make one volume.
+/// Checks that either all images are rescaled or none: stored values and HU cannot be mixed in one volume.
 fn check_rescaled(slices: &[Slice]) -> Result<(), DicomFault> {
     let (rescaled, plain): (Vec<&Slice>, Vec<&Slice>) = slices.iter().partition(|slice| slice.is_rescaled);
     let (Some(_), Some(example)) = (rescaled.first(), plain.first()) else { return Ok(()) };
@@ -273,11 +273,11 @@ fn check_rescaled(slices: &[Slice]) -> Result<(), DicomFault> {
     })
 }
 
-/// Removes slices that repeat another one at their position, pixel by pixel.
+/// Removes slices that repeat another slice at the same position, pixel by pixel.
 fn remove_duplicates(slices: &mut Vec<Slice>, normal: [f64; 3]) -> Result<Vec<PathBuf>, StackFault> {
     let num_images = slices.len();
     let mut duplicates = Vec::new();
-    // Whether no image has another position than the one kept before it.
+    // True if all images with equal places along the normal have equal positions.
     let mut is_one_position = true;
     let mut different: Option<(usize, String, String)> = None;
     let mut kept: Vec<Slice> = Vec::with_capacity(slices.len());
@@ -325,7 +325,7 @@ fn values_of(slice: &Slice) -> Result<Vec<i32>, VolumeError> {
     decode(slice, &parse_elements(&file).map_err(at)?).map_err(at)
 }
 
-/// The vector from one slice to the next, the same for all.
+/// Returns the vector from one slice to the next, which must be the same for all.
 fn step(slices: &[Slice], normal: [f64; 3]) -> Result<[f64; 3], DicomFault> {
     let (first, last) = (slices[0].position, slices[slices.len() - 1].position);
     let intervals = slices.len() as f64 - 1.0;

@@ -18,7 +18,8 @@ pub(crate) struct TestSlice {
 }
 
 impl TestSlice {
-    /// The first pixel lies at -10, 20, `z` mm (LPS) and has the value `first`; each further one has 10 more.
+    /// Creates a slice whose first pixel lies at -10, 20, `z` mm (LPS) and has the value `first`; each further pixel
+    /// has 10 more.
     pub(crate) fn new(z: f64, first: u16) -> Self {
         let slice = Self { elements: InMemDicomObject::new_empty(), syntax: EXPLICIT.to_owned() };
         let pixels: Vec<u16> = (0..6).map(|at| first + 10 * at).collect();
@@ -78,7 +79,7 @@ impl TestSlice {
         self
     }
 
-    /// Pixels compressed to these fragments, in another transfer syntax.
+    /// Replaces the pixels by these compressed fragments, in another transfer syntax.
     pub(crate) fn encapsulated(mut self, syntax: &str, fragments: &[&[u8]]) -> Self {
         let fragments: Vec<Vec<u8>> = fragments.iter().map(|fragment| fragment.to_vec()).collect();
         let value = Value::PixelSequence(PixelFragmentSequence::new(vec![], fragments));
@@ -96,7 +97,7 @@ impl TestSlice {
         bytes
     }
 
-    /// Writes the file, making its folder.
+    /// Writes the file, creating its folder.
     pub(crate) fn write(&self, path: &Path) -> PathBuf {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, self.to_bytes()).unwrap();

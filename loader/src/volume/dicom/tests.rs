@@ -87,7 +87,7 @@ fn a_path_names_the_series_that_its_file_belongs_to() {
 }
 
 #[test]
-fn images_that_make_no_volume_are_refused_by_what_differs() {
+fn images_that_make_no_volume_are_refused_with_the_difference() {
     let with = |change: &dyn Fn(TestSlice) -> TestSlice| {
         let mut series = slices();
         series[1] = change(series[1].clone());

@@ -3,7 +3,7 @@
 use super::super::{Volume, detached, read_volume};
 use super::*;
 
-/// A grid turned about two axes: the first rows of the matrix are the first axis's direction.
+/// Header with a grid turned about two axes: the first row of the matrix is the direction of the first axis.
 const HEADER: &str = "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n\
     CompressedData = False\nTransformMatrix = 0 1 0 0 0 1 1 0 0\nOffset = -10 20 30\nCenterOfRotation = 0 0 0\n\
     AnatomicalOrientation = PSL\nElementSpacing = 0.5 0.6 3\nDimSize = 2 3 2\nElementType = MET_SHORT\n";

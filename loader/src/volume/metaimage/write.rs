@@ -11,7 +11,7 @@ use super::super::place::{LPS, mirrored};
 use super::super::write::IS_BIG_ENDIAN;
 use crate::geometry::spacing;
 
-/// A whole `.mha` file with compressed voxels.
+/// Encodes a whole `.mha` file with compressed voxels.
 pub(in super::super) fn encode(scan: &VolumeInfo, dtype: Dtype, voxels: &[u8]) -> io::Result<Vec<u8>> {
     let affine = mirrored(scan.affine, LPS);
     let sides = spacing(&affine);

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::geometry::Affine;
 
-/// Makes a FIFO, without the program `mkfifo`: a process that is being started has copies of the sockets and locks of all
-/// tests until it executes its program.
+/// Creates a FIFO without the program `mkfifo`: until a new process executes its program, it has copies of the sockets
+/// and locks of all tests.
 #[cfg(target_os = "linux")]
 pub(crate) fn make_fifo(path: &Path) {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -13,7 +13,7 @@ pub(crate) fn make_fifo(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 }
 
-/// A file to be written: 16-bit voxels of 2 mm, LPS, unless changed.
+/// A test file: 16-bit voxels of 2 mm, LPS, unless changed.
 #[derive(Clone, Debug)]
 pub(crate) struct TestFile {
     bytes: Vec<u8>,
@@ -64,12 +64,12 @@ impl TestFile {
         self.floats(112, &[slope, intercept])
     }
 
-    /// Value of `xyzt_units`.
+    /// Sets `xyzt_units`.
     pub(crate) fn units(self, code: u8) -> Self {
         self.put(123, &[code])
     }
 
-    /// `pixdim[1..4]`.
+    /// Sets `pixdim[1..4]`.
     pub(crate) fn sides(self, sides: [f32; 3]) -> Self {
         self.floats(80, &sides)
     }
@@ -96,7 +96,7 @@ impl TestFile {
         [&self.bytes[..], &self.data].concat()
     }
 
-    /// Writes the file, making its folder.
+    /// Writes the file, creating its folder.
     pub(crate) fn write(&self, path: &Path) -> PathBuf {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, self.to_bytes()).unwrap();

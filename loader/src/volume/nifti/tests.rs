@@ -1,4 +1,4 @@
-//! Headers and label maps, each against the value that nibabel 5.4.2 gives, unless said otherwise.
+//! Headers and label maps, each compared with the value that nibabel 5.4.2 gives, unless stated otherwise.
 
 #![expect(clippy::float_cmp, reason = "values that f32 holds exactly")]
 
@@ -8,7 +8,7 @@ use super::super::{Volume, read_info, read_labels, read_volume};
 use super::testing::TestFile;
 use super::*;
 
-/// Voxels that differ, so that an axis or a direction mistaken for another shows.
+/// File with distinct voxels, so that a mistaken axis or direction is noticed.
 fn file() -> TestFile {
     let voxels: Vec<i16> = (0..2 * 3 * 4).map(|at| at * 10 - 50).collect();
     TestFile::new([2, 3, 4], &voxels)
@@ -95,7 +95,7 @@ fn a_sform_with_other_sides_than_pixdim_is_used_and_told() {
     let rows = [[-4.0, 0.0, 0.0, 9.0], [0.0, -2.0, 0.0, 7.0], [0.0, 0.0, 2.0, -5.0]];
     let expected = diagonal([-4.0, -2.0, 2.0], [9.0, 7.0, -5.0]);
     let told = |pixdim: [f64; 3]| [HeaderNote::SformSides { sform: [4.0, 2.0, 2.0], pixdim }];
-    // Whether the qform is set does not matter, nor whether it can be read.
+    // The qform changes nothing, set or not, readable or not.
     for code in [0, 1] {
         for quaternion in [[0.0, 0.0, 1.0], [0.9, 0.9, 0.0], [f32::NAN, 0.0, 0.0]] {
             let scan = file().sform(1, &rows).sides([2.0; 3]).qform(code, quaternion, [1.0, 2.0, 3.0]);
@@ -127,7 +127,7 @@ fn sides_that_differ_by_rounding_are_not_told() {
 }
 
 #[test]
-fn disagreeing_transforms_are_told_and_the_sform_is_used() {
+fn disagreeing_transforms_are_reported_and_the_sform_is_used() {
     let sform = diagonal([-2.0, -2.0, 2.0], [9.0, 7.0, -5.0]);
     // The same place in both: a half turn about z.
     check_affine(&file().qform(1, [0.0, 0.0, 1.0], [9.0, 7.0, -5.0]), sform, &[]);
@@ -215,7 +215,7 @@ fn scaling_is_applied_left_out_or_refused_as_in_nibabel() {
 }
 
 #[test]
-fn compression_is_told_by_content() {
+fn compression_is_recognised_by_content() {
     let dir = tempfile::tempdir().unwrap();
     let plain = file().to_bytes();
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -248,7 +248,7 @@ fn labels_are_rounded() {
 }
 
 #[test]
-fn voxels_that_are_not_labels_are_told_with_their_place() {
+fn voxels_that_are_not_labels_are_reported_with_their_place() {
     let floats = |values: [f32; 4]| labels(&TestFile::new([2, 2, 1], &[]).with_f32(&values)).unwrap_err();
     assert!(floats([0.0, 1.0, 2.4, 0.0]).starts_with("label value 2.4 at voxel 0,1,0;"));
     assert!(floats([0.0, -1.0, 2.0, 0.0]).starts_with("label value -1 at voxel 1,0,0;"));
@@ -258,7 +258,7 @@ fn voxels_that_are_not_labels_are_told_with_their_place() {
 }
 
 #[test]
-fn numbers_of_the_shape_are_told_with_their_sign() {
+fn numbers_of_the_shape_are_reported_with_their_sign() {
     let dim = |number: usize, value: i16| info(&file().put(40 + 2 * number, &value.to_le_bytes())).unwrap_err();
     for rank in [-3, 0, 8] {
         assert_eq!(dim(0, rank), format!("{rank} dimensions; a NIfTI file has 1 to 7"));

@@ -12,12 +12,13 @@ use nifti::{DataElement, NiftiError, NiftiHeader};
 use super::super::{VolumeFault, VolumeInfo};
 use crate::geometry::{Affine, spacing};
 
-/// First byte of the voxels in a file without extensions.
+/// Offset of the first voxel in a file without extensions.
 const DATA_OFFSET: usize = 352;
-/// Largest cosine between two axes that a rotation may have.
+/// Largest cosine of the angle between two axes at which an affine still counts as a rotation.
 const MAX_COSINE: f64 = 1e-4;
 
-/// Writes voxels as `.nii` or `.nii.gz` with the header of the scan, or with a new one for its grid if it has none.
+/// Writes voxels as `.nii` or `.nii.gz` with the header of the scan, or, if it has none, with a new header for its
+/// grid.
 pub(in super::super) fn write<T>(path: &Path, scan: &VolumeInfo, voxels: &[T]) -> Result<(), VolumeFault>
 where
     T: DataElement + bytemuck::Pod,
@@ -26,7 +27,7 @@ where
     let array = ArrayView3::from_shape((nx, ny, nz).f(), voxels)
         .map_err(|error| VolumeFault::VoxelCount { message: error.to_string() })?;
     let own = scan.nifti.as_deref().cloned().unwrap_or_else(|| header_of(&scan.affine));
-    // What a viewer would scale the picture by was the scan's, not ours.
+    // The display range of the scan does not suit other voxels.
     let header = NiftiHeader { cal_min: 0.0, cal_max: 0.0, ..own };
     let is_gzip = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("gz"));
     durable::write_path(path, |temporary| {
@@ -60,7 +61,7 @@ fn header_of(affine: &Affine) -> NiftiHeader {
     pixdim[..4].copy_from_slice(&[turned, sx, sy, sz]);
     NiftiHeader {
         pixdim,
-        // Millimetres.
+        // Unit: millimetres.
         xyzt_units: 2,
         sform_code: 1,
         qform_code: i16::from(is_rotation),

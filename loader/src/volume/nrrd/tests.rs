@@ -15,7 +15,7 @@ fn voxels() -> Vec<u8> {
     (0..12i16).flat_map(|value| (value * 10 - 50).to_le_bytes()).collect()
 }
 
-/// Writes `a.nrrd` or another name with this header and this data.
+/// Writes a file `name` with this header and data, and reads it as a volume.
 fn read(name: &str, header: &str, data: &[u8]) -> Result<Volume, String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
@@ -220,7 +220,7 @@ fn unusable_headers_are_refused_in_one_line() {
             .contains("compressed bytes cannot hold")
     );
     let endless = read("a.nrrd", &format!("NRRD0004\n#{}", "x".repeat(2 << 20)), b"").unwrap_err();
-    assert_eq!(endless, "header without end in its first 1048576 bytes");
+    assert_eq!(endless, "header does not end within its first 1048576 bytes");
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("cut.nrrd"), &HEADER.as_bytes()[..80]).unwrap();
     assert!(read_info(&dir.path().join("cut.nrrd")).is_err());

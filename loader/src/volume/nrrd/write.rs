@@ -10,7 +10,7 @@ use super::super::dtype::Dtype;
 use super::super::place::{LPS, mirrored};
 use super::super::write::IS_BIG_ENDIAN;
 
-/// A whole `.nrrd` file with compressed voxels, in LPS as other programs write it.
+/// Encodes a whole `.nrrd` file with compressed voxels, in LPS like other programs.
 pub(in super::super) fn encode(scan: &VolumeInfo, dtype: Dtype, voxels: &[u8]) -> io::Result<Vec<u8>> {
     let affine = mirrored(scan.affine, LPS);
     let vector = |column: usize| format!("({},{},{})", affine[0][column], affine[1][column], affine[2][column]);

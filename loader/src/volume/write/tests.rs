@@ -1,4 +1,4 @@
-//! One grid through every format.
+//! Tests that write one grid in every format.
 
 use super::super::{read_info, read_labels, read_volume};
 use super::*;
@@ -32,7 +32,7 @@ fn label_maps_lie_where_the_scan_lies_in_every_format() {
     assert_eq!(hidden.count(), 0, "no temporary file is left");
 }
 
-/// Grids that a mistaken sign, axis or order of numbers would move: oblique, anisotropic, mirrored, permuted.
+/// Grids that would change if a sign, an axis or an order were mistaken: oblique, anisotropic, mirrored, permuted.
 fn grids() -> Vec<Affine> {
     let (c, s) = (0.3f64.cos(), 0.3f64.sin());
     let last = [0.0, 0.0, 0.0, 1.0];

@@ -340,7 +340,7 @@ fn other_parameters_are_not_applied_unasked() {
 }
 
 #[test]
-fn findings_are_told_before_during_and_after_a_conversion() {
+fn findings_are_reported_before_during_and_after_a_conversion() {
     let place = Place::with_phantoms(1);
     // A body of 0 to 1040 without a negative value: an offset of 1000.
     let mut bytes = nifti(&[16, 16, 16], 6.0, 4096);

@@ -1,4 +1,4 @@
-//! Damaged and lost shards: found, named, and repaired.
+//! Damaged and lost shards are found, named and repaired.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ fn lost_cases_outside_of_the_data_end_the_run_unless_given_up() {
     let (first, second, third) = (shard_of("phantom_000"), shard_of("phantom_001"), shard_of("phantom_002"));
     let before = voxels(&place.path("cache"));
     std::fs::remove_file(&second).unwrap();
-    // Its case is in the data.
+    // The data still hold the case of the removed shard.
     place.convert(&[], 0);
     assert_eq!(voxels(&place.path("cache")), before);
 

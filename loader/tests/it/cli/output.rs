@@ -27,7 +27,7 @@ fn replay_makes_the_batch_of_the_stream_again() {
 }
 
 #[test]
-fn a_name_to_exclude_that_matches_nothing_is_told() {
+fn a_name_to_exclude_that_matches_nothing_is_reported() {
     let place = Place::with_phantoms(2);
     place.convert(&[], 0);
     let cache = place.text("cache");
@@ -111,7 +111,7 @@ fn control_characters_in_names_are_escaped() {
     }
 }
 
-/// The device that fails every write with "no space left".
+/// Opens the device that fails every write with "no space left".
 #[cfg(target_os = "linux")]
 fn full() -> Stdio {
     File::options().write(true).open("/dev/full").unwrap().into()

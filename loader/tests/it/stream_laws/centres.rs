@@ -1,4 +1,4 @@
-//! Centres of crops: uniform over the voxels of their kind, and on no voxel without annotation.
+//! Tests of crop centres: uniform over the voxels of their kind, and never on a voxel without annotation.
 
 use hiend_cache::DatasetInfo;
 
@@ -13,7 +13,7 @@ fn check_chi_square(counts: &[(u64, f64)], what: &str) {
     assert!(statistic < limit, "{what}: {statistic:.1} with {df} degrees of freedom; expected less than {limit:.1}");
 }
 
-/// Counts how often each voxel is a centre, by crops of one voxel.
+/// Counts how often each voxel is a centre, using crops of one voxel.
 fn centres(cache: &Arc<Cache>, sample_by: SampleBy, case: &TestCase) -> Vec<u64> {
     let config = StreamConfig {
         crop_size: [1; 3],

@@ -1,4 +1,4 @@
-//! Connections in memory, with a thread that reads and one that writes, in place of TCP.
+//! Connections in memory instead of TCP, each with a thread that reads and a thread that writes.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,7 +18,7 @@ use crate::sync::{Condvar, Mutex};
 
 /// Number of frames that may wait to be sent.
 const OUTGOING: usize = 32;
-/// Time in messages; none passes.
+/// Timeout named in messages; no time passes in a model.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// One direction of a connection.
@@ -31,9 +31,9 @@ struct Pipe {
 #[derive(Debug, Default)]
 struct State {
     frames: VecDeque<Frame>,
-    /// No more is written: what is there can be read.
+    /// True once the writer has ended; what was written can still be read.
     ended: bool,
-    /// The reader is gone.
+    /// True once the reader is gone.
     broken: bool,
 }
 
@@ -98,7 +98,7 @@ impl Wire {
     }
 }
 
-/// A connection. Closed by [`Self::close`].
+/// A connection, to be closed by [`Self::close`].
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) peer: Peer,
@@ -119,8 +119,8 @@ impl Link {
         Self { peer, wire, reader, writer }
     }
 
-    /// Waits for the writer to end, and for the reader unless the time is over, which may be at once; then closes the
-    /// connection.
+    /// Waits for the writer to end, and for the reader unless the time is over, which may happen at once; then closes
+    /// the connection.
     pub(super) fn close(self, _: Instant) {
         let _ = self.writer.join();
         if shuttle::rand::thread_rng().r#gen() {

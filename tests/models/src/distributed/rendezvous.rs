@@ -7,7 +7,7 @@ use super::link::{Link, Peer};
 use super::token::Token;
 use super::world::World;
 
-/// A world without the connections of a rank.
+/// Error of a world that lacks connections of a rank.
 #[derive(Debug, thiserror::Error)]
 #[error("{found} connections of {expected}")]
 pub struct JoinError {

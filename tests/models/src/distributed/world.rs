@@ -1,8 +1,8 @@
-//! The place of a rank, with its connections.
+//! Place of a rank, with its connections.
 
 use super::link::Wire;
 
-/// The place of a thread among the ranks of a model.
+/// Place of a thread among the ranks of a model.
 #[derive(Debug)]
 pub struct World {
     /// Number of this rank, from 0.

@@ -11,10 +11,10 @@ use super::panel::pack_weights;
 use super::strips::{NUM_TASKS, Ring, Strip, ranges, strips};
 use crate::output::{Blank, Part};
 
-/// Weights of a kernel for one input channel and one output channel.
+/// Number of kernel weights for one input channel and one output channel.
 pub(super) const TAPS: usize = 27;
 
-/// `x` `[N, in, X, Y, Z]` convolved with `weight` `[out, in, 3, 3, 3]`, plus `bias` `[out]` → `[N, out, X, Y, Z]`.
+/// Convolves `x` `[N, in, X, Y, Z]` with `weight` `[out, in, 3, 3, 3]` and adds `bias` `[out]` → `[N, out, X, Y, Z]`.
 ///
 /// # Panics
 /// If a slice has another length than `shape` says.
@@ -62,16 +62,16 @@ fn convolve(x: &[f32], packed: &[f32], bias: Option<&[f32]>, shape: ConvShape) -
 }
 
 struct Convolution<'a> {
-    /// `[out / BLOCK][in * 27][BLOCK]`.
+    /// Packed weights, `[out / BLOCK][in * 27][BLOCK]`.
     packed: &'a [f32],
-    /// Bias of each channel, or zeros.
+    /// Initial value of each channel: its bias, or 0.
     initial: &'a [f32],
     shape: ConvShape,
     y: &'a Blank,
 }
 
 impl Convolution<'_> {
-    /// Computes the given blocks of channels of one strip.
+    /// Computes the blocks of channels in `blocks` for one strip.
     fn run(&self, x: &[f32], strip: &Strip, blocks: Range<usize>) {
         let mut ring = Ring::new(self.shape, strip, 0..self.shape.in_channels);
         let mut part = self.y.part();

@@ -11,9 +11,10 @@ use super::micro::{BLOCK, LANES, Sums, add_products_of_shifts};
 use super::panel::{interleave_rows, sum_partials};
 use super::strips::{NUM_TASKS, Ring, Strip, ranges, strips};
 
-/// Input channels of a task: few enough that a strip in the cache has many rows, over which sums stay in registers.
+/// Number of input channels of a task: few enough that a strip in the cache has many rows, over which sums stay in
+/// registers.
 const GROUP: usize = 32;
-/// Blocks of output channels of a task.
+/// Number of blocks of output channels of a task.
 const NUM_BLOCKS: usize = 4;
 
 /// Gradient of the weights of [`super::conv3`]: `x` `[N, in, X, Y, Z]` and `dy` `[N, out, X, Y, Z]` → `[out, in, 3, 3, 3]`.

@@ -1,21 +1,21 @@
 //! Innermost loops: blocks of sums that stay in vector registers.
 //!
-//! A block has 12 sums of 8 lanes in 12 of the 16 registers of AVX2, so that a fused multiply-add waits for none of the
-//! previous 11. Slices are cut to constant lengths before they are read, which leaves one bounds check a row.
+//! A block has 12 sums of 8 lanes in 12 of the 16 registers of AVX2, so that a fused multiply-add does not wait for any
+//! of the previous 11. Slices are cut to constant lengths before they are read, which leaves one bounds check per row.
 
 #![allow(clippy::inline_always, reason = "sums stay in registers only within one function")]
 
 use wide::f32x8;
 
-/// Channels of a block.
+/// Number of channels in a block.
 pub(crate) const BLOCK: usize = 4;
-/// Voxels in a vector.
+/// Number of voxels in a vector.
 pub(crate) const LANES: usize = 8;
 
 /// Sums of one block: `V` vectors of voxels for each of its channels.
 pub(crate) type Sums<const V: usize> = [[f32x8; V]; BLOCK];
 
-/// The 8 values from index `at` on.
+/// Loads the 8 values from index `at` on.
 #[inline(always)]
 pub(crate) fn load(values: &[f32], at: usize) -> f32x8 {
     let lanes: [f32; LANES] = values[at..at + LANES].try_into().expect("eight values");
@@ -69,7 +69,8 @@ fn add_products(sums: &mut Sums<3>, dy: &[f32; BLOCK * LANES], x: [f32x8; 3]) {
     }
 }
 
-/// Writes a block's channels, up to `V` vectors each, as rows of plain values: `[BLOCK][3 * LANES]`.
+/// Rearranges a block's sums to one row of values per channel, `[BLOCK][3 * LANES]`, of which the first `V` vectors are
+/// used.
 #[inline(always)]
 pub(crate) fn rows_of<const V: usize>(sums: &Sums<V>) -> [[f32; 3 * LANES]; BLOCK] {
     let mut rows = [[0.0; 3 * LANES]; BLOCK];

@@ -1,4 +1,4 @@
-//! Matrix products over tiles of voxels: the part that kernels of one voxel and transposed convolutions share.
+//! Matrix products over tiles of voxels, shared by kernels of one voxel and transposed convolutions.
 
 use rayon::prelude::*;
 use wide::f32x8;
@@ -6,15 +6,16 @@ use wide::f32x8;
 use super::micro::{BLOCK, LANES, Sums, add_products_of_rows, add_row, rows_of};
 use super::strips::{NUM_TASKS, ranges};
 
-/// Floats of partial sums of a weight's gradient, over all tasks.
+/// Largest number of floats for partial sums of a weight's gradient, over all tasks.
 const MAX_PARTIALS: usize = 4 << 20;
 
-/// Voxels that a block sums at once.
+/// Number of voxels that a block sums at once.
 const WIDTH: usize = 3 * LANES;
-/// Floats of a tile: half of a core's first-level cache on the smaller servers.
+/// Number of floats in a tile: half of a core's first-level cache on the smaller servers.
 const TILE_LEN: usize = 16 << 10 >> 2;
 
-/// Weights of a product as `[out / BLOCK][in][BLOCK]`, zero for outputs past the last. `weight` takes output and input.
+/// Packs the weights of a product as `[out / BLOCK][in][BLOCK]`, with zeros for outputs beyond the last. `weight`
+/// receives output and input.
 pub(crate) fn pack_weights(num_inputs: usize, num_outputs: usize, weight: impl Fn(usize, usize) -> f32) -> Vec<f32> {
     let mut packed = Vec::with_capacity(num_outputs.next_multiple_of(BLOCK) * num_inputs);
     for first in (0..num_outputs).step_by(BLOCK) {
@@ -25,12 +26,12 @@ pub(crate) fn pack_weights(num_inputs: usize, num_outputs: usize, weight: impl F
     packed
 }
 
-/// Voxels of a tile of `num_rows` rows: a multiple of 24 from 24 to 960.
+/// Number of voxels in a tile of `num_rows` rows: a multiple of 24 from 24 to 960.
 pub(crate) fn tile_width(num_rows: usize) -> usize {
     (TILE_LEN / num_rows.max(1) / WIDTH).clamp(1, 40) * WIDTH
 }
 
-/// Some voxels of every input of a product, `[inputs][stride]`, in the cache.
+/// Some voxels of every input of a product, `[inputs][stride]`, small enough for the cache.
 pub(crate) struct Tile {
     values: Vec<f32>,
     num_rows: usize,
@@ -38,7 +39,7 @@ pub(crate) struct Tile {
 }
 
 impl Tile {
-    /// A tile of zeros. `num_rows` inputs, `width` voxels.
+    /// Creates a tile of zeros for `num_rows` inputs and `width` voxels.
     pub(crate) fn new(num_rows: usize, width: usize) -> Self {
         // Not a power of two, whose rows would share the sets of a cache.
         let stride = width.next_multiple_of(WIDTH) + LANES;
@@ -46,19 +47,19 @@ impl Tile {
         Self { values: vec![0.0; (num_rows + 2) * stride], num_rows, stride }
     }
 
-    /// The rows, to be filled. What lies after a row's last voxel is computed with and thrown away, or must be zero where
-    /// sums run over voxels.
+    /// Mutable rows of the tile, to be filled. Values after a row's last voxel are computed and discarded; where sums
+    /// run over voxels, they must be zero.
     pub(crate) fn rows_mut(&mut self) -> impl Iterator<Item = &mut [f32]> {
         self.values.chunks_exact_mut(self.stride).take(self.num_rows)
     }
 
-    /// The row with that number.
+    /// Row with the given number.
     pub(crate) fn row(&self, row: usize) -> &[f32] {
         &self.values[row * self.stride..][..self.stride]
     }
 
-    /// Multiplies the first `width` voxels by weights of [`pack_weights`], and hands each block's rows of up to 24 values
-    /// to `store(block, first voxel, rows)`. `initial` holds a value for each output, padded to whole blocks.
+    /// Multiplies the first `width` voxels by weights packed by [`pack_weights`], and passes each block's rows of up to
+    /// 24 values to `store(block, first voxel, rows)`. `initial` holds a value for each output, padded to whole blocks.
     pub(crate) fn multiply(
         &self,
         packed: &[f32],
@@ -103,8 +104,8 @@ fn products(dy: &[f32], rows: [&[f32]; 3]) -> Sums<3> {
     sums
 }
 
-/// Interleaves the rows of a block by vectors: `packed` is `[vectors][BLOCK][LANES]`. A row that is `None`, and what
-/// lies after a row's end, is zero.
+/// Interleaves the rows of a block vector by vector: `packed` is `[vectors][BLOCK][LANES]`. A row that is `None`, and
+/// values beyond a row's end, become zero.
 pub(crate) fn interleave_rows<'a>(packed: &mut [f32], row: impl Fn(usize) -> Option<&'a [f32]>) {
     for o in 0..BLOCK {
         let vectors = packed.as_chunks_mut::<LANES>().0.iter_mut().skip(o).step_by(BLOCK);
@@ -125,7 +126,7 @@ pub(crate) fn interleave_rows<'a>(packed: &mut [f32], row: impl Fn(usize) -> Opt
     }
 }
 
-/// Element-wise sum of vectors of one length, in their order.
+/// Element-wise sum of vectors of equal length, added in order.
 pub(crate) fn sum_partials(parts: &[Vec<f32>]) -> Vec<f32> {
     let (first, rest) = parts.split_first().expect("at least one part");
     let mut sums = first.clone();
@@ -143,7 +144,7 @@ pub(crate) struct VoxelRange {
     pub(crate) len: usize,
 }
 
-/// Cuts the voxels of each volume into ranges of `width`, the last one shorter.
+/// Divides the voxels of each volume into ranges of `width`; the last range may be shorter.
 pub(crate) fn tiles(batch: usize, num_voxels: usize, width: usize) -> Vec<VoxelRange> {
     let starts = (0..num_voxels).step_by(width);
     (0..batch)
@@ -151,10 +152,10 @@ pub(crate) fn tiles(batch: usize, num_voxels: usize, width: usize) -> Vec<VoxelR
         .collect()
 }
 
-/// Gradient of weights `[out, in]`: products of the rows of `out` with those of `in`, summed over the voxels of all tiles.
+/// Gradient of weights `[out, in]`: products of the rows of `out` and `in`, summed over the voxels of all tiles.
 /// `fill_tile` writes the rows of `in`, `fill_block` those of a block of `out`, interleaved.
 ///
-/// Products are added in f32: over a tile in 8 lanes, then tile after tile, then over at most 32 parts of the batch.
+/// Products are added in f32: within a tile in 8 lanes, then tile after tile, then over at most 32 parts of the batch.
 pub(crate) fn weight_gradient(
     [num_out, num_in]: [usize; 2],
     tiles: &[VoxelRange],
@@ -170,7 +171,7 @@ pub(crate) fn weight_gradient(
         .map(|part| {
             let mut sums = vec![0.0; sums_len];
             for &at in &tiles[part] {
-                // Fresh for each: what lies after the voxels of a narrower tile must be zero.
+                // A new tile for each, because the values after the voxels of a narrower tile must be zero.
                 let mut tile = Tile::new(num_in, at.len);
                 fill_tile(&mut tile, at);
                 let mut packed = vec![0.0; at.len.div_ceil(LANES) * BLOCK * LANES];

@@ -7,7 +7,8 @@ use super::micro::BLOCK;
 use super::panel::{Tile, VoxelRange, interleave_rows, pack_weights, tile_width, tiles, weight_gradient};
 use crate::output::Blank;
 
-/// `weight` `[out, in]` times the channels of `x` `[N, in, X, Y, Z]`, plus `bias` `[out]` → `[N, out, X, Y, Z]`.
+/// Multiplies `weight` `[out, in]` by the channels of `x` `[N, in, X, Y, Z]` and adds `bias` `[out]` → `[N, out, X, Y,
+/// Z]`.
 ///
 /// # Panics
 /// If a slice has another length than `shape` says.
@@ -69,7 +70,7 @@ fn multiply(x: &[f32], packed: &[f32], bias: Option<&[f32]>, shape: ConvShape) -
 
 /// Gradient of the weight of [`conv1`]: `x` `[N, in, X, Y, Z]` and `dy` `[N, out, X, Y, Z]` → `[out, in]`.
 ///
-/// Products are added in f32: over a tile in 8 lanes, then tile after tile, then over at most 32 parts of the batch.
+/// Products are added in f32: within a tile in 8 lanes, then tile after tile, then over at most 32 parts of the batch.
 ///
 /// # Panics
 /// If a slice has another length than `shape` says.

@@ -5,31 +5,31 @@ use std::ops::Range;
 use super::ConvShape;
 use super::micro::LANES;
 
-/// Bytes that a ring of planes should not exceed: half of a core's second-level cache on the smaller servers.
+/// Largest size in bytes of a ring of planes: half of a core's second-level cache on the smaller servers.
 const RING_BYTES: usize = 256 << 10;
-/// Rows of a strip at least, so that copying its two rows of border stays cheap.
+/// Minimum number of rows of a strip, so that copying its two border rows stays cheap.
 const MIN_ROWS: usize = 4;
-/// Planes of a strip at least: a strip copies two planes that its neighbours copy too.
+/// Minimum number of planes of a strip, because each strip copies two planes that its neighbours copy too.
 const MIN_PLANES: usize = 8;
-/// Tasks wanted, so that 16 threads have work and fewer end at about the same time.
+/// Number of tasks to aim for, so that 16 threads have work, and fewer threads finish at about the same time.
 pub(super) const NUM_TASKS: usize = 32;
 
-/// A box of one volume over all of z.
+/// A box of one volume that covers all of z.
 #[derive(Clone, Debug)]
 pub(super) struct Strip {
-    /// Volume within the batch.
+    /// Index of the volume within the batch.
     pub(super) n: usize,
     pub(super) x: Range<usize>,
     pub(super) y: Range<usize>,
 }
 
-/// Row length with one voxel of padding before and at least one after each multiple of a vector.
+/// Row length including padding: one voxel before the row, and at least one after its end rounded up to whole vectors.
 fn row_stride(size_z: usize) -> usize {
     size_z.next_multiple_of(LANES) + LANES
 }
 
-/// Cuts a batch of volumes, of which a ring holds `channels` channels, into strips of about equal work. The cut depends
-/// on sizes alone.
+/// Divides a batch of volumes into strips of about equal work; a ring holds `channels` channels of a volume. The
+/// division depends on sizes alone.
 pub(super) fn strips(shape: ConvShape, channels: usize) -> Vec<Strip> {
     let [size_x, size_y, size_z] = shape.size;
     let row_bytes = 3 * channels * row_stride(size_z) * size_of::<f32>();
@@ -45,7 +45,7 @@ pub(super) fn strips(shape: ConvShape, channels: usize) -> Vec<Strip> {
     strips
 }
 
-/// `0..len` in `count` ranges whose lengths differ by one at most.
+/// Divides `0..len` into `count` ranges whose lengths differ by at most one.
 pub(crate) fn ranges(len: usize, count: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).map(move |i| i * len / count..(i + 1) * len / count)
 }
@@ -58,7 +58,7 @@ pub(super) struct Ring {
     n: usize,
     y: Range<usize>,
     channels: Range<usize>,
-    /// Padded position along x of the plane that each third of `values` holds: plane p of the volume is p + 1.
+    /// Padded position along x of the plane in each third of `values`; plane p of the volume has the position p + 1.
     held: [Option<usize>; 3],
     /// Position along x of the centre plane.
     centre: usize,
@@ -68,7 +68,7 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// An empty ring for the input `channels` of a strip.
+    /// Creates an empty ring for the input channels `channels` of a strip.
     pub(super) fn new(shape: ConvShape, strip: &Strip, channels: Range<usize>) -> Self {
         let row_stride = row_stride(shape.size[2]);
         let channel_stride = (strip.y.len() + 2) * row_stride;
@@ -87,7 +87,7 @@ impl Ring {
         }
     }
 
-    /// Makes `x` the centre plane, copying those of its three planes that are not there yet.
+    /// Makes `x` the centre plane, copying those of its three planes that are not yet in the ring.
     pub(super) fn advance(&mut self, volume: &[f32], x: usize) {
         self.centre = x;
         for padded in x..x + 3 {
@@ -117,7 +117,7 @@ impl Ring {
         }
     }
 
-    /// The planes before, at and after the centre.
+    /// Planes before, at and after the centre.
     pub(super) fn planes(&self) -> [&[f32]; 3] {
         std::array::from_fn(|i| &self.values[(self.centre + i) % 3 * self.plane_len..][..self.plane_len])
     }

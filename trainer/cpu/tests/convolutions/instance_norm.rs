@@ -6,7 +6,7 @@ use crate::{wave, with_threads};
 const EPSILON: f64 = 1e-5;
 const SLOPE: f32 = 0.01;
 
-/// A row normalized, with its reciprocal standard deviation.
+/// Normalises a row; also returns its reciprocal standard deviation.
 fn normed(row: &[f32]) -> (Vec<f64>, f64) {
     let count = row.len() as f64;
     let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
@@ -15,7 +15,7 @@ fn normed(row: &[f32]) -> (Vec<f64>, f64) {
     (row.iter().map(|&v| (f64::from(v) - mean) * rstd).collect(), rstd)
 }
 
-/// Gradient through the normalization, of the gradient `g` behind it.
+/// Gradient with respect to a row, given the gradient `g` with respect to its normalised values.
 fn through_norm(g: &[f64], normed: &[f64], rstd: f64) -> Vec<f64> {
     let count = g.len() as f64;
     let mean = g.iter().sum::<f64>() / count;

@@ -1,4 +1,4 @@
-//! Convolutions, norms and resizing against plain loops in f64.
+//! Convolutions, norms and resizing, compared with plain loops in f64.
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -33,7 +33,7 @@ impl Exact {
 }
 
 /// Asserts that each value is an f32 sum of `num_terms` products. Whatever the order, each addition and each product
-/// rounds by at most 2⁻²⁴ of a partial sum, and none of these exceeds the sum of absolute values.
+/// rounds by at most 2⁻²⁴ of a partial sum, and no partial sum exceeds the sum of absolute values.
 fn assert_sums(what: &str, got: &[f32], want: &[Exact], num_terms: usize) {
     assert_eq!(got.len(), want.len(), "{what}");
     let relative = (num_terms as f64 + 4.0) * 2.0_f64.powi(-24);
@@ -43,7 +43,7 @@ fn assert_sums(what: &str, got: &[f32], want: &[Exact], num_terms: usize) {
     }
 }
 
-/// The results of a function with one thread and with five.
+/// Results of a function with one thread and with five threads.
 fn with_threads<T: Send>(function: impl Fn() -> T + Sync) -> [T; 2] {
     [1, 5].map(|num_threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads).build().expect("threads start");

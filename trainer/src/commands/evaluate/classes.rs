@@ -1,4 +1,4 @@
-//! Classes of an evaluation: their names, the ignore label, regions, and the tolerance of each.
+//! Classes of an evaluation: their names, the ignore label, regions, and the tolerance of each class.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub(super) struct Classes {
 }
 
 impl Classes {
-    /// Classes of the dataset that a flag names, or every label without one.
+    /// Returns the classes of the dataset that a flag names; every label without one.
     ///
     /// # Errors
     /// If the dataset cannot be read, or the ignore label is one of its classes.
@@ -106,7 +106,7 @@ impl Classes {
         }
     }
 
-    /// Tolerances of `--tolerance-mm` and `--tolerance`.
+    /// Reads the tolerances of `--tolerance-mm` and `--tolerance`.
     ///
     /// # Errors
     /// If a name is not one of a class, or is the background's, whose surface is not measured.
@@ -128,7 +128,7 @@ impl Classes {
     }
 }
 
-/// Classes and ignore label as a dataset names them.
+/// Classes and ignore label named by a dataset.
 struct Named {
     /// Names by class; the background has one even if the dataset does not name it.
     classes: BTreeMap<usize, String>,
@@ -141,7 +141,7 @@ struct Named {
 }
 
 impl Named {
-    /// Reads `dataset.json`, which a path names or its folder holds; without one, finds the dataset of label maps or masks.
+    /// Reads `dataset.json`, given its path or its folder; without one, finds the dataset of label maps or masks.
     fn read(path: &Path) -> anyhow::Result<Self> {
         let described = dataset::names_in(path)?.filter(|info| !(info.labels.is_empty() && info.regions.is_empty()));
         let info = match described {
@@ -168,7 +168,7 @@ impl Named {
     }
 }
 
-/// Names of the only dataset in a folder, as its files have them.
+/// Names of the only dataset in a folder, derived from its files.
 fn found(path: &Path) -> anyhow::Result<DatasetInfo> {
     let expected = "--dataset takes a dataset.json with \"labels\", or the folder of a dataset";
     let Some(metadata) = lookup::metadata(path)? else { bail!("{}: no such file or folder; {expected}", shown(path)) };
@@ -183,8 +183,8 @@ fn found(path: &Path) -> anyhow::Result<DatasetInfo> {
     Ok(DatasetInfo { labels, regions, ignore })
 }
 
-/// Regions of a dataset as nnU-Net scores them: each entry of `labels` but background and ignore label, whether one
-/// label or a list of several. The background, which belongs to no entry, comes first.
+/// Regions of a dataset as nnU-Net scores them: each entry of `labels` except background and ignore label, whether a
+/// single label or a list. The background, which belongs to no entry, comes first.
 fn regions(dataset: &DatasetInfo, ignore: Option<u8>) -> Vec<Region> {
     let single = dataset.labels.iter().filter(|(label, _)| **label > 0 && Some(**label) != ignore);
     let single = single.map(|(label, name)| Region { name: name.clone(), labels: vec![*label] });

@@ -13,7 +13,7 @@ use crate::metric::evaluation::{ClassMetrics, Evaluation, Tolerances};
 use crate::metric::overlap::Absent;
 use crate::metric::surface::Surface;
 
-/// Largest number of cases of which slices are drawn.
+/// Largest number of cases for which slices are drawn.
 const MOST_DRAWN: usize = 8;
 /// Longest side of a slice, in pixels.
 const SLICE: f64 = 264.0;
@@ -98,7 +98,7 @@ fn absent_classes(absent: Absent) -> &'static str {
     }
 }
 
-/// Tolerance of the surface Dice, and those of single classes.
+/// Text with the tolerance of the surface Dice, including those of individual classes.
 fn tolerances(evaluation: &Evaluation) -> String {
     let Tolerances { default_mm, by_class } = &evaluation.conventions.tolerances;
     let of_class = |(class, mm): (&usize, &f64)| Some(format!(", {} {mm} mm", evaluation.class_names.get(class)?));
@@ -111,14 +111,14 @@ fn listed(evaluation: &Evaluation) -> impl Iterator<Item = (usize, &String)> {
     foreground.filter(move |(class, _)| evaluation.occurs(*class))
 }
 
-/// Values of each foreground class that any case has.
+/// Values of a metric for each foreground class that occurs in any case.
 fn groups(evaluation: &Evaluation, metric: fn(&ClassMetrics) -> f64) -> Vec<Group> {
     listed(evaluation)
         .map(|(class, name)| Group { name: name.clone(), values: evaluation.values(class, metric).collect() })
         .collect()
 }
 
-/// Slices of the cases with the lowest Dice, where most voxels differ.
+/// Adds slices of the cases with the lowest Dice, where most voxels differ.
 fn worst(page: &mut Page, evaluation: &Evaluation, classes: &Classes, files: &Files<'_>) -> anyhow::Result<()> {
     let mut ranked: Vec<(f64, &str)> = evaluation
         .fg_dice_of_cases()
@@ -151,7 +151,7 @@ fn worst(page: &mut Page, evaluation: &Evaluation, classes: &Classes, files: &Fi
     Ok(())
 }
 
-/// The axial slice in which most voxels of two maps on one grid differ, of one map next to that of the other; and its number.
+/// Draws the axial slice in which two maps on one grid differ in most voxels, side by side; also returns its number.
 fn compared(label: &LabelFile, pred: &LabelFile, ignore: Option<u8>) -> (Canvas, usize) {
     let shape = label.info.orientation.shape(label.info.shape);
     let [truth, guess] = [label, pred].map(in_ras);

@@ -1,7 +1,7 @@
-//! Scans that an earlier prediction has finished, for `--skip-existing`.
+//! Scans finished by an earlier prediction, for `--skip-existing`.
 //!
-//! A file of the right name is not enough: it may be cut short, of another scan with the same name, or of a model with
-//! other classes. Such a file is neither taken for a prediction nor replaced; the error names it.
+//! A file with the right name is not enough: it may be truncated, belong to another scan with the same name, or come
+//! from a model with other classes. Such a file is neither accepted as a prediction nor replaced; the error names it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ use crate::inference::scan_files::SkippedScan;
 use crate::inference::scan_files::grid::{GridMismatch, check_same_grid};
 use crate::label_space::{LabelOutOfRange, LabelSpace};
 
-/// Scans whose label maps exist.
+/// Scans with existing label maps.
 #[derive(Debug, Default)]
 pub(super) struct Finished {
-    /// Number of scans with a whole prediction.
+    /// Number of scans with a complete prediction.
     pub num_scans: usize,
     /// Scans that cannot be read, so that their label maps cannot be checked.
     pub unreadable: Vec<SkippedScan>,
@@ -27,8 +27,8 @@ pub(super) struct Finished {
 
 impl Finished {
     /// Removes the scans that were predicted before from `scans`. A scan counts as predicted if its label map (and each
-    /// probability map, if they are wanted) can be read to its end and lies on the scan's grid, and the label map holds
-    /// classes of the model only.
+    /// probability map, if wanted) can be read to its end and lies on the scan's grid, and the label map holds only
+    /// classes of the model.
     ///
     /// # Errors
     /// If an existing file is damaged or belongs to another scan or model, or a label map exists without the
@@ -80,7 +80,7 @@ impl Finished {
     }
 }
 
-/// Reasons why a file is not what this prediction would have written.
+/// Reason why a file cannot be an output of this prediction.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
     /// A file that cannot be read to its end, or whose values are not labels.
@@ -99,7 +99,7 @@ enum Unusable {
     OtherClasses {
         /// Path of the existing prediction.
         path: PathBuf,
-        /// The label found.
+        /// Label that was found.
         source: LabelOutOfRange,
     },
 }
@@ -128,7 +128,7 @@ mod tests {
     const SHAPE: [i16; 3] = [3, 2, 1];
     const LABELS: [u8; 6] = [0, 1, 1, 0, 0, 1];
 
-    /// Writes an uncompressed scan of zeros, in voxels of 1 mm, the first one at `x_mm`.
+    /// Writes an uncompressed scan of zeros with voxels of 1 mm; the first voxel lies at `x_mm`.
     fn write_scan(path: &Path, shape: [i16; 3], x_mm: f32) {
         let mut bytes = vec![0_u8; 352];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -163,7 +163,7 @@ mod tests {
         folder
     }
 
-    /// Number of finished scans and names of the others, or the error with the folder's path as DIR.
+    /// Number of finished scans and names of the others, or the error, with `DIR` in place of the folder's path.
     fn leave_out(folder: &Path, probabilities: bool) -> Result<(usize, String), String> {
         let classes = ["background".to_owned(), "lung".to_owned()];
         let mut scans: BTreeMap<String, PathBuf> =

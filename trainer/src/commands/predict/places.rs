@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use hiend_cache::durable;
 use hiend_loader::volume::{Wanted, format_of, read_info_for};
 
-/// The highest ratio by which deflate can shrink data: a block of 258 equal bytes takes two bits.
+/// Largest ratio by which deflate can shrink data: 258 equal bytes take two bits.
 const MAX_DEFLATE_RATIO: u64 = 1032;
 
 /// Existing files that may be replaced.
@@ -16,9 +16,9 @@ const MAX_DEFLATE_RATIO: u64 = 1032;
 pub(super) enum Replace {
     /// No existing file.
     Nothing,
-    /// Probabilities: without a label map, which is written last, they are those of an interrupted prediction.
+    /// Probabilities only: without a label map, which is written last, they belong to an interrupted prediction.
     Probabilities,
-    /// Label maps as well.
+    /// Label maps and probabilities.
     Everything,
 }
 
@@ -27,12 +27,12 @@ pub(super) enum Replace {
 pub(super) struct Places<'a> {
     out: &'a Path,
     classes: &'a [String],
-    /// True if probabilities are written too.
+    /// True if probabilities are also written.
     probabilities: bool,
 }
 
 impl<'a> Places<'a> {
-    /// Places in folder `out`.
+    /// Creates the paths in the folder `out`.
     pub(super) fn new(out: &'a Path, classes: &'a [String], probabilities: bool) -> Self {
         Self { out, classes, probabilities }
     }
@@ -63,7 +63,7 @@ impl<'a> Places<'a> {
     }
 
     /// Checks that the files of all scans can be written: none replaces an input, none exists unless `replace` allows
-    /// it, and the folder, which is made if need be, has room for what they take at the least.
+    /// it, and the folder, which is created if needed, has room for their minimum size.
     ///
     /// # Errors
     /// The first obstacle.
@@ -98,8 +98,8 @@ impl<'a> Places<'a> {
         self.check_space(scans)
     }
 
-    /// Writes as many bytes as the files take at the least and removes them again: unlike reading the free space,
-    /// this also meets quotas and missing permissions.
+    /// Writes as many bytes as the files need at least, and removes them again: unlike reading the free space, this
+    /// also detects quotas and missing permissions.
     fn check_space(&self, scans: &BTreeMap<String, PathBuf>) -> anyhow::Result<()> {
         let bytes_per_voxel = 1 + if self.probabilities { 4 * self.classes.len() as u64 } else { 0 };
         // A scan whose header cannot be read is reported when its turn comes, and so is a modality that the model does not
@@ -108,7 +108,7 @@ impl<'a> Places<'a> {
         let voxels = |path: &PathBuf| info(path).map_or(0, |info| info.shape.iter().product::<usize>() as u64);
         let num_voxels: u64 = scans.values().map(voxels).sum();
         let needed = (num_voxels * bytes_per_voxel).div_ceil(MAX_DEFLATE_RATIO).max(1);
-        // What a killed run has left takes space. A file that cannot be removed shows in the probe if it matters.
+        // Remainders of killed runs take space. If one cannot be removed and matters, the probe fails.
         let _ = durable::remove_stale(self.out);
         durable::probe(self.out, needed).map_err(|error| error.source).with_context(|| {
             let (out, scans) = (self.out.display(), super::scans(scans.len()));

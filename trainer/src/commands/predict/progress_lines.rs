@@ -9,7 +9,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct ProgressLines {
     last: Instant,
-    /// Time and number of windows at the first report with a window done: what came before is preparation.
+    /// Time and number of windows at the first report with a finished window; the time before it was preparation.
     first: Option<(Instant, usize)>,
 }
 
@@ -18,7 +18,7 @@ impl ProgressLines {
         Self { last: started, first: None }
     }
 
-    /// The line for `done` of `total` windows, unless the last one is less than 10 s old or nothing is left to do.
+    /// Line for `done` of `total` windows; `None` if the last line is less than 10 s old or nothing is left to do.
     pub(super) fn next(&mut self, now: Instant, done: usize, total: usize) -> Option<String> {
         let (since, done_then) = *self.first.get_or_insert((now, done));
         if done >= total || now.duration_since(self.last) < INTERVAL {

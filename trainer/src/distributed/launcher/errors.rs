@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::distributed::rendezvous::ranges;
 
-/// Errors that wait to be shown, and those that were.
+/// Errors still to be shown, and errors already shown.
 #[derive(Debug, Default)]
 pub(super) struct Errors {
-    /// Ranks in ascending order by error.
+    /// Ranks with each error, in ascending order.
     waiting: BTreeMap<String, Vec<usize>>,
     shown: Vec<String>,
 }
@@ -19,8 +19,8 @@ impl Errors {
         ranks.insert(ranks.partition_point(|other| *other < rank), rank);
     }
 
-    /// Lines for the errors added since the last call, in the order of their ranks. An error that others quote, as rank 0
-    /// does for the rank that failed first, is not repeated.
+    /// Lines for the errors added since the last call, ordered by rank. An error that is quoted in another one, as rank
+    /// 0 quotes the rank that failed first, is not repeated.
     pub(super) fn take(&mut self) -> Vec<String> {
         let mut errors: Vec<(Vec<usize>, String)> =
             std::mem::take(&mut self.waiting).into_iter().map(|(error, ranks)| (ranks, error)).collect();

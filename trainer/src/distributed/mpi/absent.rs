@@ -1,10 +1,10 @@
-//! MPI in a build without it.
+//! Replacement for MPI in a build without it.
 
 use super::MpiError;
 use crate::distributed::token::Token;
 use crate::distributed::world::World;
 
-/// MPI in this process. Does not start in a build without the feature `mpi`.
+/// MPI in this process; cannot be started without the feature `mpi`.
 #[derive(Debug)]
 pub struct Mpi(());
 

@@ -1,4 +1,4 @@
-//! MPI by the library that this program is linked to.
+//! MPI through the library to which this program is linked.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -20,7 +20,7 @@ use crate::distributed::tcp_sum::{BUCKET, added};
 use crate::distributed::token::Token;
 use crate::distributed::world::{Listener, Master, Told, World};
 
-/// MPI in this process. Ended by [`Self::end`] only: after a failure, the end of MPI would wait for lost ranks.
+/// MPI in this process. Ended only by [`Self::end`]: after a failure, ending MPI would wait for lost ranks.
 pub struct Mpi {
     universe: ManuallyDrop<Universe>,
 }
@@ -40,7 +40,7 @@ struct Announcement {
 }
 
 impl Mpi {
-    /// Starts MPI, for calls of one thread at a time. To be called by the main thread.
+    /// Starts MPI, for calls of one thread at a time. Must be called by the main thread.
     ///
     /// # Errors
     /// If MPI runs already, or its library allows calls of the main thread only.
@@ -50,9 +50,9 @@ impl Mpi {
         if threading < Threading::Serialized { Err(MpiError::Threads) } else { Ok(Self { universe }) }
     }
 
-    /// Finds the place of this process, opens the socket of rank 0, and brings its address and the token of the run to all.
-    /// Rank 0 listens at `listen`, else `MASTER_ADDR`, else its host's name, or at 127.0.0.1 if all ranks are on its
-    /// machine.
+    /// Finds the place of this process, opens the socket of rank 0, and sends its address and the token of the run to
+    /// all ranks. Rank 0 listens at `listen`, or else at `MASTER_ADDR`, or else at its host's name; at 127.0.0.1 if all
+    /// ranks are on its machine.
     ///
     /// # Errors
     /// If rank 0 cannot listen, or `HIEND_TOKEN` is too short.
@@ -77,7 +77,7 @@ impl Mpi {
         Ok((world, Token::new(token)?))
     }
 
-    /// Ends MPI, once all ranks have ended their runs in order. To be called by the thread that started it.
+    /// Ends MPI, once all ranks have ended their runs without an error. Must be called by the thread that started it.
     pub fn end(self) {
         drop(ManuallyDrop::into_inner(self.universe));
     }
@@ -100,7 +100,7 @@ fn announce(listen: Option<&str>, one_machine: bool) -> Result<(Announcement, Tc
     Ok((Announcement { host, port, token: token.text().to_owned() }, listener))
 }
 
-/// Brings bytes of rank 0 to all.
+/// Sends the bytes of rank 0 to all ranks.
 fn from_first(all: &SimpleCommunicator, own: Vec<u8>) -> Vec<u8> {
     let first = all.process_at_rank(0);
     let mut bytes = own;
@@ -111,8 +111,8 @@ fn from_first(all: &SimpleCommunicator, own: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// Sums over all ranks of MPI, between the start and the end of [`Mpi`]. One thread at a time calls it, and nothing else of
-/// MPI.
+/// Sums over all ranks of MPI, between the start and the end of [`Mpi`]. Only one thread at a time may call it, and no
+/// other MPI function meanwhile.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct MpiSum;
 
@@ -136,10 +136,10 @@ impl AllReduce for MpiSum {
     }
 }
 
-/// Buckets of one sum.
+/// Sum in progress, bucket by bucket.
 struct Exchange {
     all: SimpleCommunicator,
-    /// Values of the bucket that is being filled.
+    /// Values of the bucket being filled.
     filling: Vec<f32>,
     sums: Vec<f32>,
 }
@@ -167,7 +167,7 @@ impl Exchange {
         self.sums
     }
 
-    /// Sums the bucket over the ranks, each of which adds one slice of it.
+    /// Sums the bucket over the ranks; each rank adds one slice of it.
     fn exchange(&mut self) {
         let len = self.filling.len();
         let num_ranks = self.all.size() as usize;

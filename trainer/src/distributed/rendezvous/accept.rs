@@ -1,4 +1,4 @@
-//! Rank 0's side: it listens until all ranks have joined.
+//! Rank 0's side: listens until all ranks have joined.
 
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use crate::distributed::link::Link;
 use crate::distributed::token::{NONCE, Token, random};
 use crate::distributed::world::{Master, Told, World};
 
-/// Maximum number of connections in the handshake at a time.
+/// Maximum number of handshakes at a time.
 const MAX_HANDSHAKES: usize = 256;
 /// Interval at which rank 0 looks for new connections.
 const ACCEPT_INTERVAL: Duration = Duration::from_millis(10);
@@ -28,16 +28,16 @@ struct Claim {
     name: String,
 }
 
-/// Result of a handshake, as rank 0 sees it.
+/// Result of a handshake on the side of rank 0.
 enum Shake {
     Joined(Claim),
-    /// Process with the token whose rank or number of ranks does not fit.
+    /// A process with the token whose rank or number of ranks contradicts the run.
     Misfit(String),
-    /// Unknown token, or no handshake at all.
+    /// Address of a process with an unknown token, or without a handshake at all.
     Refused(SocketAddr),
 }
 
-/// One of the handshakes in progress, counted until it is dropped.
+/// A handshake in progress, counted until it is dropped.
 struct Active(Arc<AtomicUsize>);
 
 impl Active {
@@ -117,7 +117,7 @@ pub(in crate::distributed) fn accept_all(
     Ok(())
 }
 
-/// Opens the listening socket, at the announced address and nowhere else.
+/// Opens the listening socket, only at the announced address.
 fn listener(world: &World, listen: Option<&str>) -> Result<TcpListener, JoinError> {
     let bind = |host: &str, port: u16| -> io::Result<TcpListener> {
         let listener = TcpListener::bind((host, port))?;
@@ -150,7 +150,7 @@ fn listener(world: &World, listen: Option<&str>) -> Result<TcpListener, JoinErro
     }
 }
 
-/// Rank 0's side of the handshake.
+/// Performs rank 0's side of the handshake.
 fn answer(stream: TcpStream, token: &Token, name: &str, num_ranks: usize) -> io::Result<Shake> {
     let from = stream.peer_addr()?;
     let mut stream = Timed::new(stream, HANDSHAKE)?;

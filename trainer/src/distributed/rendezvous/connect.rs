@@ -1,4 +1,4 @@
-//! The side of all other ranks: they connect to rank 0.
+//! The rendezvous as seen by the ranks other than 0, which connect to rank 0.
 
 use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -15,12 +15,12 @@ use crate::distributed::link::Link;
 use crate::distributed::token::{NONCE, Token, random};
 use crate::distributed::world::{Master, Told, World};
 
-/// Interval at which a rank tries again to connect.
+/// Interval between attempts to connect.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(100);
-/// Interval at which a rank tries again after a refusal without a proof.
+/// Interval between attempts after a refusal without a proof.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Connects to rank 0, which may not listen yet.
+/// Connects to rank 0, which may not be listening yet.
 pub(in crate::distributed) fn connect(
     world: &World,
     token: &Token,
@@ -104,7 +104,7 @@ fn find(master: &Master) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
-/// The reason that rank 0 did not take this process.
+/// Reason why rank 0 did not accept this process.
 enum Introduction {
     /// Refusal by rank 0, with proof of the token.
     Misfit(String),
@@ -121,7 +121,7 @@ impl From<io::Error> for Introduction {
     }
 }
 
-/// The side of a rank other than 0. Returns the name of rank 0.
+/// Performs the handshake on the side of a rank other than 0. Returns the connection and the name of rank 0.
 fn introduce(stream: TcpStream, token: &Token, world: &World, name: &str) -> Result<(TcpStream, String), Introduction> {
     let mut stream = Timed::new(stream, HANDSHAKE)?;
     let magic: [u8; MAGIC.len()] = read_array(&mut stream)?;

@@ -10,12 +10,12 @@ pub(super) const MAGIC: &[u8; 16] = b"hiend-ranks  v1\n";
 pub(super) const JOINED: u8 = 0;
 /// First byte of the answer to a process with another token.
 pub(super) const UNKNOWN: u8 = 1;
-/// First byte of the answer to a process that knows the token but does not fit.
+/// First byte of the answer to a process that knows the token but contradicts the run.
 pub(super) const MISFIT: u8 = 2;
 /// Time for a whole handshake, and for a connection to be established.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// A connection during its handshake, all reads and writes of which end at one deadline.
+/// A connection during its handshake; all reads and writes share one deadline.
 pub(super) struct Timed {
     pub(super) stream: TcpStream,
     deadline: Instant,
@@ -29,7 +29,7 @@ impl Timed {
         Ok(Self { stream, deadline: Instant::now() + limit })
     }
 
-    /// Time left; never zero, which a socket would take for no limit.
+    /// Time left; never zero, because a socket would treat zero as no limit.
     fn left(&self) -> io::Result<Option<Duration>> {
         match self.deadline.saturating_duration_since(Instant::now()) {
             Duration::ZERO => Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake takes too long")),
@@ -68,7 +68,7 @@ pub(super) fn parse_numbers(bytes: [u8; 8]) -> (usize, usize) {
     (u32::from_le_bytes([a, b, c, d]) as usize, u32::from_le_bytes([e, f, g, h]) as usize)
 }
 
-/// A text as bytes, cut to 255 of them at a character's start.
+/// Converts a text to bytes, truncated at a character boundary to at most 255 bytes.
 pub(super) fn text(text: &str) -> Vec<u8> {
     let text = &text[..text.floor_char_boundary(255)];
     [&[text.len() as u8], text.as_bytes()].concat()

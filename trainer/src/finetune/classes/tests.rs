@@ -17,7 +17,7 @@ fn manifest(datasets: &[Labels<'_>]) -> Manifest {
     Manifest { datasets: names.zip(datasets.iter().map(info)).collect(), ..Manifest::default() }
 }
 
-/// Settles the classes of datasets under a configuration that lists `listed`; returns them with the warnings.
+/// Determines the classes of datasets for a configuration that lists `listed`; returns the classes and the warnings.
 fn settled(listed: &[&str], datasets: &[Labels<'_>]) -> Result<(Vec<String>, Vec<String>), String> {
     let mut config = FinetunePreset::Tiny.config();
     config.classes = listed.iter().map(|&name| name.to_owned()).collect();

@@ -4,20 +4,21 @@ use hiend_loader::geometry::Affine;
 
 use super::{ExportError, other_axes};
 
-/// Shear below which the axes of both grids count as parallel: displacement over the whole scan, in predicted voxels.
+/// Largest displacement by shear over the whole scan, in predicted voxels, at which the axes of both grids count as
+/// parallel.
 const MAX_DRIFT: f64 = 0.01;
-/// Rounding, in voxels, that must not turn the outermost voxels of a grid into background.
+/// Tolerance, in voxels, so that rounding does not turn the outermost voxels of a grid into background.
 const EDGE: f64 = 1e-6;
 
-/// A position between two voxels, `(1 - share)` of the first and `share` of the second; `None` outside the grid.
+/// A position between two voxels: their indices and the share of the second; `None` outside the grid.
 pub(super) type Between = Option<(usize, usize, f32)>;
 
 /// Map from the oriented scan to the predicted grid.
 #[derive(Clone, Debug)]
 pub(super) enum Placement {
-    /// Parallel axes: positions by axis of the predicted grid and index of the oriented scan.
+    /// Parallel axes: the position for each axis of the predicted grid and each index of the oriented scan.
     Separable([Vec<Between>; 3]),
-    /// Axes with a shear between them.
+    /// Axes with shear.
     Oblique(Oblique),
 }
 
@@ -47,7 +48,8 @@ impl Placement {
     }
 }
 
-/// Two voxels around a position along an axis of `dim` voxels; `None` if it is more than half a voxel outside.
+/// Finds the two voxels around a position along an axis of `dim` voxels; `None` if it is more than half a voxel
+/// outside.
 fn position_between(position: f64, dim: usize) -> Between {
     let last = dim.checked_sub(1)?;
     if !(-0.5 - EDGE..=last as f64 + 0.5 + EDGE).contains(&position) {
@@ -58,21 +60,21 @@ fn position_between(position: f64, dim: usize) -> Between {
     Some((first, (first + 1).min(last), (position - first as f64) as f32))
 }
 
-/// Map to a grid with other axes.
+/// Map to a grid whose axes are not parallel.
 #[derive(Clone, Debug)]
 pub(super) struct Oblique {
-    /// `pred_from_oriented`.
+    /// Affine from the oriented scan to the predicted grid (`pred_from_oriented`).
     map: Affine,
-    /// Voxels of the oriented scan.
+    /// Shape of the oriented scan in voxels.
     shape: [usize; 3],
 }
 
 /// Weights of the eight predicted voxels around a voxel of the scan.
 pub(super) struct Weights {
-    /// True if the position lies on the newest plane itself, the last one of the grid.
+    /// True if the position lies on the newest plane itself, which is then the last of the grid.
     on_newest: bool,
     share: f32,
-    /// Index in a plane and weight of four voxels.
+    /// Four voxels of a plane, each with its index and weight.
     corners: [(usize, f32); 4],
     plane_len: usize,
 }
@@ -95,8 +97,9 @@ impl Weights {
 }
 
 impl Oblique {
-    /// Calls `label` with every voxel of the oriented scan between plane `newest` along `axis` and the one before, or
-    /// on `newest` if it is the last. Over all planes, each voxel inside the grid is visited once.
+    /// Calls `label` with every voxel of the oriented scan between plane `newest` along `axis` and the plane before it,
+    /// and also those on `newest` or beyond if it is the last plane. Over all planes, each voxel inside the grid is
+    /// visited once.
     pub(super) fn for_each_between(
         &self,
         axis: usize,
@@ -141,8 +144,8 @@ impl Oblique {
         (0..3).map(|column| row[column] * oriented[column] as f64).sum::<f64>() + row[3]
     }
 
-    /// Indices along `axis`, from a voxel with index 0, at which a position near plane `newest` may lie: within one
-    /// and a half planes on either side, which includes voxels half a voxel outside of the grid.
+    /// Range of indices along `axis`, starting from a voxel with index 0, whose positions may lie near plane `newest`:
+    /// within one and a half planes on either side, which includes voxels half a voxel outside of the grid.
     fn candidates(&self, first: [usize; 3], axis: usize, newest: usize) -> std::ops::Range<usize> {
         let (start, scale) = (self.position(first, axis), self.map[axis][axis]);
         let index = |position: f64| ((position - start) / scale).clamp(0.0, self.shape[axis] as f64);

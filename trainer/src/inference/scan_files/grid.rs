@@ -1,4 +1,4 @@
-//! Agreement of two files' grids.
+//! Comparison of the grids of two files.
 
 use hiend_loader::geometry::largest_shift_mm;
 use hiend_loader::preprocess::PreprocessError;
@@ -6,14 +6,14 @@ use hiend_loader::preprocess::label_place::LabelPlace;
 use hiend_loader::volume::VolumeInfo;
 use thiserror::Error;
 
-/// Largest distance in mm between the corners of two grids that count as one: more than the rounding of headers, less
+/// Largest distance in mm between the corners of two grids that count as equal: more than the rounding of headers, less
 /// than half a voxel.
 const MAX_SHIFT_MM: f64 = 0.1;
 
 /// A difference between the grid of a label map and that of its scan.
 #[derive(Clone, Copy, Debug, PartialEq, Error)]
 pub enum GridMismatch {
-    /// Other numbers of voxels.
+    /// The numbers of voxels differ.
     #[error("has {found:?} voxels, the scan {scan:?}")]
     Shape {
         /// Voxels of the label map along its axes.
@@ -21,15 +21,15 @@ pub enum GridMismatch {
         /// Voxels of the scan along its axes.
         scan: [usize; 3],
     },
-    /// Corners at other places.
+    /// The corners lie at different positions.
     #[error("lies {shift_mm:.2} mm from the scan")]
     Place {
-        /// Largest distance between equal corners, mm.
+        /// Largest distance between corresponding corners, in mm.
         shift_mm: f64,
     },
 }
 
-/// Checks that `found` has as many voxels as `scan`, at the same places to a tenth of a millimetre.
+/// Checks that `found` has as many voxels as `scan`, and at the same positions to within a tenth of a millimetre.
 ///
 /// # Errors
 /// If the shapes differ, or the places differ by more; the error has both shapes or the distance.
@@ -47,8 +47,8 @@ pub fn check_same_grid(scan: &VolumeInfo, found: &VolumeInfo) -> Result<(), Grid
 pub struct SameVoxels {
     /// Relation between the two arrays.
     pub place: LabelPlace,
-    /// Part of each place along an axis of the first array in the position within the other, where the arrays differ in
-    /// order; the three parts add up.
+    /// For each axis of the first array, the contribution of each index to the position in the other array; the three
+    /// contributions add up. `None` if the order is the same.
     offsets: Option<[Vec<usize>; 3]>,
 }
 
@@ -77,7 +77,7 @@ impl SameVoxels {
         Ok(Self { place, offsets: Some(offsets) })
     }
 
-    /// Values of the other array in the order of the first one, x fastest in both.
+    /// Reorders values of the other array to the order of the first array; x is fastest in both.
     ///
     /// # Panics
     /// If there are not as many values as the grid has voxels.

@@ -15,7 +15,7 @@ use super::{ScanFile, ScanFilesError, SkippedScan, file_name};
 pub(super) struct DicomFiles {
     /// Series, each with its files.
     pub series: Vec<(ScanFile, Vec<PathBuf>)>,
-    /// All other files.
+    /// All files that are not slices of a series.
     others: Vec<OtherFile>,
     /// Normalisation of the scans, which decides on the modalities of series.
     normalize: Normalize,
@@ -59,15 +59,15 @@ impl DicomFiles {
         self.series.iter().find(|(_, files)| files.iter().any(is_it)).map(|(scan, _)| scan)
     }
 
-    /// Returns true for DICOM that belongs to no series.
+    /// Returns true for a DICOM file that belongs to no series.
     pub(super) fn has_other(&self, file: &Path) -> bool {
         let is_dicom = |other: &OtherFile| other.reason != Other::NotDicom || is_without_preamble(&other.path);
         let is_it = |other: &OtherFile| other.path.file_name() == file.file_name() && is_dicom(other);
         self.others.iter().any(is_it)
     }
 
-    /// Reports of the files that belong to no series: of all, but for those that most studies have, or of those that were given
-    /// by name.
+    /// Reports of the files that belong to no series: of all of them except those that most studies have, or of those
+    /// that were given by name.
     pub(super) fn reports(&self, given: Option<&BTreeSet<OsString>>) -> Reports {
         let (mut unusable, mut passed_over) = (ByReason::new(), ByReason::new());
         for OtherFile { path, reason } in &self.others {
@@ -103,7 +103,7 @@ impl DicomFiles {
     }
 }
 
-/// Name of the first file and number of all by the reason that they have in common.
+/// Name of the first file and number of files, by common reason.
 type ByReason = BTreeMap<String, (String, usize)>;
 
 /// Reports of files, one for each reason, sorted by the first file.

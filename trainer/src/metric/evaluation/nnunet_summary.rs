@@ -1,8 +1,8 @@
-//! `summary.json` as nnU-Net's evaluation writes it.
+//! `summary.json` in the form of nnU-Net's evaluation.
 //!
-//! Its figures follow nnU-Net whatever the conventions of the evaluation are: Dice and `IoU` of a class are NaN if neither
-//! map has it, and 0 if only one does; means are over cases first, then over the foreground classes. NaN is written as
-//! nnU-Net writes and reads it, which is not valid JSON for every reader.
+//! Its values follow nnU-Net, whatever the conventions of the evaluation: Dice and `IoU` of a class are NaN if neither
+//! map has it, and 0 if only one does; means are taken over cases first, then over the foreground classes. NaN is
+//! written as in nnU-Net, which not every JSON reader accepts.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::{Evaluation, Overlap};
 use crate::metric::nan_mean;
 use crate::metric::overlap::Absent;
 
-/// Names of the figures in nnU-Net's order, which is that of the alphabet.
+/// Names of the metrics in nnU-Net's order, which is alphabetical.
 const FIGURES: [&str; 8] = ["Dice", "FN", "FP", "IoU", "TN", "TP", "n_pred", "n_ref"];
 
 fn figures(of: Overlap) -> [f64; 8] {
@@ -21,8 +21,8 @@ fn figures(of: Overlap) -> [f64; 8] {
     [dice, false_negative, false_positive, of.iou(), true_negative, true_positive, in_pred, in_label]
 }
 
-/// The file's text. `keys` has the classes or regions to list, without the background, each with its name as nnU-Net
-/// writes it: `1`, or `(1, 2)` for a region. `files` has label and prediction of each case, in the order of the cases.
+/// Text of the file. `keys` lists the classes or regions, without the background, each with its name in nnU-Net's form:
+/// `1`, or `(1, 2)` for a region. `files` holds label and prediction of each case, in the order of the cases.
 #[must_use]
 pub fn nnunet_summary(evaluation: &Evaluation, keys: &[(usize, String)], files: &[(&Path, &Path)]) -> String {
     let means: Vec<(&str, [f64; 8])> =
@@ -53,20 +53,20 @@ pub fn nnunet_summary(evaluation: &Evaluation, keys: &[(usize, String)], files: 
     block(fields.to_vec(), 0) + "\n"
 }
 
-/// Means over the cases in which a figure is a number.
+/// Means over the cases in which a metric is a number.
 fn class_means(evaluation: &Evaluation, class: usize) -> [f64; 8] {
     let of_cases: Vec<[f64; 8]> = evaluation.cases.iter().map(|case| figures(case.classes[class].overlap)).collect();
     std::array::from_fn(|i| nan_mean(of_cases.iter().map(|figures| figures[i])))
 }
 
-/// A JSON object at a depth of indentation, from names and values that are JSON.
+/// Formats a JSON object at a given indentation, from names and JSON values.
 fn block(fields: Vec<(String, String)>, depth: usize) -> String {
     let indent = "    ".repeat(depth + 1);
     let lines: Vec<String> = fields.into_iter().map(|(name, value)| format!("{indent}{name}: {value}")).collect();
     format!("{{\n{}\n{}}}", lines.join(",\n"), "    ".repeat(depth))
 }
 
-/// The eight figures; counts are whole numbers within a case.
+/// Formats the eight metrics as a JSON object; counts are whole numbers for a single case.
 fn object(figures: &[f64; 8], depth: usize, of_case: bool) -> String {
     let value = |name: &str, figure: f64| {
         let is_count = of_case && !matches!(name, "Dice" | "IoU");
@@ -82,7 +82,7 @@ fn object(figures: &[f64; 8], depth: usize, of_case: bool) -> String {
     block(fields.collect(), depth)
 }
 
-/// A JSON string.
+/// Formats a JSON string.
 fn text(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }

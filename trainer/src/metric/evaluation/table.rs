@@ -10,7 +10,7 @@ use crate::metric::bootstrap::Interval;
 use crate::metric::nan_mean;
 use crate::metric::surface::Surface;
 
-/// Headings; the first column is text, the others are numbers.
+/// Headings; the first column holds text, the others numbers.
 const HEADINGS: [&str; 9] =
     ["class", "cases", "Dice", "95% interval", "surface Dice", "HD95 mm", "ASSD mm", "missed", "only predicted"];
 
@@ -47,7 +47,7 @@ impl Evaluation {
         rows
     }
 
-    /// Returns `true` if any map of any case has the class; always of the background.
+    /// Returns `true` if any map of any case has the class; always true for the background.
     #[must_use]
     pub fn occurs(&self, class: usize) -> bool {
         let of_case = |case: &CaseMetrics| {
@@ -95,7 +95,8 @@ impl Evaluation {
     }
 }
 
-/// Rows as lines: the first column flush left, the others flush right. Control characters of names are escaped.
+/// Formats rows as lines, with the first column aligned to the left and the others to the right. Control characters in
+/// names are escaped.
 pub(in crate::metric) fn aligned(rows: &[Vec<String>]) -> String {
     let escaped =
         |row: &Vec<String>| -> Vec<String> { row.iter().map(|cell| escape_name(cell).into_owned()).collect() };
@@ -114,7 +115,7 @@ pub(in crate::metric) fn aligned(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A value for the table: rounded, or `-` for NaN.
+/// Formats a value for the table: rounded, or `-` for NaN.
 pub(in crate::metric) fn cell(value: f64, digits: usize) -> String {
     if value.is_nan() { "-".to_owned() } else { format!("{value:.digits$}") }
 }

@@ -24,8 +24,8 @@ pub(super) fn squared_distances(targets: &[usize], dims: [usize; 3], spacing: [f
     grid
 }
 
-/// Work space of the one-dimensional transform: the parabolas on the lower envelope and the position from which each
-/// is the lowest.
+/// Work space of the one-dimensional transform: the parabolas on the lower envelope, and the position from which on
+/// each is the lowest.
 #[derive(Debug, Default)]
 struct Envelope {
     line: Vec<f64>,

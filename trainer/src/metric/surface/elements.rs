@@ -1,10 +1,10 @@
 //! Surface elements between voxels, as marching cubes places them, with their areas.
 //!
-//! An element sits at each corner of the voxel grid whose 2 x 2 x 2 voxels lie neither all inside nor all outside of the
-//! class. Those eight bits, the code of the corner, say which edges between neighbouring voxels the surface cuts, each in
-//! its middle; the cut edges form polygons, whose triangles have the area of the element.
+//! An element is placed at each corner of the voxel grid whose 2 x 2 x 2 voxels lie neither all inside nor all outside
+//! the class. These eight bits, the code of the corner, determine which edges between neighbouring voxels the surface
+//! cuts, each in its middle; the cut edges form polygons, and the area of their triangles is the area of the element.
 //!
-//! Two choices are left open by marching cubes, and settled so that all areas are those of the package `surface-distance`:
+//! Marching cubes leave two choices open, which are made so that all areas equal those of the package `surface-distance`:
 //! - Where two voxels of a face that touch only at its centre are inside and the other two outside, the surface separates
 //!   the pair that belongs to the minority of the eight voxels (the inside, if there are four of each).
 //! - A polygon that is not flat is cut into the triangles of largest area on a unit cube, whatever the spacing.
@@ -29,7 +29,8 @@ pub(super) fn areas_mm2(spacing: [f64; 3]) -> [f64; 256] {
     areas
 }
 
-/// Elements of the surface of `class` within `region`, which holds all its voxels, on the grid of the region's corners.
+/// Elements of the surface of `class` within `region`, which contains all voxels of the class, on the grid of the
+/// region's corners.
 pub(super) fn surface_elements(map: &LabelMap<'_>, class: u8, region: Region, areas: &[f64; 256]) -> Vec<Element> {
     let [_, ny, nz] = map.dims();
     let voxels = map.voxels();
@@ -64,7 +65,7 @@ pub(super) fn surface_elements(map: &LabelMap<'_>, class: u8, region: Region, ar
     elements
 }
 
-/// Polygons that separate the inside of a code from its outside; their corners are middles of edges.
+/// Polygons that separate the inside of a code from its outside; their corners are midpoints of edges.
 fn polygons(code: u8) -> Vec<Vec<Point>> {
     let mut segments = Vec::new();
     for axis in 0..3 {
@@ -109,8 +110,8 @@ fn face_segments(code: u8, axis: usize, side: i32) -> Vec<(Point, Point)> {
     }
 }
 
-/// Areas of the part of a polygon from corner `first` to corner `last`, cut into the triangles of largest area on a unit
-/// cube: that area, and the one in mm².
+/// Area of the part of a polygon from corner `first` to corner `last`, divided into the triangles of largest area on a
+/// unit cube: that area, and the area in mm².
 fn area(polygon: &[Point], first: usize, last: usize, spacing: [f64; 3]) -> (f64, f64) {
     let through = |middle: usize| {
         let corners = [first, middle, last].map(|corner| polygon[corner]);
@@ -121,7 +122,7 @@ fn area(polygon: &[Point], first: usize, last: usize, spacing: [f64; 3]) -> (f64
     (first + 1..last).map(through).max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, 0.0))
 }
 
-/// Area of a triangle with corners in half voxel sides.
+/// Area of a triangle, given its corners in half voxel sides.
 fn triangle([a, b, c]: [Point; 3], spacing: [f64; 3]) -> f64 {
     let side =
         |to: Point| -> [f64; 3] { std::array::from_fn(|axis| f64::from(to[axis] - a[axis]) / 2.0 * spacing[axis]) };

@@ -1,4 +1,4 @@
-//! Attention by cuDNN's fused engines: heads cut out of tokens, both passes queued, gradients joined.
+//! Attention by cuDNN's fused engines: cuts heads out of tokens, queues both passes, and joins the gradients.
 //!
 //! Where heads need no padding, the result and its gradient stay tokens, and the gradients of queries, keys and values are
 //! written side by side, as the linear maps before the attention take them: neither is split or joined. Queries, keys and
@@ -26,8 +26,8 @@ const FALLBACK: &str =
 
 const PADDING: Padding = Padding { tokens: 1, width: WIDTH_MULTIPLE };
 
-/// Everything that the backward pass needs: queries, keys and values, as heads `[N, heads, L, width]` or as tokens, the result
-/// as cuDNN wrote it, and a number for each row from which the weights are computed again.
+/// Values kept for the backward pass: queries, keys and values, as heads `[N, heads, L, width]` or as tokens, the
+/// result as cuDNN wrote it, and a number for each row from which the weights are recomputed.
 #[derive(Clone, Debug)]
 pub struct Kept {
     inputs: Vec<Input>,
@@ -36,7 +36,7 @@ pub struct Kept {
     plan: Plan,
 }
 
-/// A tensor that holds queries, keys or values, and the places of these.
+/// A tensor that holds queries, keys or values, and their identifiers and offsets in bytes.
 #[derive(Clone, Debug)]
 struct Input {
     tensor: CubeTensor,
@@ -44,7 +44,7 @@ struct Input {
 }
 
 impl Input {
-    /// The tensors `uids` of the graph, side by side in `tensor` at a distance of `part` bytes.
+    /// Places the tensors `uids` of the graph side by side in `tensor`, `part` bytes apart.
     fn new(tensor: CubeTensor, uids: &[i64], part: u64) -> Self {
         Self { tensor, places: uids.iter().copied().zip((0..).map(|number| number * part)).collect() }
     }
@@ -54,7 +54,7 @@ impl Input {
     }
 }
 
-/// Returns true if attention in heads of `width` values, on the device of `x`, reads tokens as they are.
+/// Returns true if attention in heads of `width` values, on the device of `x`, reads tokens without splitting them.
 pub(super) fn reads_tokens<const D: usize>(x: &Tensor<D>, width: usize, method: Method) -> bool {
     method.computation == Computation::Cudnn
         && method.factors.dtype().is_some()
@@ -63,18 +63,18 @@ pub(super) fn reads_tokens<const D: usize>(x: &Tensor<D>, width: usize, method: 
         && vendor::cudnn::library().is_ok()
 }
 
-/// An attention that the library computes.
+/// Plan for an attention that the library computes.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     attention: Attention,
     backward: Backward,
     /// Scratch memory of both passes.
     workspace_bytes: [u64; 2],
-    /// Width of a head without padding.
+    /// Width of a head, padding excluded.
     width: usize,
     /// True if queries, keys and values come from one tensor.
     is_self: bool,
-    /// True if biases are added on the way.
+    /// True if biases are added when tokens are split into heads.
     adds_bias: bool,
 }
 
@@ -90,7 +90,8 @@ enum NotPlanned {
 }
 
 impl Plan {
-    /// The plan for these sources; `None` where the library is not asked for or, with one warning, does not compute it.
+    /// Plans the attention of these sources; `None` if the library is not selected or, with one warning, does not
+    /// compute it.
     fn of(sources: &Sources<Cube>, heads: usize, method: Method) -> Option<Self> {
         let first = first(sources);
         if method.computation != Computation::Cudnn || !vendor::queue::on_cuda(first) {
@@ -126,7 +127,7 @@ impl Plan {
             gradients,
         };
         let backward = Backward::of(attention).map_err(PrepareError::from)?;
-        // Both before either is used: an attention goes one way, forward and back.
+        // Both plans are prepared before either is used: an attention takes one path, forward and back.
         let workspace_bytes = [queue::prepare(&Forward(attention), first)?, queue::prepare(&backward, first)?];
         Ok(Self { attention, backward, workspace_bytes, width, is_self, adds_bias })
     }
@@ -139,7 +140,8 @@ impl Plan {
         Part { number, parts, heads: self.attention.sizes.heads, padding: PADDING }
     }
 
-    /// The tensors `uids`, which lie side by side in the tokens of `map`: read there, or split from them.
+    /// Inputs for the tensors `uids`, which lie side by side in the tokens of `map`: read from the tokens, or split
+    /// from them.
     fn inputs(&self, map: &Mapped<Cube>, uids: &[i64]) -> Vec<Input> {
         if matches!(self.attention.sources, [Layout::Tokens(_), _]) {
             let tokens = queue::aligned(map.tokens.clone());
@@ -154,8 +156,8 @@ impl Plan {
     }
 }
 
-/// Result `[N, L, dim]`, and what the backward pass needs; `None` where the library is not asked for or does not compute
-/// it.
+/// Computes the result `[N, L, dim]`, and the values kept for the backward pass; `None` if the library is not selected
+/// or does not compute it.
 pub(super) fn forward(sources: &Sources<Cube>, heads: usize, method: Method) -> Option<(CubeTensor, Kept)> {
     let plan = Plan::of(sources, heads, method)?;
     let inputs = match sources {
@@ -186,7 +188,7 @@ pub(super) fn forward(sources: &Sources<Cube>, heads: usize, method: Method) -> 
     Some((y, Kept { inputs, o, stats, plan }))
 }
 
-/// Gradients of the tensors of the sources, in their order.
+/// Computes the gradients of the tensors of the sources, in order.
 pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
     let Kept { inputs, o, stats, plan } = kept;
     let Sizes { sequences, heads, queries, keys, width } = plan.attention.sizes;
@@ -264,7 +266,7 @@ pub(crate) mod tests {
         Method { factors: Factors::Bf16, computation }
     }
 
-    /// The point at which a bias is added.
+    /// Point at which a bias is added.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     enum Bias {
         /// Before the attention, in 16 bits.
@@ -314,21 +316,21 @@ pub(crate) mod tests {
         })
     }
 
-    /// Asserts that the library computes these attentions: products would take its place without an error.
+    /// Asserts that the library computes these attentions; otherwise products would replace it without an error.
     fn assert_planned(sources: &Sources<Cube>) {
         let plan = Plan::planned(sources, first(sources), HEADS);
         plan.unwrap_or_else(|reason| panic!("{reason}"));
     }
 
-    /// Tokens of 16 bits, with a bias that is yet to be added or without.
+    /// Creates 16-bit tokens, with or without a bias that is yet to be added.
     fn tokens(device: &Device, length: usize, width: usize, bias: Bias) -> Mapped<Cube> {
         let tokens = Tensor::<3>::zeros([2, length, width], device).cast(short_of(device));
         let within = || Tensor::<1>::zeros([width], device).try_into_primitive::<Cube>().unwrap();
         Mapped { tokens: tokens.try_into_primitive::<Cube>().unwrap(), bias: (bias == Bias::Within).then(within) }
     }
 
-    /// Both round queries, keys, values and the result to 8 bits; products also round scores and weights to 8 bits, which
-    /// the fused engine keeps in 32.
+    /// Tolerance: both methods round queries, keys, values and the result to 8 bits; products also round scores and
+    /// weights to 8 bits, which the fused engine keeps in 32 bits.
     const TOLERANCE: f32 = 0.03;
 
     fn fused_attention_is_the_attention_of_products(device: &Device) {

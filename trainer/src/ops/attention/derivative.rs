@@ -1,4 +1,5 @@
-//! Attention with its derivative: by one operation where the backend has it, in heads with the matrix of weights otherwise.
+//! Attention with its derivative: as one operation if the backend has one, otherwise in heads with the matrix of
+//! weights.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::NodeId;
@@ -21,7 +22,7 @@ pub(super) enum Saved<B: FusedAttention> {
     Fused(B::Kept),
 }
 
-/// The result of an attention `[N, L, dim]`, and what its derivative needs.
+/// Computes the result of an attention, `[N, L, dim]`, and the tensors that its derivative needs.
 pub(super) fn forward<B: FusedAttention>(
     sources: Sources<B>,
     heads: usize,
@@ -154,7 +155,8 @@ impl<B: FusedAttention, C: CheckpointStrategy> Attention for Autodiff<B, C> {
     }
 }
 
-/// Registers the gradient of a linear map's result and, if its bias is a node too, the column sums as that of the bias.
+/// Registers the gradient of a linear map's result and, if its bias is a node too, the column sums as the gradient of
+/// the bias.
 fn register<B: HeadOps>(grads: &mut Gradients, nodes: &[Option<NodeId>], grad: FloatTensor<B>) {
     if let [_, Some(bias)] = nodes {
         grads.register::<B>(*bias, B::column_sums(grad.clone()));

@@ -1,4 +1,5 @@
-//! Attention as one operation on tokens, without an attention matrix: f32 on the CPU, and by cuDNN where it is asked for.
+//! Attention as one operation on tokens, without an attention matrix: for f32 on the CPU, and by cuDNN if it is
+//! selected.
 
 use std::fmt::Debug;
 
@@ -53,16 +54,16 @@ impl<B: Backend> Sources<B> {
 
 /// Attention as one operation, for each backend.
 pub trait FusedAttention: HeadOps {
-    /// Everything that the backward pass needs.
+    /// Values kept for the backward pass.
     type Kept: Clone + Debug + Send + 'static;
 
-    /// Result `[N, L, dim]`, and what the backward pass needs; `None` if the backend takes the steps of [`HeadOps`] for
-    /// these tensors.
+    /// Computes the result `[N, L, dim]`, and the values kept for the backward pass; `None` if the backend uses the
+    /// steps of [`HeadOps`] for these tensors.
     #[must_use]
     fn fused(sources: &Sources<Self>, heads: usize, method: Method) -> Option<(FloatTensor<Self>, Self::Kept)>;
 
-    /// Gradients of the tensors that [`Self::fused`] took, each map's tokens before its bias, from the values that it kept
-    /// and the gradient `dy` of its result.
+    /// Computes the gradients of the tensors that [`Self::fused`] took, each map's tokens before its bias, from the
+    /// values that it kept and the gradient `dy` of its result.
     #[must_use]
     fn fused_backward(kept: Self::Kept, dy: FloatTensor<Self>) -> Vec<FloatTensor<Self>>;
 }
@@ -160,7 +161,7 @@ impl Sources<Flex> {
         }
     }
 
-    /// Sizes of the attention, and queries, keys and values.
+    /// Returns the sizes of the attention, and the queries, keys and values.
     fn tokens(&self, heads: usize) -> (Sizes, [Tokens<'_>; 3]) {
         match self {
             Self::Own(qkv) => {

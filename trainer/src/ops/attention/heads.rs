@@ -1,4 +1,4 @@
-//! Steps that attention consists of, for each backend: heads cut out of tokens, products, softmax, heads joined again.
+//! Steps of attention, for each backend: cutting heads out of tokens, products, softmax, joining heads.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata as _};
@@ -8,7 +8,7 @@ use crate::ops::columns::ColumnSums;
 use crate::ops::product::{Factors, Products};
 use crate::ops::{along_rows, cast, dtype_of, widened};
 
-/// Multiples that lengths are padded to with zeros.
+/// Multiples to which lengths are padded with zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Padding {
     /// Multiple for the number of tokens.
@@ -17,7 +17,7 @@ pub struct Padding {
     pub width: usize,
 }
 
-/// One of several tensors stored side by side in each token, and how it is cut into heads.
+/// One of several tensors stored side by side in each token, with its division into heads.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
     /// Index of the tensor.
@@ -91,8 +91,8 @@ pub trait HeadOps: ColumnSums + Products {
         Self::float_slice_assign(zeros, &[full(n), full(heads), full(l), full(keys)], y)
     }
 
-    /// Gradient of the input of [`Self::softmax_of`], from its result `y` and the result's gradient `dy`; zero in padded
-    /// columns, since `y` is.
+    /// Gradient of the input of [`Self::softmax_of`], given its result `y` and the result's gradient `dy`; zero in
+    /// padded columns, where `y` is zero.
     fn softmax_of_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
         let dtype = dtype_of::<Self>(&y);
         let (y, dy) = (widened::<Self>(y), widened::<Self>(dy));
@@ -105,12 +105,12 @@ pub trait HeadOps: ColumnSums + Products {
         cast::<Self>(dx, dtype)
     }
 
-    /// `a · bᵀ`, head by head.
+    /// Computes `a · bᵀ`, head by head.
     fn times_transposed(a: FloatTensor<Self>, b: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
         Self::of_heads(a, Self::float_swap_dims(b, 2, 3), factors)
     }
 
-    /// `aᵀ · b`, head by head.
+    /// Computes `aᵀ · b`, head by head.
     fn transposed_times(a: FloatTensor<Self>, b: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
         Self::of_heads(Self::float_swap_dims(a, 2, 3), b, factors)
     }
@@ -150,7 +150,7 @@ pub(super) fn dims<const D: usize>(x: &impl burn::backend::TensorMetadata) -> [u
     x.shape().dims()
 }
 
-/// All of an axis of `len` values.
+/// Slice that selects all of an axis of `len` values.
 pub(super) fn full(len: usize) -> burn::tensor::Slice {
     (0..len).into()
 }

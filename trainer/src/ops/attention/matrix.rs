@@ -1,4 +1,4 @@
-//! Attention in heads, with the matrix of its weights: on GPUs, and in 16 bits on CPUs.
+//! Attention by heads with a stored matrix of weights: on GPUs, and in 16 bits on CPUs.
 
 use burn::backend::Backend;
 use burn::backend::tensor::FloatTensor;
@@ -19,7 +19,7 @@ pub(super) struct SavedHeads<B: Backend> {
     pub(super) shape: HeadShape,
 }
 
-/// Sizes of heads and how they are multiplied.
+/// Sizes of heads and the form of their products.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeadShape {
     pub(super) heads: usize,
@@ -28,9 +28,10 @@ pub(super) struct HeadShape {
     pub(super) keys: usize,
     padding: Padding,
     factors: Factors,
-    /// Factor of the queries before the products, and of the products inside softmax; one of them is 1.
+    /// Factors that scale the queries before the products, and the products inside softmax; one of the two is 1.
     ///
-    /// Scaling queries touches fewer numbers. 16-bit queries would be rounded again, so their products are scaled.
+    /// Scaling queries changes fewer numbers, but would round 16-bit queries again, so their products are scaled
+    /// instead.
     scales: (f64, f64),
 }
 
@@ -68,7 +69,7 @@ impl HeadShape {
     }
 }
 
-/// Self-attention in heads: the result as tokens, and what the backward pass needs.
+/// Self-attention by heads: returns the result as tokens, and the values kept for the backward pass.
 pub(super) fn forward_self_by_heads<B: HeadOps>(
     qkv: FloatTensor<B>,
     bias: Option<FloatTensor<B>>,
@@ -82,7 +83,7 @@ pub(super) fn forward_self_by_heads<B: HeadOps>(
     attend::<B>(part(0), part(1), part(2), shape)
 }
 
-/// Attention of heads, joined to tokens.
+/// Computes the attention of heads and joins the result to tokens.
 pub(super) fn attend<B: HeadOps>(
     q: FloatTensor<B>,
     k: FloatTensor<B>,
@@ -96,7 +97,7 @@ pub(super) fn attend<B: HeadOps>(
     (B::join_heads(vec![out], shape.queries, shape.width), SavedHeads { q, k, v, weights, shape })
 }
 
-/// Gradients of queries, keys and values, as heads, from the gradient of the joined result.
+/// Gradients of queries, keys and values, as heads, given the gradient of the joined result.
 pub(super) fn backward<B: HeadOps>(saved: SavedHeads<B>, dy: FloatTensor<B>) -> [FloatTensor<B>; 3] {
     let SavedHeads { q, k, v, weights, shape } = saved;
     let dy = B::split_heads(dy, None, shape.part(0, 1));

@@ -1,5 +1,5 @@
-//! Convolutions of tensors by cuDNN: the problem for each, copies of unaligned tensors, and a warning where the library is
-//! not used.
+//! Convolutions of tensors by cuDNN: the problem for each convolution, copies of unaligned tensors, and a warning if
+//! the library is not used.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,29 +17,29 @@ use crate::vendor::queue::{number, on_cuda};
 const FALLBACK: &str = "convolutions are computed by Burn's kernels (which are tuned first: on an H100 no step of \
      UNETR finished in 45 s)";
 
-/// True where Burn's kernels are asked for.
+/// True if Burn's kernels are selected.
 static BURNS: AtomicBool = AtomicBool::new(false);
 
-/// Leaves convolutions to Burn's kernels from now on, or to cuDNN where it computes them.
+/// Selects Burn's kernels from now on if `burns` is set, otherwise cuDNN where it computes the convolution.
 pub(crate) fn leave_to_burn(burns: bool) {
     BURNS.store(burns, Ordering::Relaxed);
 }
 
-/// `x` `[N, X, Y, Z, in]` convolved with `filter` `[out, 3, 3, 3, in]`; `None` where the library does not compute it.
+/// Convolves `x` `[N, X, Y, Z, in]` with `filter` `[out, 3, 3, 3, in]`; `None` if the library does not compute it.
 pub(crate) fn convolved(x: &CubeTensor, filter: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
     let ([n, dx, dy, dz, inputs], [outputs, ..]) = (x.meta.shape().dims(), filter.meta.shape().dims::<5>());
     let sizes = Sizes { batch: n, inputs, outputs, size: [dx, dy, dz] };
     computed(Direction::Forward, sizes, [x, filter], factors)
 }
 
-/// Gradient of the volume, from `filter` and `dy` `[N, X, Y, Z, out]`.
+/// Gradient of the volume, given `filter` and `dy` `[N, X, Y, Z, out]`.
 pub(crate) fn volume_gradient(filter: &CubeTensor, dy: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
     let ([n, sx, sy, sz, outputs], [.., inputs]) = (dy.meta.shape().dims(), filter.meta.shape().dims::<5>());
     let sizes = Sizes { batch: n, inputs, outputs, size: [sx, sy, sz] };
     computed(Direction::Volume, sizes, [filter, dy], factors)
 }
 
-/// Gradient of the filter, from `x` `[N, X, Y, Z, in]` and `dy` `[N, X, Y, Z, out]`.
+/// Gradient of the filter, given `x` `[N, X, Y, Z, in]` and `dy` `[N, X, Y, Z, out]`.
 pub(crate) fn filter_gradient(x: &CubeTensor, dy: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
     let ([n, sx, sy, sz, inputs], [.., outputs]) = (x.meta.shape().dims(), dy.meta.shape().dims::<5>());
     let sizes = Sizes { batch: n, inputs, outputs, size: [sx, sy, sz] };
@@ -66,7 +66,7 @@ impl Sizes {
         })
     }
 
-    /// The problem for the library; `None` if a length has more than 32 bits, or the type is not a factor's.
+    /// Problem for the library; `None` if a length exceeds 32 bits, or the type is not one of factors.
     fn problem(self, direction: Direction, dtype: DType, factors: Factors) -> Option<Convolution> {
         let length = |length: usize| u32::try_from(length).ok();
         let [x, y, z] = self.size;
@@ -82,7 +82,7 @@ impl Sizes {
     }
 }
 
-/// The tensor that a direction computes of two others; `None`, with one warning, where the library does not compute it.
+/// Tensor that a direction computes from two others; `None`, with one warning, if the library does not compute it.
 fn computed(direction: Direction, sizes: Sizes, factors_of: [&CubeTensor; 2], factors: Factors) -> Option<CubeTensor> {
     let [a, b] = factors_of;
     if !on_cuda(a) || a.dtype != b.dtype || BURNS.load(Ordering::Relaxed) {
@@ -127,7 +127,7 @@ pub(crate) mod tests {
         values.into_iter().map(f32::to_bits).collect()
     }
 
-    /// Value and gradients of a convolution, as bits.
+    /// Computes value and gradients of a convolution, as bits.
     fn outcome(device: &Device, [inputs, outputs, side]: [usize; 3], factors: Factors) -> [Vec<u32>; 3] {
         let graph = device.clone().autodiff();
         let load =

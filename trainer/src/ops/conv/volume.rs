@@ -4,8 +4,8 @@
 //! engines for an H100 make two transposed copies per convolution (680 MB of scratch memory for four crops of 64 channels at
 //! 96³), from these none.
 //!
-//! The 16-bit types have their sums in 32 bits; results and gradients are rounded once. The gradient of the weight is
-//! rounded to the type of the factors as well: cuDNN has no engine that writes it in f32.
+//! Sums of 16-bit types are 32-bit; results and gradients are rounded once. The gradient of the weight is rounded to
+//! the type of the factors as well: cuDNN has no engine that writes it in f32.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -18,35 +18,35 @@ use burn::tensor::{FloatDType, Shape, Tensor};
 use crate::ops::product::Factors;
 use crate::ops::{cast, dtype_of};
 
-/// Axes of channels-last volumes in the order of channels-first ones, and of filters likewise.
+/// Permutation from channels-last to channels-first, for volumes and filters.
 const CHANNELS_FIRST: [usize; 5] = [0, 4, 1, 2, 3];
-/// Axes of channels-first volumes in the order of channels-last ones, and of filters likewise.
+/// Permutation from channels-first to channels-last, for volumes and filters.
 const CHANNELS_LAST: [usize; 5] = [0, 2, 3, 4, 1];
 
-/// `x` `[N, X, Y, Z, in]` convolved with `weight` `[out, in, 3, 3, 3]`, padded with zeros → `[N, X, Y, Z, out]` in the
-/// type of a factor. Gradients have the types that the tensors came in.
+/// Convolves `x` `[N, X, Y, Z, in]` with `weight` `[out, in, 3, 3, 3]`, padded with zeros → `[N, X, Y, Z, out]` in the
+/// number type of factors. Gradients have the types of their tensors.
 #[must_use]
 pub fn volume_conv(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
     let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
     Tensor::from_dispatch(<Dispatch as VolumeConv>::volume_conv(x, weight, factors))
 }
 
-/// The operation for each backend.
+/// Differentiable convolution, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait VolumeConv: Backend {
-    /// The convolution; see [`volume_conv`].
+    /// Convolves a volume; see the function [`volume_conv`].
     fn volume_conv(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self>;
 }
 
-/// Convolutions without derivatives, for each backend. Volumes and filters are narrowed already.
+/// Convolutions without derivatives, for each backend. Volumes and filters already have the number type of factors.
 pub trait Convolutions: Backend {
-    /// `x` with its values in the order of its axes.
+    /// Copies `x`, if necessary, so that its values are in the order of its axes.
     #[must_use]
     fn ordered(x: FloatTensor<Self>) -> FloatTensor<Self> {
         x
     }
 
-    /// `x` `[N, X, Y, Z, in]` convolved with `filter` `[out, 3, 3, 3, in]` → `[N, X, Y, Z, out]`.
+    /// Convolves `x` `[N, X, Y, Z, in]` with `filter` `[out, 3, 3, 3, in]` → `[N, X, Y, Z, out]`.
     #[must_use]
     fn convolved(x: FloatTensor<Self>, filter: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
         let _ = factors;
@@ -85,7 +85,7 @@ mod burns {
         B::float_permute(x, &CHANNELS_LAST)
     }
 
-    /// A tensor of zeros that takes no memory, where only the shape is read.
+    /// Tensor of zeros that takes no memory, for uses that read only the shape.
     fn shaped<B: Backend>(shape: [usize; 5], like: &FloatTensor<B>) -> FloatTensor<B> {
         let zero = B::float_zeros(Shape::from([1; 5]), &like.device(), dtype_of::<B>(like));
         B::float_expand(zero, Shape::from(shape))
@@ -136,11 +136,11 @@ impl Convolutions for burn::backend::Cube {
 /// Tensors that the backward pass needs.
 #[derive(Clone, Debug)]
 struct Saved<B: Backend> {
-    /// Narrowed volume, if the weight has a gradient.
+    /// Volume in the number type of factors, if the weight has a gradient.
     x: Option<FloatTensor<B>>,
-    /// Narrowed filter, if the volume has a gradient.
+    /// Filter in the number type of factors, if the volume has a gradient.
     filter: Option<FloatTensor<B>>,
-    /// Types of volume and weight before narrowing.
+    /// Types of volume and weight before their conversion.
     dtypes: [FloatDType; 2],
     factors: Factors,
 }
@@ -152,7 +152,8 @@ fn narrowed<B: Backend>(x: FloatTensor<B>, factors: Factors) -> FloatTensor<B> {
     }
 }
 
-/// The convolution, and what its derivative needs of `tracked` volume and weight.
+/// Computes the convolution, and the tensors that its derivative needs for those of volume and weight that are
+/// `tracked`.
 fn forward<B: Convolutions>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -180,7 +181,7 @@ impl VolumeConv for burn::backend::Cube {
     }
 }
 
-/// Derivative of the convolution. Parents: volume and weight.
+/// Derivative of the convolution, whose parents are volume and weight.
 #[derive(Debug)]
 struct Derivative;
 
@@ -230,7 +231,7 @@ pub(crate) mod tests {
 
     const BATCH: usize = 2;
 
-    /// Values and gradients of `function`, of a volume and a weight.
+    /// Computes value and gradients of `function` for a volume and a weight.
     fn outcome(
         device: &Device,
         [inputs, outputs]: [usize; 2],
@@ -245,7 +246,7 @@ pub(crate) mod tests {
         })
     }
 
-    /// Burn's convolution of narrowed tensors, differentiated by Burn.
+    /// Burn's convolution of tensors in the number type of `factors`, differentiated by Burn.
     fn composed(x: Tensor<5>, weight: Tensor<5>, factors: Factors) -> Tensor<5> {
         let (x, weight) = match factors.dtype() {
             Some(dtype) => (x.cast(dtype), weight.cast(dtype)),
@@ -255,7 +256,7 @@ pub(crate) mod tests {
         y.permute([0, 2, 3, 4, 1])
     }
 
-    /// Channels that are a multiple of eight values, as UNETR's are, one channel, and odd numbers of them.
+    /// Numbers of channels: multiples of eight, as in UNETR, a single channel, and odd numbers.
     const CHANNELS: [[usize; 2]; 4] = [[3, 5], [8, 16], [1, 8], [32, 24]];
 
     fn check(device: &Device, factors: Factors, tolerance: f32) {
@@ -265,13 +266,14 @@ pub(crate) mod tests {
         for channels in CHANNELS {
             let size = [5, 4, 9];
             let ours = outcome(device, channels, size, |x, weight| volume_conv(x, weight, factors));
-            // On the CPU and in f32: a device's own convolution would be tuned, and be none the more exact.
+            // On the CPU and in f32: a device's own convolution would have to be tuned and would be no more exact.
             let reference = outcome(&Device::flex(), channels, size, |x, weight| composed(x, weight, Factors::F32));
             ours.assert_close(&reference, tolerance);
         }
     }
 
-    /// Sums of at most 864 products in another order; a GPU without cuDNN rounds factors to TF32, 5e-4 each.
+    /// Tolerance for sums of at most 864 products in another order; a GPU without cuDNN also rounds each factor to
+    /// TF32, by 5e-4.
     fn f32_tolerance(device: &Device) -> f32 {
         if *device == Device::flex() { 1e-5 } else { 2e-3 }
     }

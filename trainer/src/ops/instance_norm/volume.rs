@@ -1,9 +1,9 @@
 //! Instance norm of channels-last volumes `[N, X, Y, Z, C]`, the sum with a branch and the leaky rectifier, as one operation
 //! with one derivative.
 //!
-//! With `x̂ = (x - mean) · rstd` and `g = dy · leaky'(x̂ + branch)`: `dx = rstd · (g - mean(g) - x̂ · mean(g · x̂))`, and
-//! likewise for a normalized branch; a plain one has the gradient `g`. Inputs, statistics and `dy` determine it all, so that
-//! the result is not kept.
+//! With `x̂ = (x - mean) · rstd` and `g = dy · leaky'(x̂ + branch)`: `dx = rstd · (g - mean(g) - x̂ · mean(g · x̂))`,
+//! and likewise for a normalised branch; a plain branch has the gradient `g`. Inputs, statistics and `dy` determine the
+//! gradients, so the result is not kept.
 
 use std::fmt::Debug;
 
@@ -17,21 +17,21 @@ use burn::tensor::{FloatDType, Shape, Tensor};
 use super::NormLeaky;
 use crate::ops::{cast, dtype_of, widened};
 
-/// `leaky(norm(x))` of `x` `[N, X, Y, Z, C]`, in `dtype`. The gradient has the type of `x`.
+/// Computes `leaky(norm(x))` for `x` `[N, X, Y, Z, C]`, in `dtype`. The gradient has the type of `x`.
 #[must_use]
 pub fn alone(x: Tensor<5>, options: NormLeaky, dtype: FloatDType) -> Tensor<5> {
     Tensor::from_dispatch(<Dispatch as VolumeNorm>::norm_alone(x.into_dispatch(), options, dtype))
 }
 
-/// `leaky(norm(x) + branch)` of `x` and a branch `[N, X, Y, Z, C]`, in `dtype`; the branch is normalized if `normed`.
-/// Gradients have the types of their tensors.
+/// Computes `leaky(norm(x) + branch)` for `x` and a branch `[N, X, Y, Z, C]`, in `dtype`; the branch is normalised if
+/// `normed`. Gradients have the types of their tensors.
 #[must_use]
 pub fn joined(x: Tensor<5>, branch: Tensor<5>, normed: bool, options: NormLeaky, dtype: FloatDType) -> Tensor<5> {
     let (x, branch) = (x.into_dispatch(), branch.into_dispatch());
     Tensor::from_dispatch(<Dispatch as VolumeNorm>::norm_joined(x, branch, normed, options, dtype))
 }
 
-/// The operations for each backend.
+/// Differentiable operations, for each backend.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub trait VolumeNorm: Backend {
     /// Norm and rectifier of one tensor, as in [`alone`].
@@ -47,19 +47,19 @@ pub trait VolumeNorm: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// Second summand in front of the rectifier, with its statistics if it is normalized.
+/// Second summand before the rectifier, with its statistics if it is normalised.
 pub type Summand<B> = (FloatTensor<B>, Option<<B as VolumeNorms>::Stats>);
 
-/// The parts of the operation without derivatives, for each backend.
+/// Parts of the operation without derivatives, for each backend.
 pub trait VolumeNorms: Backend {
-    /// Mean and reciprocal deviation of each case and channel.
+    /// Mean and reciprocal standard deviation of each case and channel.
     type Stats: Clone + Debug + Send + 'static;
 
-    /// Statistics of `x` over its voxels.
+    /// Computes the statistics of `x` over its voxels.
     #[must_use]
     fn stats(x: FloatTensor<Self>, epsilon: f64) -> Self::Stats;
 
-    /// `leaky(norm(x) + branch)`, in `dtype`.
+    /// Computes `leaky(norm(x) + branch)`, in `dtype`.
     #[must_use]
     fn bent(
         x: FloatTensor<Self>,
@@ -69,7 +69,7 @@ pub trait VolumeNorms: Backend {
         dtype: FloatDType,
     ) -> FloatTensor<Self>;
 
-    /// Gradients of `x` and of the branch, in their types.
+    /// Computes the gradients of `x` and of the branch, in their types.
     #[must_use]
     fn bent_gradients(
         x: FloatTensor<Self>,
@@ -80,18 +80,18 @@ pub trait VolumeNorms: Backend {
     ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>);
 }
 
-/// The parts by the backend's operations.
+/// Parts composed of the backend's own operations.
 mod composed {
     use super::{Backend, FloatDType, FloatTensor, Shape, cast, dtype_of, widened};
     use burn::backend::TensorMetadata as _;
 
-    /// Mean and reciprocal deviation, `[N, 1, C]`.
+    /// Mean and reciprocal standard deviation, `[N, 1, C]`.
     pub(super) type Stats<B> = [FloatTensor<B>; 2];
 
-    /// A tensor with its statistics, if it is normalized.
+    /// A tensor with its statistics, if it is normalised.
     type Term<B> = (FloatTensor<B>, Option<Stats<B>>);
 
-    /// A tensor as `[N, V, C]`, in at least 32 bits.
+    /// Reshapes a tensor to `[N, V, C]`, in at least 32 bits.
     fn rows<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
         let [n, dx, dy, dz, channels] = x.shape().dims();
         B::float_reshape(widened::<B>(x), Shape::from([n, dx * dy * dz, channels]))
@@ -105,7 +105,7 @@ mod composed {
         [mean, B::float_recip(B::float_sqrt(B::float_add_scalar(variance, epsilon.into())))]
     }
 
-    /// Rows of a term as they are added.
+    /// Rows of a term in the form in which they are added.
     fn added<B: Backend>((x, stats): Term<B>) -> FloatTensor<B> {
         match stats {
             Some([mean, rstd]) => B::float_mul(B::float_sub(rows::<B>(x), mean), rstd),
@@ -128,7 +128,7 @@ mod composed {
         cast::<B>(B::float_reshape(B::leaky_relu(z, slope.into()), shape), dtype)
     }
 
-    /// Gradient of a tensor from that of its normalized values.
+    /// Gradient of a tensor, given that of its normalised values.
     fn gradient<B: Backend>(g: FloatTensor<B>, normal: FloatTensor<B>, rstd: FloatTensor<B>) -> FloatTensor<B> {
         let along = B::float_mean_dim(B::float_mul(g.clone(), normal.clone()), 1);
         let centered = B::float_sub(g.clone(), B::float_mean_dim(g, 1));
@@ -197,7 +197,7 @@ impl VolumeNorms for Flex {
 
 #[cfg(feature = "cube")]
 impl VolumeNorms for burn::backend::Cube {
-    /// `[2, N, C]`
+    /// Mean and reciprocal standard deviation, `[2, N, C]`.
     type Stats = FloatTensor<Self>;
 
     fn stats(x: FloatTensor<Self>, epsilon: f64) -> Self::Stats {
@@ -240,7 +240,7 @@ struct Saved<B: VolumeNorms> {
 }
 
 impl<B: VolumeNorms> Saved<B> {
-    /// Computes the statistics of `x`, and those of the branch where its flag says that it is normalized.
+    /// Computes the statistics of `x`, and of the branch if its flag states that it is normalised.
     fn new(x: FloatTensor<B>, branch: Option<(FloatTensor<B>, bool)>, options: NormLeaky) -> Self {
         let stats = B::stats(x.clone(), options.epsilon);
         let branch = branch.map(|(branch, normed)| {
@@ -288,7 +288,7 @@ impl VolumeNorm for burn::backend::Cube {
     }
 }
 
-/// Derivative of the operation. Parents: `x`, and the branch if there are two.
+/// Derivative of the operation, whose parents are `x` and, if there is one, the branch.
 #[derive(Debug)]
 struct Derivative;
 
@@ -362,8 +362,8 @@ pub(crate) mod tests {
     }
 
     const KINDS: [Kind; 3] = [Kind::Alone, Kind::Plain, Kind::Normed];
-    /// Size of a volume and channels that vectors of four, of two, and single values divide. The first has groups of more
-    /// voxels than the smallest, the last of which is not full.
+    /// Sizes of a volume, and numbers of channels divisible by vectors of four, of two, or only by one. In the first,
+    /// groups have more voxels than the minimum, and the last group is not full.
     const SIZES: [([usize; 3], usize); 4] = [([41, 43, 39], 4), ([3, 4, 5], 12), ([1, 9, 8], 6), ([2, 3, 7], 5)];
 
     fn ours(x: Tensor<5>, branch: Tensor<5>, kind: Kind, dtype: FloatDType) -> Tensor<5> {
@@ -389,7 +389,7 @@ pub(crate) mod tests {
         [wave([2, voxels, channels], 0.7, 1.0), wave([2, voxels, channels], 0.3, 2.0)]
     }
 
-    /// Value and gradients of a function of `x` and the branch; the latter counts even where it is not used.
+    /// Computes value and gradients of a function of `x` and the branch; the branch is tracked even if it is not used.
     fn outcome(
         device: &Device,
         ([sx, sy, sz], channels): ([usize; 3], usize),

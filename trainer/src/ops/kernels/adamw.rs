@@ -48,7 +48,8 @@ pub(super) fn adamw_values<T: Float, N: Size>(
     }
 }
 
-/// Parameter and moments after one step. A 16-bit copy of the parameter, if one is kept, is rewritten with it.
+/// Computes parameter and moments after one step. A 16-bit copy of the parameter, if there is one, is rewritten with
+/// it.
 pub(crate) fn update(
     param: CubeTensor,
     grad: CubeTensor,
@@ -71,7 +72,7 @@ pub(crate) fn update(
         [&first, &second, &grad].iter().all(|x| x.meta.shape() == param.meta.shape()),
         "moments and gradient have the parameter's shape"
     );
-    // Only written: one with another holder is replaced.
+    // The copy is only written, so one with another holder is replaced.
     let copy =
         copy.map(|copy| if copy.can_mut() { copy } else { uninit(&copy, copy.meta.shape().clone(), copy.dtype) });
     let StepParams { lr, keep, betas, epsilon, corrections } = params;

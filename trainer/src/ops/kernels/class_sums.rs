@@ -1,9 +1,10 @@
-//! Sums of the fine-tuning loss over the voxels of each case and class, and the gradient of the logits from theirs.
+//! Sums of the fine-tuning loss over the voxels of each case and class, and the gradient of the logits, given the
+//! gradient of the sums.
 //!
-//! Logits are `[N, V, C]`, so that a voxel's are neighbours. In the forward pass each plane reduces one group of
-//! voxels, its units one voxel after another in registers; a second kernel adds the groups of each case. The order is a
-//! function of the shape alone. In the backward pass each unit has a voxel. Bytes per logit in f32: 4 forward, 8
-//! backward.
+//! Logits are `[N, V, C]`, so that the logits of a voxel are adjacent. In the forward pass each plane reduces one group
+//! of voxels, its units one voxel after another in registers; a second kernel adds the groups of each case. The order
+//! is a function of the shape alone. In the backward pass each unit processes one voxel. Bytes per logit in f32: 4
+//! forward, 8 backward.
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::kernel::into_contiguous;
@@ -15,12 +16,12 @@ use super::launch::{RowLaunch, elem, elementwise, uninit};
 use super::plane::{lanes_sum, own_row};
 use crate::ops::class_sums::KINDS;
 
-/// Number of groups of a case above which they grow.
+/// Number of groups per case above which groups grow instead.
 const MOST_GROUPS: usize = 1024;
-/// Fewest voxels of a group.
+/// Minimum number of voxels in a group.
 const SMALLEST_GROUP: usize = 64;
 
-/// Label that is none: no class and no ignore label.
+/// Value that stands for no label: neither a class nor an ignore label.
 const NO_LABEL: u32 = u32::MAX;
 
 /// Fills `p` with the probabilities of a voxel's classes; returns the logarithm of their common denominator.
@@ -47,7 +48,7 @@ fn softmax_of<T: Float>(logits: &[T], first: u32, p: &mut Array<f32>, #[comptime
     largest + total.ln()
 }
 
-/// Sums of each group, [`KINDS`] of them for each class.
+/// Computes the sums of each group, [`KINDS`] for each class.
 #[cube(launch_unchecked)]
 pub(super) fn sums_of_groups<T: Float>(
     logits: &[T],
@@ -105,7 +106,7 @@ pub(super) fn sums_of_groups<T: Float>(
     }
 }
 
-/// Sums of each case: a plane adds one column of its groups.
+/// Computes the sums of each case: each plane adds one column over the groups.
 #[cube(launch_unchecked)]
 pub(super) fn sums_of_cases(
     sums: &[f32],
@@ -132,7 +133,8 @@ pub(super) fn sums_of_cases(
     }
 }
 
-/// Gradient of the logits from `dsums`, that of the sums. A voxel with the ignore label has none.
+/// Computes the gradient of the logits from `dsums`, the gradient of the sums. It is zero for a voxel with the ignore
+/// label.
 #[cube(launch_unchecked)]
 pub(super) fn gradients_of_logits<T: Float>(
     logits: &[T],
@@ -189,7 +191,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Sizes of `logits`, whose voxels `labels` has.
+    /// Sizes of `logits` with the voxels of `labels`.
     fn of(logits: &CubeTensor, labels: &CubeTensor) -> Self {
         let shape = logits.meta.shape();
         let count = shape.num_elements();
@@ -200,7 +202,7 @@ impl Sizes {
     }
 }
 
-/// Sums `[N, KINDS, C]` of `logits` `[N, V, C]` with `labels` `[N, V]`.
+/// Computes the sums `[N, KINDS, C]` of `logits` `[N, V, C]` with `labels` `[N, V]`.
 pub(crate) fn sums(logits: CubeTensor, labels: CubeTensor, ignore: Option<u8>) -> CubeTensor {
     let (logits, labels) = (into_contiguous(logits), into_contiguous(labels));
     let Sizes { cases, voxels, classes } = Sizes::of(&logits, &labels);
@@ -250,7 +252,7 @@ pub(crate) fn sums(logits: CubeTensor, labels: CubeTensor, ignore: Option<u8>) -
     totals
 }
 
-/// Gradient of `logits`, in their type, from that of the sums.
+/// Gradient of `logits`, in their number type, given the gradient of the sums.
 pub(crate) fn gradient(logits: CubeTensor, labels: CubeTensor, ignore: Option<u8>, dsums: CubeTensor) -> CubeTensor {
     let (logits, labels, dsums) = (into_contiguous(logits), into_contiguous(labels), into_contiguous(dsums));
     let Sizes { cases, voxels, classes } = Sizes::of(&logits, &labels);

@@ -16,17 +16,17 @@ use cubecl::prelude::*;
 
 use super::launch::{RowLaunch, elem, elementwise, even_rows, f32_vector_size, uninit};
 
-/// Rows of a group: few enough that groups times columns occupy a device, enough that their sums are a small part of
-/// what was read.
+/// Number of rows in a group: few enough that groups times columns occupy a device, and enough that the group sums are
+/// much smaller than the input.
 pub(super) const GROUP: u32 = 32;
 
-/// Column vectors of a cube of the second stage: 64 bytes of each row, two sectors of a cache line.
+/// Number of column vectors per cube in the second stage: 64 bytes of each row, two sectors of a cache line.
 const TILE: u32 = 4;
 
 /// Maximum number of units of the second stage that share a column vector.
 const LANES: u32 = 64;
 
-/// Loads that a unit of the second stage has in flight.
+/// Number of loads that a unit has in flight in the second stage.
 const UNROLL: u32 = 4;
 
 /// First stage: sums of groups of rows.
@@ -104,29 +104,29 @@ pub(super) fn sum_totals<N: Size>(
     }
 }
 
-/// The groups that the rows of a tensor `[.., W]` are divided into.
+/// Groups into which the rows of a tensor `[.., W]` are divided.
 pub(super) struct Groups {
     /// Number of rows.
     pub(super) rows: u32,
     /// Number of groups.
     pub(super) count: u32,
-    /// Values of a row.
+    /// Number of values in a row.
     pub(super) width: usize,
 }
 
 impl Groups {
-    /// The groups of `x` `[.., W]`.
+    /// Divides the rows of `x` `[.., W]` into groups.
     pub(super) fn of(x: &CubeTensor) -> Self {
         let RowLaunch { rows, width, .. } = RowLaunch::over(x);
         Self { rows, count: rows.div_ceil(GROUP), width: width as usize }
     }
 
-    /// An uninitialised buffer for the sums of the groups, `[groups, W]` in f32.
+    /// Allocates an uninitialised buffer for the sums of the groups, `[groups, W]` in f32.
     pub(super) fn sums(&self, x: &CubeTensor) -> CubeTensor {
         uninit(x, Shape::from([self.count as usize, self.width]), DType::F32)
     }
 
-    /// The sum of the groups' `sums`, `[W]`.
+    /// Adds the groups' `sums`, `[W]`.
     pub(super) fn total(&self, sums: CubeTensor) -> CubeTensor {
         let totals = uninit(&sums, Shape::from([self.width]), DType::F32);
         let vector = f32_vector_size(&[self.width]);
@@ -153,7 +153,7 @@ impl Groups {
     }
 }
 
-/// The sum of `x` `[.., W]` over all rows, `[W]` in f32.
+/// Sums `x` `[.., W]` over all rows, `[W]` in f32.
 pub(crate) fn sums(x: CubeTensor) -> CubeTensor {
     let (x, pitch) = even_rows(x);
     let groups = Groups::of(&x);

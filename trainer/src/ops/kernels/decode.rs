@@ -1,10 +1,10 @@
-//! Crops from coded chunks. Each unit makes [`RUN`] neighbours along z of a crop: it finds the box of each voxel, loads the
-//! box's row once, and extracts values by shifts. Units next to each other read payloads and write rows next to each
-//! other.
+//! Decodes crops from encoded chunks. Each unit makes [`RUN`] neighbours along z of a crop: it finds the box of each
+//! voxel, loads the box's row once, and extracts values by shifts. Units next to each other read payloads and write
+//! rows next to each other.
 //!
-//! Each crop is decoded to a size of its own, that of the finished crop or of a box to be resampled, and has a row of cubes,
-//! as many as the largest crop needs. Sizes are numbers and not constants of the kernel, so that boxes of any size take one
-//! compilation; that costs four divisions for each [`RUN`] voxels.
+//! Each crop is decoded to its own size, that of the finished crop or of a box to be resampled, and is assigned a row
+//! of cubes, as many as the largest crop needs. Sizes are arguments rather than constants of the kernel, so that boxes
+//! of all sizes share one compilation; this costs four divisions per [`RUN`] voxels.
 //!
 //! A crop of 96³ reads some 0.6 MB of records and writes 3.5 MB of floats: 0.7 GB for 192 crops, 0.26 ms at the 3.0 TB/s of
 //! an H100. The arithmetic is some 50 integer operations per voxel; no device has measured it.
@@ -24,25 +24,25 @@ use super::dequantize::{PARAMS, units_of};
 use super::launch::uninit;
 use crate::ops::decode::{field, flag};
 
-/// Voxels of a unit.
+/// Number of voxels per unit.
 const RUN: u32 = 8;
 
 /// Maximum number of units of a cube.
 const UNITS: u32 = 256;
 
-/// Field `number` of the crop whose fields begin at `entry`, which is not negative.
+/// Reads field `number`, which is not negative, of the crop whose fields begin at `entry`.
 #[cube]
 fn count(facts: &[i32], entry: u32, #[comptime] number: u32) -> u32 {
     facts[(entry + number) as usize] as u32
 }
 
-/// Voxel of the volume that index `at` of a crop's axis is read from; `len` is the length of that axis.
+/// Voxel of the volume from which index `at` of a crop's axis is read; `len` is the length of that axis.
 #[cube]
 fn along(at: u32, len: u32, flipped: bool) -> i32 {
     select(flipped, len - 1 - at, at) as i32
 }
 
-/// Header `number` of a record whose headers begin with word `headers`: width and minimum.
+/// Reads header `number` of a record whose headers begin with word `headers`; returns width and minimum.
 #[cube]
 fn header(words: &[u32], headers: u32, number: u32, odd: u32, wide: bool) -> (u32, u32) {
     // Two-byte headers end where the payload begins, so an odd number of them begins with the second half of a word.
@@ -52,7 +52,7 @@ fn header(words: &[u32], headers: u32, number: u32, odd: u32, wide: bool) -> (u3
     (select(wide, word & 0xff, short & 15), select(wide, (word >> 8) & 0xffff, short >> 4))
 }
 
-/// Bits of lane `lane` of eight bytes in two words.
+/// Extracts byte `lane` of the eight bytes in two words.
 #[cube]
 fn byte_of(low: u32, high: u32, lane: u32) -> u32 {
     select(lane < 4, low, high) >> (8 * (lane % 4))

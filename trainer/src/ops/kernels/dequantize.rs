@@ -1,4 +1,4 @@
-//! Conversion of quantized voxels to floats.
+//! Conversion of quantized voxels to floats, as a kernel.
 
 use burn::tensor::DType;
 use burn_cubecl::kernel::into_contiguous;
@@ -7,10 +7,10 @@ use cubecl::prelude::*;
 
 use super::launch::{elementwise, uninit};
 
-/// Parameters of a crop, see [`hiend_loader::batch::Dequantize::row`].
+/// Number of parameters per crop, see [`hiend_loader::batch::Dequantize::row`].
 pub(super) const PARAMS: u32 = 6;
 
-/// Float of the stored `value` by the parameters of its crop.
+/// Converts the stored `value` with the parameters of its crop.
 #[cube]
 pub(super) fn units_of(value: u32, params: &[f32], crop: u32) -> f32 {
     let first = (crop * comptime!(PARAMS)) as usize;
@@ -27,7 +27,7 @@ pub(super) fn dequantize_values(quantized: &[u16], params: &[f32], y: &mut [f32]
     }
 }
 
-/// Floats of `quantized` `[n, ..]` (16 bits) by the `params` `[n, 6]` of each crop.
+/// Converts `quantized` `[n, ..]` (16 bits) to floats with the `params` `[n, 6]` of each crop.
 pub(crate) fn dequantize(quantized: CubeTensor, params: CubeTensor) -> CubeTensor {
     let (quantized, params) = (into_contiguous(quantized), into_contiguous(params));
     assert_eq!((quantized.dtype, params.dtype), (DType::U16, DType::F32), "voxels are 16 bits, their parameters f32");

@@ -14,7 +14,7 @@ use cubecl::prelude::*;
 use super::columns::{GROUP, Groups};
 use super::launch::{elem, elementwise, even_rows, f32_vector_size, uninit};
 
-/// `Φ(h)`.
+/// Computes `Φ(h)`.
 #[cube]
 fn below<N: Size>(h: Vector<f32, N>) -> Vector<f32, N> {
     Vector::new(0.5f32) * (Vector::new(1.0f32) + (h * Vector::new(comptime!(FRAC_1_SQRT_2))).erf())
@@ -71,7 +71,7 @@ pub(super) fn gelu_values_backward<T: Float, N: Size>(
     }
 }
 
-/// `h · Φ(h)` for `h = x + bias`.
+/// Computes `h · Φ(h)` for `h = x + bias`.
 pub(crate) fn forward(x: CubeTensor, bias: CubeTensor) -> CubeTensor {
     let bias = into_contiguous(bias);
     let (x, pitch) = even_rows(x);
@@ -102,7 +102,7 @@ pub(crate) fn forward(x: CubeTensor, bias: CubeTensor) -> CubeTensor {
     y
 }
 
-/// Gradients of `x` and `bias`.
+/// Computes the gradients of `x` and `bias`.
 pub(crate) fn backward(x: CubeTensor, bias: CubeTensor, dy: CubeTensor) -> (CubeTensor, CubeTensor) {
     let bias = into_contiguous(bias);
     let ((x, pitch), (dy, dy_pitch)) = (even_rows(x), even_rows(dy));

@@ -1,9 +1,9 @@
-//! Heads split from tokens and joined again, and batched products of them.
+//! Kernels that split heads from tokens and join them again, and batched products of heads.
 //!
 //! A unit moves one vector of `N` values of a head: 16 bytes on the side of the heads, whose rows are padded to whole
-//! vectors. On the side of the tokens these are `N / M` vectors of `M`: a whole one where heads are as wide, single
-//! values where a head has 33. Lengths are constants of the kernel, so that positions are computed by multiplications and
-//! shifts: divisions would take longer than the copy.
+//! vectors. On the side of the tokens these are `N / M` vectors of `M` values: whole vectors if the width of a head
+//! allows it, single values if a head has 33. Lengths are constants of the kernel, so that positions are computed by
+//! multiplications and shifts: divisions would take longer than the copy.
 
 use burn::tensor::Shape;
 use burn_cubecl::kernel::into_contiguous;
@@ -15,25 +15,25 @@ use cubecl::prelude::*;
 use super::launch::{elem, elementwise, even_rows, uninit, vector_size_of};
 use crate::ops::attention::Part;
 
-/// Lengths that a kernel is compiled for.
+/// Lengths for which a kernel is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Lengths {
-    /// Tokens of a sequence.
+    /// Number of tokens in a sequence.
     pub(super) tokens: u32,
-    /// Rows of a head, padding included.
+    /// Number of rows in a head, padding included.
     pub(super) rows: u32,
-    /// Heads of a part.
+    /// Number of heads in a part.
     pub(super) heads: u32,
-    /// Values of a row of a head, without padding.
+    /// Number of values in a row of a head, without padding.
     pub(super) width: u32,
-    /// Vectors of a row of a head, padding included.
+    /// Number of vectors in a row of a head, padding included.
     pub(super) vectors: u32,
-    /// Index of the first head among those of all parts.
+    /// Index of the first head among the heads of all parts.
     pub(super) first: u32,
 }
 
 impl Lengths {
-    /// The lengths of part `number` in heads of `[_, heads, rows, columns]`, moved in vectors of `vector` values.
+    /// Lengths for part `number` in heads of `[_, heads, rows, columns]`, moved in vectors of `vector` values.
     fn new(tokens: usize, [heads, rows, columns]: [usize; 3], width: usize, number: usize, vector: usize) -> Self {
         Self {
             tokens: tokens as u32,
@@ -201,7 +201,7 @@ pub(crate) fn join(parts: Vec<CubeTensor>, tokens: usize, width: usize) -> CubeT
     y
 }
 
-/// `a · b`, contiguous: Burn's own product begins each row at a multiple of 512 bytes.
+/// Computes `a · b` into a contiguous tensor; Burn's own product would begin each row at a multiple of 512 bytes.
 pub(crate) fn product(a: CubeTensor, b: CubeTensor) -> CubeTensor {
     let [n, heads, rows, _] = a.meta.shape().dims();
     let [_, _, _, columns] = b.meta.shape().dims();

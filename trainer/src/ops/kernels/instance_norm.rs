@@ -1,9 +1,10 @@
 //! Instance norm of channels-last volumes `[N, V, C]`, the sum with a branch, and the leaky rectifier, with gradients.
 //!
-//! A unit reduces one vector of channels over one group of voxels ([`Groups`]), to a mean and a sum of squares about it; a
-//! plane merges the groups of one channel (Chan, Golub and `LeVeque`, 1979). The order of both is a function of the shape
-//! alone, so that the same input gives the same bits. Then one pass over the values normalizes, adds and bends them. In
-//! the backward pass the sign in front of the rectifier is computed again, so that the result is not kept.
+//! A unit reduces one vector of channels over one group of voxels ([`Groups`]), to a mean and a sum of squares about
+//! it; a plane merges the groups of one channel (Chan, Golub and `LeVeque`, 1979). The order of both is a function of
+//! the shape alone, so that the same input gives the same bits. Then one pass over the values normalises them, adds the
+//! branch and applies the rectifier. In the backward pass the sign before the rectifier is recomputed, so that the
+//! result is not kept.
 //!
 //! Bytes per value of a block's last norm, with 16-bit convolutions, a normalized branch and a result in f32: 4 for the
 //! statistics and 8 for the values forward, 8 and 12 backward. Composed of Burn's operations it is a dozen passes each way,
@@ -22,7 +23,8 @@ use device::{
 };
 use groups::Groups;
 
-/// Means of each case and channel of `x` `[N, .., C]` over its voxels, then reciprocals of deviations: `[2, N, C]`.
+/// Means of each case and channel of `x` `[N, .., C]` over its voxels, then the reciprocals of the standard deviations:
+/// `[2, N, C]`.
 pub(crate) fn stats(x: CubeTensor, epsilon: f64) -> CubeTensor {
     let x = into_contiguous(x);
     let groups = Groups::of(&x);
@@ -69,7 +71,7 @@ pub(crate) fn stats(x: CubeTensor, epsilon: f64) -> CubeTensor {
     stats
 }
 
-/// Second summand in front of the rectifier, with its statistics if it is normalized.
+/// Second summand before the rectifier, with its statistics if it is normalised.
 #[derive(Clone)]
 pub(crate) struct Summand {
     pub(crate) x: CubeTensor,
@@ -77,7 +79,7 @@ pub(crate) struct Summand {
 }
 
 impl Summand {
-    /// The summand with its values in the order of its axes.
+    /// Returns the summand with its values in the order of its axes.
     ///
     /// # Panics
     /// If its shape is not that of `x`.
@@ -87,7 +89,7 @@ impl Summand {
     }
 }
 
-/// `leaky(norm(x) + branch)` in `dtype`, with the statistics of [`stats`] and a slope of at most 1.
+/// Computes `leaky(norm(x) + branch)` in `dtype`, with the statistics of [`stats`] and a slope of at most 1.
 pub(crate) fn forward(
     x: CubeTensor,
     stats: CubeTensor,
@@ -131,7 +133,7 @@ pub(crate) fn forward(
     y
 }
 
-/// Gradients of `x` and of the branch, each in the type of its tensor.
+/// Computes the gradients of `x` and of the branch, each in the type of its tensor.
 pub(crate) fn backward(
     x: CubeTensor,
     stats: CubeTensor,

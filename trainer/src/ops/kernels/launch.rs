@@ -19,14 +19,14 @@ pub(super) struct RowLaunch {
     pub(super) dim: CubeDim,
     /// Number of rows.
     pub(super) rows: u32,
-    /// Values of a row.
+    /// Number of values in a row.
     pub(super) width: u32,
-    /// Units of a plane.
+    /// Number of units in a plane.
     pub(super) lanes: u32,
 }
 
 impl RowLaunch {
-    /// The launch over the rows of `x` `[.., W]`.
+    /// Creates the launch over the rows of `x` `[.., W]`.
     pub(super) fn over(x: &CubeTensor) -> Self {
         let shape = x.meta.shape();
         let width = shape[shape.num_dims() - 1];
@@ -35,7 +35,7 @@ impl RowLaunch {
         Self { width: u32::try_from(width).expect("counted above"), ..Self::of(x, rows) }
     }
 
-    /// The launch of a plane for each of `rows` rows of one value, on the device of `x`.
+    /// Creates the launch of one plane for each of `rows` rows of one value, on the device of `x`.
     pub(super) fn of(x: &CubeTensor, rows: u32) -> Self {
         let hardware = &x.client.properties().hardware;
         let lanes = hardware.plane_size_max;
@@ -53,20 +53,20 @@ impl RowLaunch {
     }
 }
 
-/// The launch of `count` independent units.
+/// Returns the dimensions of a launch of `count` independent units.
 pub(super) fn elementwise(client: &Client, count: usize) -> (CubeCount, CubeDim) {
     assert!(u32::try_from(count).is_ok(), "kernels count values in 32 bits; use micro-batches");
     let dim = CubeDim::new(client, count);
     (calculate_cube_count_elemwise(client, count, dim), dim)
 }
 
-/// An uninitialised contiguous tensor on the device of `x`.
+/// Allocates an uninitialised contiguous tensor on the device of `x`.
 pub(in crate::ops) fn uninit(x: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
     empty_device_contiguous_dtype(x.client.clone(), x.device.clone(), shape, dtype)
 }
 
-/// `x` with the distance from one row to the next, in values. Rows at unequal distances are copied into a contiguous
-/// tensor first.
+/// Returns `x` and the distance between its rows, in values. Rows at unequal distances are first copied into a
+/// contiguous tensor.
 pub(super) fn even_rows(x: CubeTensor) -> (CubeTensor, u32) {
     let (shape, strides) = (x.meta.shape(), x.meta.strides());
     let rank = shape.num_dims();
@@ -75,7 +75,7 @@ pub(super) fn even_rows(x: CubeTensor) -> (CubeTensor, u32) {
     let even = axes.windows(2).all(|pair| strides[pair[0]] == strides[pair[1]] * shape[pair[1]]);
     let width = shape[rank - 1];
     let rows = shape.num_elements() / width;
-    // A single row has no distance; rows that overlap, as those of an expanded tensor do, are copied.
+    // A single row has no pitch; rows that overlap, such as those of an expanded tensor, are copied.
     let pitch = axes.last().map_or(width, |&axis| strides[axis]);
     let fits = |distance: usize| u32::try_from(rows * distance).is_ok();
     if even && strides[rank - 1] == 1 && pitch >= width && fits(pitch) {
@@ -85,7 +85,7 @@ pub(super) fn even_rows(x: CubeTensor) -> (CubeTensor, u32) {
     (into_contiguous(x), width as u32)
 }
 
-/// Values of `x` that a unit loads at once: up to 16 bytes of them, as long as they divide all `lengths`.
+/// Number of values of `x` that a unit loads at once: up to 16 bytes, provided that it divides all `lengths`.
 pub(super) fn vector_size_of(x: &CubeTensor, lengths: &[usize]) -> usize {
     let mut size = 16 / x.elem_size();
     while !divides(size, lengths) {
@@ -94,7 +94,7 @@ pub(super) fn vector_size_of(x: &CubeTensor, lengths: &[usize]) -> usize {
     size
 }
 
-/// [`vector_size_of`] for a kernel with at least one f32 buffer, whatever the type of the others.
+/// Like [`vector_size_of`], for a kernel with at least one f32 buffer, whatever the type of the others.
 pub(super) fn f32_vector_size(lengths: &[usize]) -> usize {
     [4, 2].into_iter().find(|&size| divides(size, lengths)).unwrap_or(1)
 }
@@ -103,7 +103,7 @@ fn divides(size: usize, lengths: &[usize]) -> bool {
     lengths.iter().all(|length| length.is_multiple_of(size))
 }
 
-/// The element type of `x`, as kernels take it.
+/// Element type of `x`, in the form that kernels take.
 pub(super) fn elem(x: &CubeTensor) -> ElemType {
     dtype_to_storage_type(x.dtype)
 }

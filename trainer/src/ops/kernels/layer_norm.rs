@@ -2,10 +2,10 @@
 //!
 //! The units of a plane hold a row in registers: it is read once, and its moments are computed from the registers.
 //!
-//! Bytes per value where the result is 16 bits: 6 forward; 10 backward for the rows, 14 where the gradient of the residual
-//! branch is added on the way; 6 for the first stage of the gradients of `gamma` and `beta`. A step of `vit-l-p12` on
-//! 192 crops moves 10.1 GB forward (3.4 ms at 3.0 TB/s of an H100, 2.3 at 4.3 of an H200), 23.2 GB backward
-//! for the rows (7.7 ms, 5.4) and 10.1 GB for the columns (3.4 ms, 2.3).
+//! Bytes per value where the result is 16 bits: 6 forward; 10 backward for the rows, 14 if the gradient of the residual
+//! branch is added; 6 for the first stage of the gradients of `gamma` and `beta`. A step of `vit-l-p12` on 192 crops
+//! moves 10.1 GB forward (3.4 ms at 3.0 TB/s of an H100, 2.3 at 4.3 of an H200), 23.2 GB backward for the rows (7.7 ms,
+//! 5.4) and 10.1 GB for the columns (3.4 ms, 2.3).
 
 use burn::tensor::{DType, FloatDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
@@ -17,7 +17,7 @@ use super::columns::{GROUP, Groups};
 use super::launch::{RowLaunch, elem, elementwise, even_rows, f32_vector_size, uninit};
 use super::plane::{lanes_sum, own_row, vector_sum};
 
-/// The vectors of a row that this unit holds, in f32; zeros beyond the end of the row.
+/// Vectors of a row that this unit holds, in f32; zeros beyond the end of the row.
 #[cube]
 fn row_of<T: Float, N: Size>(
     x: &[Vector<T, N>],
@@ -97,7 +97,7 @@ pub(super) fn norm_rows<T: Float, N: Size>(
     }
 }
 
-/// The gradient of `x`, plus `other`; mean and reciprocal deviation of each row go to `stats`.
+/// Computes the gradient of `x`, plus `other`; writes mean and reciprocal standard deviation of each row to `stats`.
 #[cube(launch_unchecked)]
 pub(super) fn norm_rows_backward<T: Float, N: Size>(
     x: &[Vector<f32, N>],
@@ -159,7 +159,7 @@ pub(super) fn norm_rows_backward<T: Float, N: Size>(
     }
 }
 
-/// The first stage of the gradients of `gamma` and `beta`: each unit reduces one column vector over one row group.
+/// First stage of the gradients of `gamma` and `beta`: each unit reduces one column vector over one row group.
 #[cube(launch_unchecked)]
 pub(super) fn norm_columns_backward<T: Float, N: Size>(
     x: &[Vector<f32, N>],
@@ -191,7 +191,7 @@ pub(super) fn norm_columns_backward<T: Float, N: Size>(
     }
 }
 
-/// Normalized rows of `x`, times `gamma`, plus `beta`, in `dtype`.
+/// Normalises the rows of `x`, multiplies by `gamma` and adds `beta`; the result is in `dtype`.
 pub(crate) fn forward(
     x: CubeTensor,
     gamma: CubeTensor,
@@ -233,7 +233,7 @@ pub(crate) fn forward(
     y
 }
 
-/// Gradients of `x`, to which `other` is added, of `gamma` and of `beta`.
+/// Computes the gradients of `x` (plus `other`), of `gamma` and of `beta`.
 pub(crate) fn backward(
     x: CubeTensor,
     gamma: CubeTensor,

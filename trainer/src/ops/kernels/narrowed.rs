@@ -1,5 +1,5 @@
 //! Table of the 16-bit copies of f32 weights: written once per step, by the kernel of the optimizer step, and read by
-//! every product until the next one.
+//! every product until the next step.
 //!
 //! A copy enters the table when a weight in training is narrowed for the first time. [`super::adamw`] takes it out,
 //! updates weight and copy in one kernel and puts both back. The table holds the weight's buffer as well as the copy's,
@@ -28,14 +28,14 @@ fn table() -> MutexGuard<'static, Vec<Entry>> {
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns true if both tensors are the same view of the same buffer. An identifier of a buffer is never used again.
+/// Returns true if both tensors are the same view of the same buffer. Buffer identifiers are never reused.
 fn same(a: &CubeTensor, b: &CubeTensor) -> bool {
     let id = |tensor: &CubeTensor| tensor.handle.memory.clone().binding().id();
     let view = |tensor: &CubeTensor| (tensor.handle.offset_start, tensor.handle.offset_end, tensor.dtype);
     view(a) == view(b) && a.meta.shape() == b.meta.shape() && a.meta.strides() == b.meta.strides() && id(a) == id(b)
 }
 
-/// The kept copy of `weight` in `dtype`, or a cast that is not kept.
+/// Returns the stored copy of `weight` in `dtype`, or a cast that is not stored.
 pub(crate) fn of(weight: CubeTensor, dtype: FloatDType) -> CubeTensor {
     let dtype = DType::from(dtype);
     if weight.dtype == dtype {
@@ -48,7 +48,7 @@ pub(crate) fn of(weight: CubeTensor, dtype: FloatDType) -> CubeTensor {
     known.unwrap_or_else(|| cast(weight, dtype))
 }
 
-/// The copy of `weight` in `dtype`, kept from now on if there was none.
+/// Returns the copy of `weight` in `dtype`, which is created and stored if there was none.
 pub(crate) fn keep(weight: CubeTensor, dtype: FloatDType) -> CubeTensor {
     if weight.dtype != DType::F32 || !matches!(dtype, FloatDType::F16 | FloatDType::BF16) {
         return of(weight, dtype);

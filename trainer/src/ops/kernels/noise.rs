@@ -22,13 +22,13 @@ fn quarter(a: u32, b: u32, c: u32, d: u32) -> (u32, u32, u32, u32) {
     (a, b, c, d)
 }
 
-/// `word` rotated left.
+/// Rotates `word` to the left.
 #[cube]
 fn rotated(word: u32, #[comptime] by: u32) -> u32 {
     (word << by) | (word >> comptime!(32 - by))
 }
 
-/// Two standard normal values from the words of a radius and an angle (Box-Muller).
+/// Computes two standard normal values from the words of a radius and an angle (Box-Muller).
 #[cube]
 fn normals(radius: u32, angle: u32) -> (f32, f32) {
     let unit = comptime!(1.0f32 / 16_777_216.0);
@@ -41,7 +41,7 @@ fn normals(radius: u32, angle: u32) -> (f32, f32) {
     (length * angle.cos(), length * angle.sin())
 }
 
-/// Adds a pair of values at `at` and `at + 8`, where these lie within `count`.
+/// Adds a pair of values at `at` and `at + 8`, if these indices lie below `count`.
 #[cube]
 fn store(x: &[f32], y: &mut [f32], at: u32, count: u32, pair: (f32, f32), std: f32) {
     if at < count {
@@ -111,7 +111,7 @@ pub(super) fn add_normals(x: &[f32], y: &mut [f32], count: u32, std: f32, seed_l
     }
 }
 
-/// `x` plus the noise.
+/// Adds the noise to `x`.
 pub(crate) fn add(x: CubeTensor, params: GaussianNoiseParams) -> CubeTensor {
     let x = into_contiguous(x);
     assert_eq!(x.dtype, DType::F32, "voxels are f32");

@@ -2,25 +2,25 @@
 
 use cubecl::prelude::*;
 
-/// The row of this unit's plane in a [`RowLaunch`](super::launch::RowLaunch).
+/// Row of this unit's plane in a [`RowLaunch`](super::launch::RowLaunch).
 #[cube]
 pub(super) fn own_row() -> u32 {
     CUBE_POS as u32 * CUBE_DIM_Y + UNIT_POS_Y
 }
 
-/// The sum over the units of a plane, in each of them.
+/// Sum over the units of a plane, returned in each of them.
 #[cube]
 pub(super) fn lanes_sum(value: f32, #[comptime] lanes: u32) -> f32 {
     if comptime!(lanes > 1) { plane_sum(value) } else { value }
 }
 
-/// The maximum over the units of a plane, in each of them.
+/// Maximum over the units of a plane, returned in each of them.
 #[cube]
 pub(super) fn lanes_max(value: f32, #[comptime] lanes: u32) -> f32 {
     if comptime!(lanes > 1) { plane_max(value) } else { value }
 }
 
-/// The sum of a vector's values.
+/// Sum of a vector's values.
 #[cube]
 pub(super) fn vector_sum<N: Size>(vector: Vector<f32, N>) -> f32 {
     let mut sum = vector.extract(0usize);
@@ -31,7 +31,7 @@ pub(super) fn vector_sum<N: Size>(vector: Vector<f32, N>) -> f32 {
     sum
 }
 
-/// The maximum of a vector's values.
+/// Maximum of a vector's values.
 #[cube]
 pub(super) fn vector_max<N: Size>(vector: Vector<f32, N>) -> f32 {
     let mut largest = vector.extract(0usize);

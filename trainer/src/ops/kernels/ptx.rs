@@ -1,4 +1,4 @@
-//! Compilation of the kernels for an H200, on a machine without one: that they compile, and to which instructions.
+//! Compiles the kernels for an H200 on a machine without one, and checks the instructions that result.
 //!
 //! `cargo test --release -p hiend-trainer --features ptx --lib ptx -- --nocapture`, with `CUDA_PATH` naming a folder with
 //! `nvvm/libdevice` and, for registers and spills, `bin/ptxas` (PyPI's `nvidia-cuda-nvcc-cu12` holds both). `HIEND_PTX_DIR`
@@ -67,17 +67,18 @@ fn target() -> Arc<TargetProperties> {
     Arc::new(TargetProperties::default())
 }
 
-/// A buffer among a kernel's arguments. Scalars are `()`.
+/// A buffer among a kernel's arguments; scalars are `()`.
 fn b() -> BufferCompilationArg {
     BufferCompilationArg { inplace: None }
 }
 
-/// Scalars of an instance norm's kernel.
+/// Scalar arguments of an instance norm's kernel.
 fn groups() -> GroupsCompilationArg {
     GroupsCompilationArg { cases: (), voxels: (), channels: (), size: (), count: () }
 }
 
-/// Compiles a kernel with its settings and arguments, and checks that its text has each of the parts.
+/// Compiles a kernel with its settings and arguments, and checks that the compiled text contains each of the given
+/// parts.
 macro_rules! compiles {
     ($name:expr, $settings:expr, $($kernel:ident)::+, [$($arg:expr),* $(,)?], $parts:expr) => {
         check(&$name, &$($kernel)::+::new($settings, device(), target(), $($arg),*), &$parts)

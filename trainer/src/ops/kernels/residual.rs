@@ -32,8 +32,7 @@ pub(super) fn add_values<T: Float, N: Size>(
     }
 }
 
-/// Gradient of the branch and the first stage of the bias gradient: each unit handles one column vector over one row
-/// group.
+/// Gradient of the branch and first stage of the bias gradient: each unit handles one column vector over one row group.
 #[cube(launch_unchecked)]
 pub(super) fn add_values_backward<T: Float, N: Size>(
     dy: &[Vector<f32, N>],
@@ -59,7 +58,7 @@ pub(super) fn add_values_backward<T: Float, N: Size>(
     }
 }
 
-/// `x + branch + bias`.
+/// Computes `x + branch + bias`.
 pub(crate) fn forward(x: CubeTensor, branch: CubeTensor, bias: CubeTensor) -> CubeTensor {
     let bias = into_contiguous(bias);
     let ((x, x_pitch), (branch, branch_pitch)) = (even_rows(x), even_rows(branch));
@@ -94,7 +93,7 @@ pub(crate) fn forward(x: CubeTensor, branch: CubeTensor, bias: CubeTensor) -> Cu
     y
 }
 
-/// Gradients of the branch, in `dtype`, and of the bias.
+/// Computes the gradients of the branch, in `dtype`, and of the bias.
 pub(crate) fn backward(dy: CubeTensor, dtype: FloatDType) -> (CubeTensor, CubeTensor) {
     let (dy, pitch) = even_rows(dy);
     assert_eq!(dy.dtype, DType::F32, "tokens are f32");

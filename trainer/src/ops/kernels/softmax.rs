@@ -66,7 +66,7 @@ pub(super) fn softmax_rows<T: Float, N: Size>(
     }
 }
 
-/// Gradient of softmax, in place of `dy`. In the padding `y` is zero, and so is the gradient.
+/// Computes the gradient of softmax, in place of `dy`. In the padding `y` is zero, and so is the gradient.
 #[cube(launch_unchecked)]
 pub(super) fn softmax_rows_backward<T: Float, N: Size>(
     y: &[Vector<T, N>],
@@ -109,7 +109,7 @@ pub(super) fn softmax_rows_backward<T: Float, N: Size>(
     }
 }
 
-/// Softmax over the first `keys` columns of `scale · x`. Overwrites `x`, which must have no other holder.
+/// Computes softmax over the first `keys` columns of `scale · x`. Overwrites `x`, which must have no other holder.
 pub(crate) fn forward(x: CubeTensor, keys: usize, scale: f64) -> CubeTensor {
     let x = into_contiguous(x);
     let RowLaunch { count, dim, rows, width, lanes } = RowLaunch::over(&x);
@@ -134,8 +134,8 @@ pub(crate) fn forward(x: CubeTensor, keys: usize, scale: f64) -> CubeTensor {
     x
 }
 
-/// Gradient of the softmax's input, from its result `y` and the gradient `dy` of that. Overwrites `dy`, which must have
-/// no other holder.
+/// Gradient of the softmax's input, given its result `y` and that result's gradient `dy`. Overwrites `dy`, which must
+/// have no other holder.
 pub(crate) fn backward(y: CubeTensor, dy: CubeTensor, scale: f64) -> CubeTensor {
     let (y, dy) = (into_contiguous(y), into_contiguous(dy));
     let RowLaunch { count, dim, rows, width, lanes } = RowLaunch::over(&y);

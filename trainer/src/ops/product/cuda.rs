@@ -1,5 +1,5 @@
-//! Products of tensors by NVIDIA's library: the matrices of each, copies where a layout is none of a matrix, and a warning
-//! where the library is not used.
+//! Products of tensors by NVIDIA's library: the matrices of each product, copies of tensors whose layout is not that of
+//! a matrix, and a warning if the library is not used.
 
 use burn::tensor::{DType, FloatDType, Shape};
 use burn_cubecl::kernel::into_contiguous;
@@ -17,14 +17,14 @@ use crate::vendor::queue;
 const FALLBACK: &str = "products are computed by Burn's kernels (30 to 146 TFLOP/s on an H100, where cuBLASLt makes \
      416 to 804, and tuning before the first step)";
 
-/// `x` times `weight`; `None` where the library does not compute it. Rows of the result have no gaps.
+/// Computes `x` times `weight`; `None` if the library does not compute it. Rows of the result have no gaps.
 pub(crate) fn forward(x: &CubeTensor, weight: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
     let (x, weight) = (Factor::rows(x)?, Factor::rows(weight)?);
     let shape = mapped_shape(x.tensor.meta.shape(), weight.matrix.columns);
     Some(computed(&x, &weight, shape, x.tensor.dtype, Epilogue::Plain, factors)?.0)
 }
 
-/// `x` times `weight` plus `bias` in one pass; `None` where the library does not compute it.
+/// Computes `x` times `weight` plus `bias` in one pass; `None` if the library does not compute it.
 pub(crate) fn forward_biased(
     x: &CubeTensor,
     weight: &CubeTensor,
@@ -46,7 +46,7 @@ pub(crate) fn forward_biased(
     Some(out)
 }
 
-/// `dy` times the transposed weight, in `dtype`.
+/// Computes `dy` times the transposed weight, in `dtype`.
 pub(crate) fn input_gradient(
     weight: &CubeTensor,
     dy: &CubeTensor,
@@ -58,7 +58,8 @@ pub(crate) fn input_gradient(
     Some(computed(&dy, &weight, shape, dtype.into(), Epilogue::Plain, factors)?.0)
 }
 
-/// The transposed `x` times `dy`, in `dtype`, and the column sums of `dy` if they are wanted and come for free.
+/// Computes the transposed `x` times `dy`, in `dtype`, and the column sums of `dy` if they are wanted and cost nothing
+/// extra.
 pub(crate) fn weight_gradient(
     x: &CubeTensor,
     dy: &CubeTensor,
@@ -75,7 +76,7 @@ pub(crate) fn weight_gradient(
     computed(&x, &dy, shape, dtype, Epilogue::Plain, factors)
 }
 
-/// `a` `[N, H, R, K]` times `b` `[N, H, K, C]`.
+/// Computes `a` `[N, H, R, K]` times `b` `[N, H, K, C]`.
 pub(crate) fn of_heads(a: &CubeTensor, b: &CubeTensor, factors: Factors) -> Option<CubeTensor> {
     let (a, b) = (Factor::batch(a)?, Factor::batch(b)?);
     let [n, heads, rows, _] = a.tensor.meta.shape().dims();
@@ -83,7 +84,7 @@ pub(crate) fn of_heads(a: &CubeTensor, b: &CubeTensor, factors: Factors) -> Opti
     Some(computed(&a, &b, shape, a.tensor.dtype, Epilogue::Plain, factors)?.0)
 }
 
-/// `[.., K]` and `[K, N]` → `[.., N]`.
+/// Shape of a product: `[.., K]` and `[K, N]` → `[.., N]`.
 fn mapped_shape(x: &Shape, columns: usize) -> Shape {
     let mut shape = x.clone();
     let last = shape.num_dims() - 1;
@@ -91,7 +92,7 @@ fn mapped_shape(x: &Shape, columns: usize) -> Shape {
     shape
 }
 
-/// A tensor as a matrix.
+/// A tensor in the layout of a matrix.
 struct Factor {
     tensor: CubeTensor,
     matrix: Matrix,
@@ -106,7 +107,8 @@ impl Factor {
         Self::of(x, Matrix::of_batch)
     }
 
-    /// `x`, or a contiguous copy where its layout is not that of a matrix; `None` on other devices and for types that the library does not multiply.
+    /// Wraps `x`, or a contiguous copy if its layout is not that of a matrix; `None` on other devices and for types
+    /// that the library does not multiply.
     fn of(x: &CubeTensor, matrix: fn(&[usize], &[usize]) -> Option<Matrix>) -> Option<Self> {
         if !queue::on_cuda(x) || queue::number(x.dtype).is_none() {
             return None;
@@ -129,7 +131,7 @@ impl Factor {
     }
 }
 
-/// The product in a new tensor, and the vector that its epilogue writes.
+/// Computes the product into a new tensor, and the vector that its epilogue writes.
 fn computed(
     left: &Factor,
     right: &Factor,
@@ -146,8 +148,9 @@ fn computed(
     Some((out, vector))
 }
 
-/// The product into a new tensor of this shape and type, and the bytes of scratch memory that it needs; `None` if the library
-/// does not compute it. One warning tells of a plain product: one with an epilogue is computed without it then.
+/// Plans the product into a new tensor of this shape and type; returns it with the bytes of scratch memory needed.
+/// `None` if the library does not compute it. Only a plain product causes a warning then, because one with an epilogue
+/// is computed without it instead.
 fn planned(
     left: &Factor,
     right: &Factor,
@@ -175,7 +178,7 @@ fn problem(left: &Factor, right: &Factor, shape: &Shape, dtype: DType, factors: 
     Problem::new(l?, r?, out, number, result, factors == Factors::Tf32)
 }
 
-/// Strides of a tensor of this shape as [`uninit`] makes it.
+/// Strides of a tensor of this shape allocated by [`uninit`].
 fn contiguous_strides(shape: &Shape) -> Vec<usize> {
     let mut strides = vec![1; shape.num_dims()];
     for axis in (1..strides.len()).rev() {
@@ -205,7 +208,7 @@ pub(crate) mod tests {
         values.into_iter().map(f32::to_bits).collect()
     }
 
-    /// Value and gradients of a linear map with bias, as bits.
+    /// Computes value and gradients of a linear map with bias, as bits.
     fn outcome(device: &Device, [n, l, k, columns]: [usize; 4], factors: Factors) -> [Vec<u32>; 4] {
         let autodiff = device.clone().autodiff();
         let load = |shape: [usize; 3], frequency| {
@@ -231,7 +234,7 @@ pub(crate) mod tests {
         assert!(!algorithms::table().is_empty());
     }
 
-    /// Products that are refused would be Burn's, without an error.
+    /// If the library refused these products, Burn would compute them without an error.
     fn the_products_of_the_models_are_those_of_the_library(device: &Device) {
         let tensor = |shape: [usize; 4], dtype: FloatDType| {
             Tensor::<4>::from_data(wave(shape, 0.7, 1.0), device).cast(dtype).try_into_primitive::<Cube>().unwrap()
@@ -252,7 +255,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// Products with an epilogue that is refused would take two passes, without an error.
+    /// Tests that the products themselves compute biases and their gradients: with a refused epilogue they would take
+    /// two passes, without an error.
     fn biases_and_their_gradients_are_computed_by_the_products(device: &Device) {
         let short = |shape: [usize; 2]| {
             let values = Tensor::<2>::from_data(wave(shape, 0.7, 1.0), device).cast(FloatDType::BF16);

@@ -1,4 +1,4 @@
-//! Products without derivatives: Burn's, NVIDIA's library's where it computes them, and those of [`hiend_cpu`] for f32 on
+//! Products without derivatives: by Burn, by NVIDIA's library where it computes them, and by [`hiend_cpu`] for f32 on
 //! the CPU.
 
 use burn::backend::tensor::FloatTensor;
@@ -13,9 +13,9 @@ use crate::ops::cast;
 use crate::ops::columns::ColumnSums as _;
 use crate::ops::cpu::{self, CpuTensor};
 
-/// Products without derivatives, for each backend. Factors are narrowed already.
+/// Products without derivatives, for each backend. Factors already have their number type.
 pub trait Products: Backend {
-    /// `x` `[.., K]` times `weight` `[K, N]`, plus a bias `[N]` of the same type → `[.., N]` of that type.
+    /// Computes `x` `[.., K]` times `weight` `[K, N]`, plus a bias `[N]` of the same type → `[.., N]` of that type.
     #[must_use]
     fn forward(
         x: FloatTensor<Self>,
@@ -53,7 +53,8 @@ pub trait Products: Backend {
         burns::weight_gradient::<Self>(x, dy, dtype, with_bias)
     }
 
-    /// `a` `[N, H, R, K]` times `b` `[N, H, K, C]` → `[N, H, R, C]` in the type of both, rows without gaps.
+    /// Computes `a` `[N, H, R, K]` times `b` `[N, H, K, C]` → `[N, H, R, C]` in the type of both, with rows without
+    /// gaps.
     #[must_use]
     fn of_heads(a: FloatTensor<Self>, b: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
         let _ = factors;

@@ -33,9 +33,9 @@ pub(super) struct State {
     pub end_step: u64,
     pub since: Instant,
     pub validation: Option<ValidationRecord>,
-    /// Cases done and their total during a validation.
+    /// Number of cases done and of all cases, during a validation.
     pub validating: Option<(usize, usize)>,
-    /// Highest mean Dice of a validation with foreground, in earlier sessions too; NaN before the first.
+    /// Highest mean Dice of any validation with foreground, including earlier sessions; NaN before the first.
     pub best_dice: f64,
     pub log: VecDeque<LogLine>,
     pub stopping: bool,
@@ -152,12 +152,12 @@ impl State {
         })
     }
 
-    /// Summarizes the ranks' parts in the last steps, if there are several ranks.
+    /// Summarizes the ranks' parts in the last steps; `None` with a single rank.
     pub(super) fn ranks(&self) -> Option<RankSummary> {
         RankSummary::of(self.window.iter().map(|(_, record)| record))
     }
 
-    /// Estimates the time left from the last steps, checkpoints and validations included.
+    /// Estimates the remaining time from the last steps, including checkpoints and validations.
     pub(super) fn time_left(&self, now: Instant) -> Option<Duration> {
         let ((first, record), (last, _)) = (self.window.front()?, self.window.back()?);
         let own = Duration::from_secs_f64(record.step_ms.max(0.0) / 1e3);

@@ -1,8 +1,7 @@
 //! Terminal modes for the dashboard, and their restoration.
 //!
-//! Line editing and echo are off, but Ctrl-C remains a signal that requests a stop. There is one terminal, so its former
-//! modes are in a static that everything that may end the program can reach: the end of a run, the signal handler and
-//! the panic hook.
+//! Line editing and echo are off, but Ctrl-C remains a signal that requests a stop. There is one terminal, so its
+//! former modes are in a static variable, which the end of a run, the signal handler and the panic hook can all reach.
 
 use std::io::{self, IsTerminal as _, Read, Stdin, Write, stdin, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -73,7 +73,7 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, state: &State, now: Instant,
     frame.render_widget(gauge.gauge_style(palette.of(Color::Blue)), area);
 }
 
-/// Formats the figures, several named quantities per line.
+/// Formats the statistics, several named quantities per line.
 fn number_lines(state: &State, now: Instant, palette: Palette) -> Vec<Line<'static>> {
     let row = |pairs: Vec<(&'static str, String)>| {
         let spans = pairs.into_iter().flat_map(|(name, value)| {
@@ -213,7 +213,7 @@ mod tests {
     use crate::journal::{RankRecord, Stage, StepRecord, ValidationRecord};
     use crate::training::Event;
 
-    /// A run after `num_steps` of 1000 steps of 100 ms.
+    /// State of a run after `num_steps` of 1000 steps of 100 ms.
     fn state(num_steps: u64, start: Instant) -> (State, Instant) {
         let mut state = State::new(start);
         let device = "CPU".to_owned();

@@ -1,4 +1,4 @@
-//! The requests that track a run, each answered before the call returns.
+//! Requests that track a run; each call returns after its response.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use super::points::{Metric, STEP_MARK, VALIDATION_MARK};
 use super::{Credentials, MlflowError, ServerUrl};
 use crate::weights::download::one_line;
 
-/// Time in which a connection must be made.
+/// Timeout for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time in which a request must be answered completely.
+/// Timeout for a complete response.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Maximum size of an answer, bytes.
+/// Maximum size of a response, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
-/// Maximum length of a server's message, characters.
+/// Maximum length of a server's message, in characters.
 const MAX_MESSAGE: usize = 300;
 
 /// Maximum number of metrics in a request.
@@ -33,7 +33,7 @@ pub enum Status {
     Finished,
     /// Ended by an error.
     Failed,
-    /// Ended on request.
+    /// Ended on the user's request.
     Killed,
 }
 
@@ -63,10 +63,10 @@ impl Pair {
     }
 }
 
-/// Positions up to which the server has a run's records; absent before the first one.
+/// Last records of a run that the server has; absent before the first one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Received {
-    /// The last optimizer step.
+    /// Last optimizer step.
     pub(super) step: Option<u64>,
     /// Step of the last validation.
     pub(super) validation: Option<u64>,
@@ -82,7 +82,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Prepares requests to `server`; makes none yet.
+    /// Prepares requests to `server`; sends none yet.
     ///
     /// # Errors
     /// If the address holds credentials, or the system refuses sockets.
@@ -234,7 +234,7 @@ impl Client {
         self.interpret(request, status, location, &answer)
     }
 
-    /// The JSON of a successful answer.
+    /// Extracts the JSON of a successful response.
     fn interpret(
         &self,
         request: &'static str,
@@ -266,7 +266,7 @@ impl Client {
         })
     }
 
-    /// A text of an answer that must be there.
+    /// Required text field of a response.
     fn text(&self, value: &Value, request: &'static str) -> Result<String, MlflowError> {
         let text = value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
         text.ok_or_else(|| self.not_mlflow(format!("no id to {request}")))
@@ -284,14 +284,14 @@ fn no_answer(server: &ServerUrl, error: &reqwest::Error) -> MlflowError {
     MlflowError::NoAnswer { server: server.to_string(), reason: printable(&one_line(error)) }
 }
 
-/// A text from outside without control characters, cut where it is too long.
+/// Removes control characters from an external text and truncates it if it is too long.
 fn printable(text: &str) -> String {
     let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     let start: String = chars.by_ref().take(MAX_MESSAGE).collect();
     if chars.next().is_some() { start + "…" } else { start }
 }
 
-/// A whole number, which some servers write as text.
+/// Parses a whole number, which some servers write as text.
 fn integer(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
@@ -338,11 +338,11 @@ mod tests {
         assert!(!refused.contains("secret") && !unfit.contains("secret"));
         let url = server.url().to_string().replace("http://", "http://user:secret@").parse().unwrap();
         let refused = message(Client::new(&url, Credentials::Absent));
-        assert!(refused.contains("do not belong into the address") && !refused.contains("secret"), "{refused}");
+        assert!(refused.contains("do not belong in the address") && !refused.contains("secret"), "{refused}");
     }
 
     #[test]
-    fn server_that_is_not_mlflow_is_told_from_one_that_is_away() {
+    fn server_that_is_not_mlflow_is_distinguished_from_one_that_is_away() {
         let server = Server::start();
         let check = |fault: Fault, is_temporary: bool, expected: &str| {
             server.fail_next(fault);
@@ -351,7 +351,7 @@ mod tests {
             assert!(message.contains(expected) && !message.contains('\n'), "{message}");
             assert_eq!(error.is_temporary(), is_temporary, "{message}");
         };
-        check(Fault::Status(404, "<html>".into()), false, "does not answer as an MLflow server does (404 Not Found to");
+        check(Fault::Status(404, "<html>".into()), false, "does not answer like an MLflow server (404 Not Found to");
         check(Fault::Status(200, "<html>".into()), false, "(200 OK without JSON to experiments/get-by-name)");
         check(Fault::Redirect("https://host/"), false, "it redirects experiments/get-by-name to https://host/");
         check(Fault::Status(502, "<html>".into()), true, "answered experiments/get-by-name with 502");

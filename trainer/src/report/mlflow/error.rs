@@ -10,7 +10,7 @@ use crate::journal::JournalError;
 /// An error of tracking a run by MLflow.
 #[derive(Debug, thiserror::Error)]
 pub enum MlflowError {
-    /// The server cannot be reached, or a connection broke.
+    /// The server cannot be reached, or the connection broke.
     #[error("MLflow server {server} does not answer ({reason})")]
     NoAnswer {
         /// URL of the MLflow server.
@@ -25,19 +25,19 @@ pub enum MlflowError {
         server: String,
         /// Method of the API.
         request: &'static str,
-        /// Status of the answer.
+        /// HTTP status of the response.
         status: u16,
-        /// MLflow's code of the error, or empty.
+        /// MLflow's error code; may be empty.
         code: String,
-        /// The server's message in one line, with a colon before it, or empty.
+        /// Message of the server in one line, preceded by a colon; may be empty.
         message: String,
     },
-    /// An answer that MLflow does not give.
-    #[error("{server} does not answer as an MLflow server does ({found}); check the address and its path")]
+    /// A response that is not from an MLflow server.
+    #[error("{server} does not answer like an MLflow server ({found}); check the address and its path")]
     NotMlflow {
         /// URL of the MLflow server.
         server: String,
-        /// Description of the answer.
+        /// Description of the response.
         found: String,
     },
     /// The experiment was deleted.
@@ -50,30 +50,30 @@ pub enum MlflowError {
         /// Name of the experiment.
         experiment: String,
     },
-    /// The MLflow run that a run's folder names was deleted, or is on another server.
+    /// The MLflow run named in a run's folder was deleted, or is on another server.
     #[error("{server} has no MLflow run {run_id}; remove {} to send everything as a new one", link.display())]
     NoRun {
         /// URL of the MLflow server.
         server: String,
         /// Id of the MLflow run.
         run_id: String,
-        /// File that names it.
+        /// File that names the MLflow run.
         link: PathBuf,
     },
     /// The run is tracked in another experiment.
     #[error("{} is tracked in experiment `{tracked}`, not `{wanted}`; leave out --mlflow-experiment", run_dir.display())]
     OtherExperiment {
-        /// The run's folder.
+        /// Folder of the run.
         run_dir: PathBuf,
-        /// Name of its experiment.
+        /// Name of the run's experiment.
         tracked: String,
-        /// The name given.
+        /// Experiment given by the user.
         wanted: String,
     },
     /// Another process sends the same run.
-    #[error("{} is sent to MLflow by another process", run_dir.display())]
+    #[error("{} is being sent to MLflow by another process", run_dir.display())]
     InUse {
-        /// The run's folder.
+        /// Folder of the run.
         run_dir: PathBuf,
     },
     /// The file that names the MLflow run cannot be parsed.
@@ -85,9 +85,9 @@ pub enum MlflowError {
         #[source]
         source: serde_json::Error,
     },
-    /// The address has a user or password.
+    /// The address contains a user name or password.
     #[error(
-        "--mlflow {server}: user and password do not belong into the address; set MLFLOW_TRACKING_USERNAME and \
+        "--mlflow {server}: user and password do not belong in the address; set MLFLOW_TRACKING_USERNAME and \
          MLFLOW_TRACKING_PASSWORD"
     )]
     CredentialsInUrl {
@@ -111,7 +111,7 @@ pub enum MlflowError {
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// Threads or sockets that the system refuses.
+    /// The system refused a thread or a socket.
     #[error("cannot track the run")]
     System(#[source] io::Error),
 }

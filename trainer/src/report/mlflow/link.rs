@@ -1,4 +1,4 @@
-//! `RUN_DIR/mlflow.json`: the MLflow run that a run is sent to.
+//! `RUN_DIR/mlflow.json`: identifies the MLflow run to which a run is sent.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,25 +12,25 @@ use super::MlflowError;
 /// File name of the link in a run's folder.
 pub const LINK: &str = "mlflow.json";
 
-/// The MLflow run that a run is sent to.
+/// Identity of the MLflow run to which a run is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// Value of the tag `hiend.key`, by which the MLflow run is found if the answer to its creation was lost.
+    /// Value of the tag `hiend.key`, by which the MLflow run is found if the response to its creation was lost.
     pub key: String,
     /// Name of the experiment.
     pub experiment: String,
-    /// Start of the run, milliseconds since 1970.
+    /// Start of the run, in milliseconds since 1970.
     pub start_ms: i64,
     /// Id of the experiment, once known.
     pub experiment_id: Option<String>,
     /// Id of the MLflow run, once known.
     pub run_id: Option<String>,
-    /// True once its parameters and tags were sent.
+    /// True once the parameters and tags were sent.
     pub described: bool,
 }
 
 impl Link {
-    /// A link of the run in `run_dir` to an MLflow run that does not exist yet.
+    /// Creates a link from the run in `run_dir` to an MLflow run that does not exist yet.
     pub(super) fn new(run_dir: &Path, experiment: &str, start_ms: i64) -> Self {
         // No other run begins in this folder, in this process, at this moment.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();

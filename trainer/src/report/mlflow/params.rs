@@ -6,14 +6,14 @@ use super::client::Pair;
 
 /// Maximum number of parameters in a request.
 pub(super) const MAX_PARAMS: usize = 100;
-/// Maximum length of a parameter's value on servers before MLflow 2.8, characters.
+/// Maximum length of a parameter's value on servers before MLflow 2.8, in characters.
 pub(super) const SHORT: usize = 500;
-/// Maximum length of a parameter's value, characters.
+/// Maximum length of a parameter's value, in characters.
 pub(super) const LONG: usize = 6000;
-/// Length to which keys are cut, characters. MLflow allows 250.
+/// Length to which keys are truncated, in characters. MLflow allows 250.
 const MAX_KEY: usize = 200;
 
-/// Parameters of a configuration, keys with their sections; values of at most [`LONG`] characters.
+/// Parameters of a configuration; keys include their sections, and values have at most [`LONG`] characters.
 pub(super) fn of_config(config: &Table) -> Vec<Pair> {
     fn walk(prefix: &str, table: &Table, pairs: &mut Vec<Pair>) {
         for (key, value) in table {
@@ -30,7 +30,7 @@ pub(super) fn of_config(config: &Table) -> Vec<Pair> {
     pairs
 }
 
-/// A text of at most `max` characters; an ellipsis shows that it was cut.
+/// Truncates a text to at most `max` characters; an ellipsis marks the truncation.
 pub(super) fn cut(text: &str, max: usize) -> String {
     match text.char_indices().nth(max) {
         None => text.to_owned(),
@@ -38,12 +38,12 @@ pub(super) fn cut(text: &str, max: usize) -> String {
     }
 }
 
-/// A key of at most 200 characters; those that MLflow does not allow become underscores.
+/// Converts a name to a key of at most 200 characters; characters that MLflow does not allow become underscores.
 pub(super) fn key_of(name: &str) -> String {
     name.chars().take(MAX_KEY).map(|c| if is_allowed(c) { c } else { '_' }).collect()
 }
 
-/// Returns true for the characters of keys that all versions allow on all systems.
+/// Returns true for characters that all versions of MLflow allow in keys, on all systems.
 ///
 /// MLflow allows the letters and digits of Python, which differ from Rust's in combining marks; the ranges have none.
 fn is_allowed(c: char) -> bool {

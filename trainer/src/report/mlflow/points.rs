@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::params::key_of;
 use crate::journal::{StepRecord, ValidationRecord};
 
-/// Metric that every step has. It is sent last, so that a step whose marker arrived has arrived completely.
+/// Metric that every step has. It is sent last, so that its presence on the server proves that the whole step arrived.
 pub(super) const STEP_MARK: &str = "train/loss";
 /// Metric that every validation has, sent last.
 pub(super) const VALIDATION_MARK: &str = "validation/num_cases";
@@ -16,9 +16,9 @@ pub(super) const VALIDATION_MARK: &str = "validation/num_cases";
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Metric {
     pub(super) key: String,
-    /// A finite number.
+    /// Value of the metric; always finite.
     pub(super) value: f64,
-    /// Milliseconds since 1970.
+    /// Time in milliseconds since 1970.
     pub(super) timestamp: i64,
     pub(super) step: u64,
 }
@@ -39,7 +39,7 @@ pub(super) fn of_step(record: &StepRecord, at_ms: i64) -> Vec<Metric> {
     metrics(values, record.step, at_ms)
 }
 
-/// Metrics of a validation that ended at `at_ms`; none for a class that no case has. `class_keys` are those of
+/// Metrics of a validation that ended at `at_ms`, excluding classes that occur in no case. `class_keys` are returned by
 /// [`class_keys`].
 pub(super) fn of_validation(record: &ValidationRecord, class_keys: &[String], at_ms: i64) -> Vec<Metric> {
     let fixed = [("validation/mean_dice", record.mean_dice), ("validation/mean_fg_dice", record.mean_fg_dice)];
@@ -52,14 +52,14 @@ pub(super) fn of_validation(record: &ValidationRecord, class_keys: &[String], at
     metrics(values, record.step, at_ms)
 }
 
-/// Leaves out values that are not finite, which JSON lacks.
+/// Converts values to metrics, leaving out values that are not finite, which JSON cannot represent.
 fn metrics(values: impl Iterator<Item = (String, f64)>, step: u64, timestamp: i64) -> Vec<Metric> {
     let finite = values.filter(|(_, value)| value.is_finite());
     finite.map(|(key, value)| Metric { key, value, timestamp, step }).collect()
 }
 
-/// Keys of the classes' Dice, background first: their names with the characters that MLflow allows. A class whose key
-/// another one has is called by its number as well.
+/// Keys of the classes' Dice, background first: their names with the characters that MLflow allows. If two classes
+/// would have the same key, the number of the class is added.
 pub(super) fn class_keys(names: &[String]) -> Vec<String> {
     let mut taken = HashSet::new();
     let key = |(class, name): (usize, &String)| {

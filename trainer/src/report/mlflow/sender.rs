@@ -1,4 +1,4 @@
-//! The journal of a run, sent to its MLflow run.
+//! Sends the journal of a run to its MLflow run.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -16,39 +16,39 @@ use super::{Client, LINK, MlflowError, Status};
 use crate::journal::{Chunk, Entry, Follower};
 use crate::training::{CONFIG, JOURNAL};
 
-/// Tag by which an MLflow run is found.
+/// Name of the tag by which an MLflow run is found.
 const KEY: &str = "hiend.key";
-/// File in a run's folder that the process which sends it has locked.
+/// File in a run's folder that is locked by the process that sends the run.
 const LOCK: &str = "mlflow.lock";
-/// Number of entries read at a time. Steps have eight metrics, so that most requests have less than [`MAX_METRICS`].
+/// Number of entries read at a time. Steps have eight metrics, so most requests have fewer than [`MAX_METRICS`].
 const MAX_ENTRIES: usize = 100;
 
-/// Facts about a run that its folder does not hold.
+/// Facts about a run that its folder does not contain.
 #[derive(Clone, Debug, Default)]
 pub struct Description {
-    /// Experiment to begin an MLflow run in. One that exists stays where it is.
+    /// Experiment in which to create an MLflow run. An existing run stays in its experiment.
     pub experiment: String,
-    /// True if the experiment was named by the user: it is an error if the run is in another one.
+    /// True if the user named the experiment; a run in another experiment is then an error.
     pub is_named: bool,
-    /// True if the run is being trained by this process: it is in progress, and its entries are new.
+    /// True if this process is training the run, so that the run is in progress and its entries are new.
     pub is_live: bool,
-    /// True if the run begins anew, whatever its folder held before.
+    /// True if the run starts from the beginning, whatever its folder held before.
     pub begins: bool,
-    /// Optimizer steps done before, if the run is being trained by this process.
+    /// Number of optimizer steps done before, if this process is training the run.
     pub step: u64,
     /// Digest of the stream, if known.
     pub stream_digest: Option<String>,
 }
 
 impl Description {
-    /// Returns true if the user named another experiment than `tracked`.
+    /// Returns true if the user named an experiment other than `tracked`.
     #[must_use]
     pub fn names_other_than(&self, tracked: &str) -> bool {
         self.is_named && self.experiment != tracked
     }
 }
 
-/// Sends a run's journal to its MLflow run, and remembers where it is.
+/// Sender of a run's journal to its MLflow run; records the MLflow run's identity in the folder.
 #[derive(Debug)]
 pub struct Sender {
     client: Client,
@@ -57,7 +57,7 @@ pub struct Sender {
     link: Link,
     /// True if the MLflow run may have been created although its id is unknown.
     may_exist: bool,
-    /// Positions up to which the server has the records; unknown until it is asked, and after a failed request.
+    /// Last records that the server has; unknown until it is asked, and after a failed request.
     received: Option<Received>,
     /// Positions that the server confirmed last.
     confirmed: Received,
@@ -66,9 +66,9 @@ pub struct Sender {
     /// Steps after the start of this session that the server has from earlier ones.
     kept: Option<RangeInclusive<u64>>,
     journal: Follower,
-    /// Estimated time of the entries read so far, milliseconds since 1970.
+    /// Estimated time of the last entry read, in milliseconds since 1970.
     clock_ms: i64,
-    /// Status by the last entry read.
+    /// Status according to the last entry read.
     status: Status,
     class_keys: Vec<String>,
     config: Table,
@@ -139,7 +139,7 @@ impl Sender {
         self.num_steps
     }
 
-    /// Status of the run by the journal as far as it was read: running unless its last entry says that it stopped.
+    /// Status of the run according to the journal as far as it was read: running unless the last entry reports a stop.
     #[must_use]
     pub fn status(&self) -> Status {
         self.status
@@ -276,7 +276,7 @@ impl Sender {
         tags.into_iter().filter_map(|(key, value)| Some(Pair::new(key, value?))).collect()
     }
 
-    /// Positions up to which the server has the records.
+    /// Returns the last records that the server has.
     fn position(&mut self, run_id: &str) -> Result<Received, MlflowError> {
         let received = match self.received {
             Some(received) => received,
@@ -316,17 +316,17 @@ struct Part {
     metrics: Vec<Metric>,
     tags: Vec<Pair>,
     num_steps: u64,
-    /// Positions of the server once it has them.
+    /// Positions of the server after this part has arrived.
     received: Received,
-    /// Status by the last entry that says one.
+    /// Status according to the last entry that states one.
     status: Option<Status>,
     /// Estimated time of the last entry.
     clock_ms: i64,
 }
 
 impl Part {
-    /// Selects the records behind the positions `received`. The journal has durations and no times: an entry's time is
-    /// that of the previous one, `clock_ms` at first, and its duration.
+    /// Selects the records after the positions `received`. The journal has durations but no times: an entry's time is
+    /// that of the previous entry (initially `clock_ms`) plus its duration.
     fn of(chunk: &Chunk, received: Received, clock_ms: i64, class_keys: &[String]) -> Self {
         let (metrics, tags) = (Vec::new(), Vec::new());
         let mut part = Self { metrics, tags, num_steps: 0, received, status: None, clock_ms };
@@ -360,14 +360,14 @@ impl Part {
     }
 }
 
-/// Name of an MLflow run: that of its folder.
+/// Name of an MLflow run, equal to that of the run's folder.
 fn name_of(run_dir: &Path) -> String {
     let path = std::path::absolute(run_dir).unwrap_or_else(|_| run_dir.to_owned());
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     params::cut(&name.unwrap_or_else(|| path.display().to_string()), 250)
 }
 
-/// Milliseconds since 1970.
+/// Current time in milliseconds since 1970.
 fn now_ms() -> i64 {
     millis(SystemTime::now())
 }
@@ -376,7 +376,7 @@ fn millis(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64
 }
 
-/// Time at which a file was written, milliseconds since 1970.
+/// Modification time of a file, in milliseconds since 1970.
 fn written(path: &Path) -> Result<i64, FileError> {
     let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
     modified.map(millis).map_err(FileError::at(path, "look up"))

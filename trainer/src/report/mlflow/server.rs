@@ -28,7 +28,7 @@ impl FromStr for ServerUrl {
             return Err("expected the server's address without the part from ? or # on".to_owned());
         }
         let had_credentials = !url.username().is_empty() || url.password().is_some();
-        // These fail for URLs without a host alone, and http has one.
+        // These fail only for URLs without a host, and an http URL has one.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         Ok(Self { url, had_credentials })
@@ -42,12 +42,12 @@ impl fmt::Display for ServerUrl {
 }
 
 impl ServerUrl {
-    /// Returns true if the address was given with a user or a password, which do not belong there.
+    /// Returns true if the address contained a user name or a password, which are not allowed there.
     pub(super) fn had_credentials(&self) -> bool {
         self.had_credentials
     }
 
-    /// Returns true for this machine, where no proxy is asked.
+    /// Returns true for an address on this machine, for which no proxy is used.
     pub(super) fn is_loopback(&self) -> bool {
         matches!(self.url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
     }
@@ -97,7 +97,7 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Takes the credentials from `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or else from
+    /// Reads the credentials from `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or else from
     /// `MLFLOW_TRACKING_TOKEN`, as MLflow's own client does.
     #[must_use]
     pub fn of_environment() -> Self {

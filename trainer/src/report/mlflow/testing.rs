@@ -28,20 +28,20 @@ pub(super) fn live(server: &Server, run_dir: &Path, begins: bool) -> Sender {
     Sender::open(server.client(), run_dir, description).unwrap()
 }
 
-/// A way to fail.
+/// Way in which the test server fails.
 #[derive(Clone, Debug)]
 pub(super) enum Fault {
-    /// Answer with this status and body instead.
+    /// Responds with this status and body.
     Status(u16, String),
-    /// Answer with a redirect.
+    /// Responds with a redirect.
     Redirect(&'static str),
-    /// Close the connection instead of answering.
+    /// Closes the connection instead of responding.
     Close,
-    /// Do what is asked and close the connection instead of answering.
+    /// Carries out the request but closes the connection instead of responding.
     LoseAnswer,
 }
 
-/// A server with the methods that are used, one experiment's runs at a time.
+/// A test server with the methods that are used, for the runs of one experiment at a time.
 pub(super) struct Server {
     address: String,
     shared: Arc<(Mutex<State>, Condvar)>,
@@ -51,11 +51,11 @@ pub(super) struct Server {
 struct State {
     is_away: bool,
     num_refused: usize,
-    /// The next failure, and the request that meets it: a method, a list that it holds, or any if this is empty.
+    /// Next fault, and the request that triggers it: a method, a list in the request, or any request if empty.
     fault: Option<(&'static str, Fault)>,
     requests: Vec<String>,
     authorizations: Vec<String>,
-    /// Names, and whether they are deleted. The position is the id.
+    /// Experiments by name, and whether they are deleted. The position is the id.
     experiments: Vec<(String, bool)>,
     runs: Vec<Run>,
 }
@@ -105,7 +105,7 @@ impl Server {
         self.state().is_away = false;
     }
 
-    /// Waits until this many requests were made while the server was away.
+    /// Waits until `num` requests were made while the server was away.
     pub(super) fn wait_for_refused(&self, num: usize) {
         let mut state = self.state();
         while state.num_refused < num {
@@ -134,7 +134,7 @@ impl Server {
         self.state().runs[0].is_deleted = true;
     }
 
-    /// Removes the metrics of steps behind `step`, as a server does that is restored from an older copy.
+    /// Removes the metrics of steps after `step`, like a server restored from an older copy.
     pub(super) fn forget_after(&self, step: u64) {
         self.state().runs[0].metrics.retain(|metric| metric["step"].as_u64().unwrap() <= step);
     }
@@ -238,7 +238,7 @@ fn answer(mut stream: TcpStream, shared: &(Mutex<State>, Condvar)) -> std::io::R
 }
 
 impl State {
-    /// Does what a method does. An error has a status and MLflow's code.
+    /// Carries out a method. An error has a status and MLflow's error code.
     fn handle(&mut self, method: &str, query: &str, body: &Value) -> Result<Value, (u16, &'static str)> {
         let argument = |name: &str| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));

@@ -1,4 +1,4 @@
-//! A thread that sends a run while it is trained.
+//! Thread that sends a run while it is trained.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,19 +9,19 @@ use flume::{Receiver, RecvTimeoutError};
 
 use super::{MlflowError, Sender, Status};
 
-/// Time that a run waits at its end before it says so.
+/// Time that a run waits at its end before it reports the wait.
 const NOTABLE: Duration = Duration::from_secs(1);
 
-/// Times of a [`Tracker`].
+/// Timing of a [`Tracker`].
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Pause between an answer and the next request, during which entries accumulate.
     pub gather: Duration,
-    /// Time after a failed request until the next one; doubled by every further failure.
+    /// Pause after a failed request; doubled after every further failure.
     pub retry: Duration,
-    /// Maximum of that time.
+    /// Maximum pause after a failed request.
     pub max_retry: Duration,
-    /// Time that a run which has ended waits until everything is sent.
+    /// Time that a finished run waits until everything is sent.
     pub closing: Duration,
 }
 
@@ -36,13 +36,13 @@ impl Default for Pace {
     }
 }
 
-/// Reason why a run was not sent to its end.
+/// Reason why a run was not sent completely.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfinished {
     /// The last request failed.
     #[error(transparent)]
     Failed(#[from] MlflowError),
-    /// The run waited as long as it may.
+    /// The maximum waiting time elapsed.
     #[error("not done after {} s", .0.as_secs())]
     Late(Duration),
     /// The thread that sends has panicked.
@@ -50,23 +50,23 @@ pub enum Unfinished {
     ThreadEnded,
 }
 
-/// Sends a run on a thread of its own. Nothing but [`Tracker::finish`] waits for the server.
+/// Sends a run on a separate thread. Only [`Tracker::finish`] waits for the server.
 #[derive(Debug)]
 pub struct Tracker {
     news: flume::Sender<()>,
-    /// Status that the run ended with.
+    /// Status with which the run ended.
     status: Arc<Mutex<Status>>,
     result: Receiver<Result<(), MlflowError>>,
     closing: Duration,
 }
 
 impl Tracker {
-    /// Starts sending what the journal has and will have.
+    /// Starts sending the current and future entries of the journal.
     ///
     /// # Errors
     /// If the system refuses a thread.
     pub fn start(sender: Sender, pace: Pace) -> io::Result<Self> {
-        // One message says that there is something new; more would say no more.
+        // One message suffices to say that there is news.
         let (news, awaited) = flume::bounded(1);
         let (ended, result) = flume::bounded(1);
         // A tracker that is dropped without an end belongs to a run that failed.
@@ -83,14 +83,14 @@ impl Tracker {
         Ok(Self { news, status, result, closing: pace.closing })
     }
 
-    /// Says that the journal has grown. Never waits.
+    /// Signals that the journal has grown. Never waits.
     pub fn notify(&self) {
         // Full: the thread has not seen the last message yet. Disconnected: it has panicked, and `finish` says so.
         let _ = self.news.try_send(());
     }
 
-    /// Waits until everything and the final status are sent, or [`Pace::closing`] has passed. Calls `waiting` with the time
-    /// left where it takes longer than one second.
+    /// Waits until all entries and the final status are sent, or [`Pace::closing`] has passed. Calls `waiting` with the
+    /// remaining time if this takes longer than one second.
     ///
     /// # Errors
     /// The reason why something was not sent.
@@ -114,7 +114,7 @@ impl Tracker {
     }
 }
 
-/// The thread's part.
+/// Part of the tracker that runs on its thread.
 struct Following {
     sender: Sender,
     pace: Pace,
@@ -123,7 +123,7 @@ struct Following {
 }
 
 impl Following {
-    /// Sends what is new until the run has ended.
+    /// Sends new entries until the run has ended.
     fn until_the_end(&mut self) {
         let mut retry = self.pace.retry;
         let mut is_shown = false;
@@ -153,7 +153,7 @@ impl Following {
         }
     }
 
-    /// Waits for a time, or until the run has ended; returns whether it has.
+    /// Waits for `pause`, or until the run has ended; returns whether it has ended.
     fn has_ended_within(&self, pause: Duration) -> bool {
         let deadline = Instant::now() + pause;
         loop {
@@ -175,7 +175,7 @@ impl Following {
         }
     }
 
-    /// Sends the rest and the final status; tries again until the run no longer waits.
+    /// Sends the remaining entries and the final status; retries until the run no longer waits.
     fn close(&mut self, status: Status) -> Result<(), MlflowError> {
         let deadline = Instant::now() + self.pace.closing;
         loop {
@@ -200,7 +200,7 @@ mod tests {
     use crate::report::mlflow::testing::{Fault, Server, live, run_folder};
     use crate::training::JOURNAL;
 
-    /// Times of tests: no waiting for entries, and an end that no slow machine reaches.
+    /// Timing for tests: no pause for gathering entries, and a closing time that no slow machine exceeds.
     const PACE: Pace = Pace {
         gather: Duration::ZERO,
         retry: Duration::from_millis(1),

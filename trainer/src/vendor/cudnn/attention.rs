@@ -1,13 +1,14 @@
-//! Scaled dot-product attention by cuDNN: graphs of the forms that its fused engines know.
+//! Scaled dot-product attention by cuDNN: graphs of the forms that its fused engines support.
 //!
 //! Forward: `P = softmax(scale · Q Kᵀ)`, `O = P V`, and for each row the logarithm of its sum of exponentials ("stats"),
 //! from which the backward pass recomputes `P` tile by tile. No matrix of the size of `P` is kept.
 //!
-//! Backward is deterministic: the engine adds up `dQ` from a matrix of `dS` in scratch memory, 16 bits a value, in place of
-//! atomic additions (`dQ` as a product of the graph instead of an f32 tensor that is converted afterwards).
+//! Backward is deterministic: the engine sums `dQ` from a matrix of `dS` in scratch memory, with 16 bits per value,
+//! instead of using atomic additions (`dQ` as a product of the graph instead of an f32 tensor that is converted
+//! afterwards).
 //!
-//! Up to version 9.15.0 the backward engine needs a mask where the number of keys is not a multiple of 128, which
-//! NVIDIA's own front end adds as well; lengths of sequences are tensors then.
+//! Up to version 9.15.0 the backward engine needs a mask if the number of keys is not a multiple of 128, as NVIDIA's
+//! own front end adds too; the lengths of sequences are then tensors.
 
 use std::fmt;
 
@@ -17,14 +18,14 @@ use super::session::Problem;
 use super::{CudnnError, Target, Unavailable, library, major_minor, opened};
 use crate::vendor::problem::Number;
 
-/// Oldest version whose attention is used, as the library numbers it: earlier ones need other masks, and 9.10.0
+/// Oldest version whose attention is used, in the library's numbering: earlier ones need other masks, and 9.10.0
 /// computes wrong gradients.
 pub const OLDEST: usize = 91_100;
-/// Newest version whose backward pass needs a mask for keys that 128 does not divide.
+/// Newest version whose backward pass needs a mask if the number of keys is not a multiple of 128.
 const NEWEST_MASKED: usize = 91_500;
-/// Multiple that widths of heads are padded to.
+/// Multiple to which widths of heads are padded.
 pub const WIDTH_MULTIPLE: usize = 8;
-/// Most scratch memory, in bytes: the matrix of `dS` of 192 crops of the paper's model takes 2.3e9.
+/// Largest scratch memory, in bytes: the matrix of `dS` for 192 crops of the paper's model takes 2.3e9.
 const MOST_WORKSPACE: u64 = 16 << 30;
 
 /// Identifiers of the tensors in memory.
@@ -39,8 +40,8 @@ pub mod uid {
     pub const D_Q: i64 = 8;
     pub const D_K: i64 = 9;
     pub const D_V: i64 = 10;
-    /// Lengths of the sequences of queries, `[N, 1, 1, 1]` of 32-bit integers; only [`Backward`](super::Backward) with a
-    /// mask has them.
+    /// Lengths of the sequences of queries, `[N, 1, 1, 1]` of 32-bit integers; used only by
+    /// [`Backward`](super::Backward) with a mask.
     pub const QUERIES: i64 = 12;
     /// Lengths of the sequences of keys.
     pub const KEYS: i64 = 13;
@@ -56,22 +57,22 @@ pub mod uid {
 pub struct Sizes {
     /// Number of sequences.
     pub sequences: usize,
-    /// Heads of each.
+    /// Number of heads in a sequence.
     pub heads: usize,
-    /// Queries of a sequence.
+    /// Number of queries in a sequence.
     pub queries: usize,
-    /// Keys and values of a sequence.
+    /// Number of keys and values in a sequence.
     pub keys: usize,
-    /// Values of a head, a multiple of [`WIDTH_MULTIPLE`], padding included.
+    /// Number of values in a head, padding included; a multiple of [`WIDTH_MULTIPLE`].
     pub width: usize,
 }
 
 /// Order of heads in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// `[N, heads, L, width]`.
+    /// Heads in memory order `[N, heads, L, width]`.
     Heads,
-    /// `[N, L, ..]`: heads side by side in tokens of this many values.
+    /// Heads side by side in tokens, `[N, L, ..]`; tokens have this many values.
     Tokens(usize),
 }
 
@@ -85,38 +86,38 @@ impl Layout {
     }
 }
 
-/// Everything that both passes depend on.
+/// Settings on which both passes depend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attention {
     /// Sizes of queries, keys and values.
     pub sizes: Sizes,
-    /// Type of all tensors but the stats.
+    /// Number type of all tensors except the stats.
     pub number: Number,
-    /// Factor of the products inside softmax.
+    /// Factor that scales the products inside softmax.
     pub scale: f32,
-    /// Order of queries, and of keys and values.
+    /// Memory layout of queries, and of keys and values.
     pub sources: [Layout; 2],
-    /// Order of `O` and its gradient.
+    /// Memory layout of `O` and its gradient.
     pub result: Layout,
-    /// Order of the gradients of queries, and of keys and values.
+    /// Memory layouts of the gradients: of queries, and of keys and values.
     pub gradients: [Layout; 2],
 }
 
-/// The forward pass.
+/// Forward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Forward(pub Attention);
 
-/// The backward pass.
+/// Backward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backward {
     /// Sizes and types, shared with the forward pass.
     pub attention: Attention,
-    /// True if lengths of the sequences are given as tensors.
+    /// True if the lengths of the sequences are given as tensors.
     pub masked: bool,
 }
 
 impl Backward {
-    /// The backward pass of `attention` for the version that is loaded.
+    /// Backward pass of `attention` for the loaded version.
     ///
     /// # Errors
     /// If the library is not used, with the reason.
@@ -136,20 +137,20 @@ impl Attention {
         self.number.into()
     }
 
-    /// A tensor of heads in memory.
+    /// Descriptor of a tensor of heads in memory.
     fn heads(&self, uid: i64, rows: i64, layout: Layout) -> Result<Descriptor, CudnnError> {
         let [n, heads, _, _, width] = self.dims();
         Tensor::new(uid, self.dtype(), &[n, heads, rows, width], &layout.strides(heads, rows, width)).descriptor()
     }
 
-    /// A tensor of heads in memory, seen as transposed matrices.
+    /// Descriptor of a tensor of heads in memory, with each head's matrix transposed.
     fn transposed(&self, uid: i64, rows: i64, layout: Layout) -> Result<Descriptor, CudnnError> {
         let [n, heads, _, _, width] = self.dims();
         let [a, b, c, d] = layout.strides(heads, rows, width);
         Tensor::new(uid, self.dtype(), &[n, heads, width, rows], &[a, b, d, c]).descriptor()
     }
 
-    /// A number for each row, in f32.
+    /// Descriptor of a tensor with one f32 number per row.
     fn of_rows(&self, uid: i64) -> Result<Descriptor, CudnnError> {
         let [n, heads, queries, _, _] = self.dims();
         Tensor::contiguous(uid, DataType::Float, &[n, heads, queries, 1]).descriptor()
@@ -166,7 +167,7 @@ impl Attention {
     }
 }
 
-/// Sizes and type, such as `attention 192x16x513x129x40 bf16`.
+/// Formats sizes and type, such as `attention 192x16x513x129x40 bf16`.
 impl fmt::Display for Attention {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Sizes { sequences, heads, queries, keys, width } = self.sizes;
@@ -335,7 +336,7 @@ fn is_supported() -> Result<(), CudnnError> {
     Ok(())
 }
 
-/// `scores` where both indices lie within the sequences, minus infinity elsewhere.
+/// Operation that keeps `scores` where both indices lie within the sequences, and gives minus infinity elsewhere.
 fn masked(
     ops: &mut Operations,
     scores: &Descriptor,

@@ -1,4 +1,4 @@
-//! Convolutions of 3×3×3 voxels over channels-last volumes as graphs of one operation, for each of their directions.
+//! Convolutions of 3×3×3 voxels over channels-last volumes, as graphs of one operation, for each of their directions.
 //!
 //! A volume is `[N, X, Y, Z, C]` in memory and a filter `[out, 3, 3, 3, in]`; the library names their axes in the order
 //! `[N, C, X, Y, Z]` and `[out, in, 3, 3, 3]`, so that strides say where channels are. Voxels outside are zero.
@@ -12,33 +12,33 @@ use super::session::Problem;
 use super::{CudnnError, Target};
 use crate::vendor::problem::Number;
 
-/// Largest scratch memory of a convolution, in bytes. Of UNETR's on four crops, the largest that an engine in its place
-/// would ask for is 0.9 GB, for a gradient in TF32; the next engine needs none.
+/// Largest scratch memory of a convolution, in bytes. Among UNETR's convolutions on four crops, the most that a
+/// preferred engine would need is 0.9 GB, for a gradient in TF32; the next engine needs none.
 pub const MAX_WORKSPACE: u64 = 256 << 20;
 
 /// Tensor that a convolution computes from the other two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Direction {
-    /// Result, of volume and filter.
+    /// Result, computed from volume and filter.
     Forward,
-    /// Gradient of the volume, of the filter and the gradient of the result.
+    /// Gradient of the volume, computed from the filter and the gradient of the result.
     Volume,
-    /// Gradient of the filter, of the volume and the gradient of the result.
+    /// Gradient of the filter, computed from the volume and the gradient of the result.
     Filter,
 }
 
-/// Everything that decides how a convolution is computed.
+/// Everything that determines how a convolution is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Convolution {
-    /// Direction.
+    /// Tensor to compute.
     pub direction: Direction,
     /// Number of volumes.
     pub batch: u32,
-    /// Channels of a volume.
+    /// Number of channels of a volume.
     pub inputs: u32,
-    /// Channels of the result.
+    /// Number of channels of the result.
     pub outputs: u32,
-    /// Voxels along x, y and z.
+    /// Number of voxels along x, y and z.
     pub size: [u32; 3],
     /// Type of all three tensors; sums are 32-bit.
     pub number: Number,
@@ -47,14 +47,14 @@ pub struct Convolution {
 }
 
 impl Convolution {
-    /// Identifier of the volume, or of its gradient, in the graph.
+    /// Graph identifier of the volume, or of its gradient.
     pub const VOLUME: i64 = 1;
-    /// Identifier of the filter, or of its gradient.
+    /// Graph identifier of the filter, or of its gradient.
     pub const FILTER: i64 = 2;
-    /// Identifier of the result, or of its gradient.
+    /// Graph identifier of the result, or of its gradient.
     pub const RESULT: i64 = 3;
 
-    /// Identifiers of the two tensors that are read and of the one that is written.
+    /// Graph identifiers of the two tensors that are read and of the one that is written.
     #[must_use]
     pub fn tensors(&self) -> [i64; 3] {
         match self.direction {
@@ -64,7 +64,7 @@ impl Convolution {
         }
     }
 
-    /// Multiplications and additions.
+    /// Number of multiplications and additions.
     #[must_use]
     pub fn flops(&self) -> u64 {
         let voxels: u64 = self.size.iter().map(|&side| u64::from(side)).product();
@@ -140,8 +140,8 @@ impl Problem for Convolution {
         operation_graph(target, &[operation])
     }
 
-    /// `f32` in full has no matrix units, which round to TF32, and no type is rounded to a shorter one, factors and sums
-    /// alike.
+    /// Rules out matrix units for unrounded `f32`, because they round to TF32, and rounding of factors or sums to a
+    /// shorter type for all types.
     fn refused(&self) -> &'static [NumericalNote] {
         const ROUNDED: NumericalNote = NumericalNote::DOWN_CONVERT_INPUTS;
         const SUMS_ROUNDED: NumericalNote = NumericalNote::REDUCED_PRECISION_REDUCTION;
@@ -156,7 +156,7 @@ impl Problem for Convolution {
     }
 }
 
-/// Direction, channels, sizes and types, such as `convolution 4x 64 to 32 of 96x96x96 bf16`.
+/// Formats direction, channels, sizes and types, such as `convolution 4x 64 to 32 of 96x96x96 bf16`.
 impl fmt::Display for Convolution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { direction, batch, inputs, outputs, size: [x, y, z], number, tf32 } = self;
@@ -170,7 +170,7 @@ impl fmt::Display for Convolution {
     }
 }
 
-/// A tensor whose channels are the fastest axis in memory.
+/// Tensor whose channels are the fastest axis in memory.
 fn channels_last(uid: i64, dtype: DataType, first: u32, channels: u32, [x, y, z]: [u32; 3]) -> Tensor {
     let [n, c, x, y, z] = [first, channels, x, y, z].map(i64::from);
     Tensor::new(uid, dtype, &[n, c, x, y, z], &[x * y * z * c, 1, y * z * c, z * c, c])
@@ -185,10 +185,11 @@ mod tests {
         Convolution { direction, batch: 4, inputs, outputs, size: [side; 3], number, tf32 }
     }
 
-    /// An H100, as cuDNN describes devices.
+    /// Description of an H100 in cuDNN's format.
     const H100: &str = include_str!("attention/h100.json");
 
-    /// Channels before and after, and side of the volume, of UNETR's convolutions with 32 features and patches of 16 voxels.
+    /// Numbers of channels before and after, and side of the volume, for UNETR's convolutions with 32 features and
+    /// patches of 16 voxels.
     const UNETR: [[u32; 3]; 11] = [
         [1, 32, 96],
         [32, 32, 96],
@@ -200,12 +201,12 @@ mod tests {
         [256, 128, 24],
         [256, 256, 12],
         [512, 256, 12],
-        // Of the operation's own tests.
+        // Taken from the operation's own tests.
         [3, 5, 9],
     ];
 
-    /// Every convolution of UNETR gets a plan for an H100 without one, in each direction and type; the same choice made
-    /// again gives the same plan. `tests/gpu/plans` runs it.
+    /// Every convolution of UNETR gets a plan for an H100 on a machine without one, in each direction and type;
+    /// repeating the same choice gives the same plan. `tests/gpu/plans` runs it.
     #[test]
     #[ignore = "needs cuDNN 9.11 and NVRTC, and a libcuda.so.1; no device"]
     fn every_convolution_of_unetr_has_a_plan_on_an_h100() {
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_tells_everything_apart() {
+    fn a_key_distinguishes_everything() {
         let first = of_unetr(Direction::Filter, [64, 32, 96], Number::F32, true);
         assert_eq!(first.key(), "convolution dw 4x 64 to 32 of 96x96x96 tf32");
         assert_eq!(first.flops(), 2 * 27 * 4 * 96 * 96 * 96 * 64 * 32);

@@ -1,8 +1,8 @@
-//! Descriptors of cuDNN's graph interface: tensors, operations, and the graph that they form.
+//! Descriptors of cuDNN's graph interface: tensors, operations, and the graphs that they form.
 //!
-//! A descriptor is a [`Draft`] while its attributes are set and a [`Descriptor`] once it is final. The library checks the
-//! type and number of every attribute's values, so that a wrong one is an error, not undefined. Descriptors keep those that
-//! they refer to.
+//! A descriptor is a [`Draft`] while its attributes are set and a [`Descriptor`] once it is final. The library checks
+//! the type and number of every attribute's values, so that a wrong value is an error rather than undefined behaviour.
+//! Descriptors keep the descriptors that they refer to alive.
 
 mod constants;
 
@@ -16,16 +16,16 @@ pub use constants::{
     ReductionOperator,
 };
 
-/// A value of an attribute: plain data, of a type that the library has a number for.
+/// Value of an attribute: plain data of a type that the library has a number for.
 ///
 /// # Safety
 /// Values have the size and the layout of the library's type of this number.
 pub unsafe trait Value: Copy {
-    /// The library's number of the type.
+    /// Number of the type in the library.
     const TYPE: c_int;
 }
 
-/// A value that the library may write.
+/// Value that the library may write.
 ///
 /// # Safety
 /// Any bits are a value of the type.
@@ -62,7 +62,7 @@ const HANDLE: c_int = 0;
 const VOID_PTR: c_int = 6;
 const BACKEND_DESCRIPTOR: c_int = 15;
 
-/// A descriptor of the library, destroyed with it.
+/// A descriptor of the library, destroyed when dropped.
 struct Owned {
     raw: Raw,
     library: &'static Cudnn,
@@ -82,7 +82,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// A descriptor without attributes.
+    /// Creates a descriptor without attributes.
     ///
     /// # Errors
     /// If the library is not there, or does not know the kind.
@@ -104,7 +104,7 @@ impl Draft {
         unsafe { self.set_raw(attribute, T::TYPE, values) }
     }
 
-    /// Sets an attribute to final descriptors, which are kept.
+    /// Sets an attribute to final descriptors, which are kept alive.
     ///
     /// # Errors
     /// If the descriptor has no such attribute, or it takes no such descriptors.
@@ -146,7 +146,7 @@ impl Draft {
         Ok(self)
     }
 
-    /// Ends the setting of attributes; the library checks them together.
+    /// Finalizes the descriptor; the library checks all attributes together.
     ///
     /// # Errors
     /// If an attribute is missing, or they do not fit each other.
@@ -157,7 +157,7 @@ impl Draft {
         Ok(self.filled())
     }
 
-    /// The descriptor as one that the library filled itself.
+    /// Converts to a final descriptor, for one that the library has filled itself.
     fn filled(self) -> Descriptor {
         Descriptor(Rc::new(Finished { owned: self.owned, _held: self.held }))
     }
@@ -165,11 +165,11 @@ impl Draft {
 
 struct Finished {
     owned: Owned,
-    /// Dropped after the descriptor that refers to them.
+    /// Descriptors referred to; dropped after this one.
     _held: Vec<Descriptor>,
 }
 
-/// A final descriptor; clones are the same one.
+/// A final descriptor; clones share it.
 #[derive(Clone)]
 pub struct Descriptor(Rc<Finished>);
 
@@ -190,7 +190,7 @@ impl Descriptor {
         Ok(values)
     }
 
-    /// The value of an attribute that has one.
+    /// Reads the value of an attribute that has exactly one.
     ///
     /// # Errors
     /// If the descriptor has no such attribute.
@@ -216,7 +216,7 @@ impl Descriptor {
         Ok(filled.collect())
     }
 
-    /// Number of values written.
+    /// Reads values of an attribute into `values`; returns the number of values written.
     ///
     /// # Safety
     /// The library may write values of the type with this number over `values`.
@@ -235,13 +235,13 @@ impl Descriptor {
             )
         };
         library.check("cudnnBackendGetAttribute", status).map_err(|error| error.about(attribute))?;
-        // The count is what there is, which may be more than what was asked for.
+        // The count is the number available, which may exceed the number requested.
         Ok(usize::try_from(count).unwrap_or(0).min(values.len()))
     }
 }
 
 impl CudnnError {
-    /// Names the attribute that a call was about.
+    /// Adds the name of the attribute to the error of a call.
     fn about(self, attribute: Attribute) -> Self {
         match self {
             Self::Failed { call, status, reason } => {
@@ -252,49 +252,49 @@ impl CudnnError {
     }
 }
 
-/// Place where a tensor of a graph is kept.
+/// Place where the values of a graph's tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// Device memory.
     Memory,
-    /// Nowhere: it exists within the graph only.
+    /// Nowhere: the tensor exists only within the graph.
     Virtual,
-    /// Host memory, read when a plan is queued: a single value.
+    /// Host memory: a single value, read when a plan is queued.
     Value,
 }
 
 /// A tensor of a graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
-    /// Identifier within the graph, by which a plan is given the tensor's memory.
+    /// Identifier within the graph, by which a plan receives the tensor's memory.
     pub uid: i64,
     /// Type of the values.
     pub dtype: DataType,
     /// Lengths of the axes.
     pub dims: Vec<i64>,
-    /// Distances of neighbours along each axis, in values.
+    /// Distances between neighbours along each axis, in values.
     pub strides: Vec<i64>,
     /// Place of the tensor's values: memory, host or the graph itself.
     pub place: Place,
-    /// Power of two that divides the address, in bytes.
+    /// Power of two that divides the address in bytes.
     pub alignment: i64,
 }
 
 impl Tensor {
-    /// A tensor in device memory, aligned to 16 bytes.
+    /// Creates a tensor in device memory, aligned to 16 bytes.
     #[must_use]
     pub fn new(uid: i64, dtype: DataType, dims: &[i64], strides: &[i64]) -> Self {
         let (dims, strides) = (dims.to_vec(), strides.to_vec());
         Self { uid, dtype, dims, strides, place: Place::Memory, alignment: 16 }
     }
 
-    /// A contiguous tensor in device memory, the last axis fastest.
+    /// Creates a contiguous tensor in device memory, with the last axis fastest.
     #[must_use]
     pub fn contiguous(uid: i64, dtype: DataType, dims: &[i64]) -> Self {
         Self::new(uid, dtype, dims, &contiguous_strides(dims))
     }
 
-    /// Puts the tensor elsewhere.
+    /// Moves the tensor to another place.
     #[must_use]
     pub fn at(self, place: Place) -> Self {
         // Values on the host are aligned as their type is.
@@ -302,7 +302,7 @@ impl Tensor {
         Self { place, alignment, ..self }
     }
 
-    /// The tensor's descriptor.
+    /// Creates the tensor's descriptor.
     ///
     /// # Errors
     /// If the library refuses the tensor.
@@ -319,13 +319,13 @@ impl Tensor {
     }
 }
 
-/// Strides of a tensor without gaps, the last axis fastest.
+/// Strides of a tensor without gaps, with the last axis fastest.
 #[must_use]
 pub fn contiguous_strides(dims: &[i64]) -> Vec<i64> {
     (0..dims.len()).map(|axis| dims[axis + 1..].iter().product()).collect()
 }
 
-/// The graph of `operations`, which the tensors that they share connect.
+/// Creates the graph of `operations`, which are connected by the tensors that they share.
 ///
 /// # Errors
 /// If the operations are not a graph.
@@ -343,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contiguous_strides_are_products_of_the_axes_behind() {
+    fn contiguous_strides_are_products_of_the_later_axes() {
         assert_eq!(contiguous_strides(&[2, 3, 4, 5]), [60, 20, 5, 1]);
         assert_eq!(contiguous_strides(&[7]), [1]);
         let tensor = Tensor::contiguous(3, DataType::Half, &[2, 3]).at(Place::Value);

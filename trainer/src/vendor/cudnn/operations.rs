@@ -1,4 +1,4 @@
-//! Operations of a graph, put together one after another.
+//! Builder of a graph, which adds operations one after another.
 
 use super::graph::{
     Attribute, DataType, Descriptor, Draft, Kind, Place, PointwiseMode, ReductionOperator, Tensor, contiguous_strides,
@@ -6,16 +6,16 @@ use super::graph::{
 };
 use super::{CudnnError, Target};
 
-/// First identifier of tensors that exist within a graph only.
+/// First identifier of tensors that exist only within a graph.
 const FIRST_HIDDEN: i64 = 1000;
 
-/// Lengths that replace the sizes of a product: rows, columns and inner length. Each is a tensor in device memory with one
-/// number for each sequence.
+/// Actual lengths that replace the sizes of a product: rows, columns and inner length. Each is a tensor in device
+/// memory with one number for each sequence.
 #[derive(Clone, Copy, Default)]
 pub struct Lengths<'a> {
-    /// Rows of the result.
+    /// Number of rows of the result.
     pub rows: Option<&'a Descriptor>,
-    /// Columns of the result.
+    /// Number of columns of the result.
     pub columns: Option<&'a Descriptor>,
     /// Length of the sums.
     pub inner: Option<&'a Descriptor>,
@@ -28,7 +28,7 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// The graph of all operations.
+    /// Creates the graph of all operations.
     ///
     /// # Errors
     /// If they are not a graph.
@@ -36,7 +36,7 @@ impl Operations {
         operation_graph(target, &self.list)
     }
 
-    /// A contiguous tensor within the graph, for the result of the next operation.
+    /// Creates a contiguous tensor within the graph, for the result of the next operation.
     ///
     /// # Errors
     /// If the library refuses the tensor.
@@ -44,7 +44,7 @@ impl Operations {
         self.hidden_at(dtype, dims, &contiguous_strides(dims))
     }
 
-    /// A tensor within the graph with these strides, for the result of the next operation.
+    /// Creates a tensor within the graph with these strides, for the result of the next operation.
     ///
     /// # Errors
     /// If the library refuses the tensor.
@@ -54,7 +54,7 @@ impl Operations {
         Tensor::new(uid, dtype, dims, strides).at(Place::Virtual).descriptor()
     }
 
-    /// `y = a · b`, matrix by matrix, in f32.
+    /// Adds `y = a · b`, matrix by matrix, in f32.
     ///
     /// # Errors
     /// If the library refuses the operation.
@@ -84,7 +84,7 @@ impl Operations {
         Ok(())
     }
 
-    /// `y = mode(x)` or `y = mode(x, b)`, computed in `math`.
+    /// Adds `y = mode(x)` or `y = mode(x, b)`, computed in `math`.
     ///
     /// # Errors
     /// If the library refuses the operation.
@@ -103,7 +103,7 @@ impl Operations {
         self.apply(&pointwise, x, b, None, y)
     }
 
-    /// Index along `axis` of each value of `x`.
+    /// Adds an operation that writes the index along `axis` of each value of `x` to `y`.
     ///
     /// # Errors
     /// If the library refuses the operation.
@@ -116,7 +116,7 @@ impl Operations {
         self.apply(&pointwise, x, None, None, y)
     }
 
-    /// `y = x` where `mask` is true, and `other` elsewhere.
+    /// Adds an operation with `y = x` where `mask` is true, and `other` elsewhere.
     ///
     /// # Errors
     /// If the library refuses the operation.
@@ -154,7 +154,7 @@ impl Operations {
         Ok(())
     }
 
-    /// `y` is `x` reduced along the axes on which `y` has length 1, in f32.
+    /// Adds a reduction of `x` to `y` along the axes on which `y` has length 1, in f32.
     ///
     /// # Errors
     /// If the library refuses the operation.
@@ -171,7 +171,7 @@ impl Operations {
         Ok(())
     }
 
-    /// `y` holds the values of `x` under other sizes and strides.
+    /// Adds an operation in which `y` holds the values of `x` with other sizes and strides.
     ///
     /// # Errors
     /// If the library refuses the operation.

@@ -1,4 +1,4 @@
-//! Plans: an engine of the library, chosen for a graph and ready to run.
+//! Plans: an engine of the library, selected for a graph and ready to run.
 
 use std::ffi::c_int;
 
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 use super::graph::{Attribute, Descriptor, Draft, HeuristicMode, Kind, KnobType, NumericalNote};
 use super::{CudnnError, Handle, Target};
 
-/// Largest number of engine configurations that are tried for a graph, by each heuristic.
+/// Largest number of engine configurations tried for a graph, per heuristic.
 const MOST_ENGINES: usize = 64;
-/// Most knobs of an engine; version 9.28 has 51 types of them.
+/// Largest number of knobs of an engine; version 9.28 has 51 kinds.
 const MOST_KNOBS: usize = 128;
-/// Most remarks about an engine; version 9.28 has 10 types of them.
+/// Largest number of notes about an engine; version 9.28 has 10 kinds.
 const MOST_NOTES: usize = 32;
 
-/// An engine with the values of its knobs: the same choice of the same version on the same kind of device computes the
-/// same bits.
+/// An engine with the values of its knobs: the same choice computes the same bits, given the same version and kind of
+/// device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Choice {
@@ -25,18 +25,18 @@ pub struct Choice {
     pub knobs: Vec<(i32, i64)>,
 }
 
-/// A graph's engine, ready to run.
+/// Engine for a graph, ready to run.
 pub struct Plan {
     descriptor: Descriptor,
-    /// Scratch memory that it needs, in bytes.
+    /// Scratch memory needed, in bytes.
     pub workspace_bytes: u64,
-    /// Engine and settings that the plan was built with.
+    /// Engine and settings with which the plan was built.
     pub choice: Choice,
 }
 
 impl Plan {
-    /// The plan that the library expects to be fastest, of those that compute the same bits each time, have none of the
-    /// `refused` remarks, and need no more than `most_workspace` bytes of scratch memory.
+    /// Selects the plan that the library expects to be fastest, among those that compute the same bits each time, have
+    /// none of the `refused` notes, and need at most `most_workspace` bytes of scratch memory.
     ///
     /// # Errors
     /// If there is none; the reason is that of the configuration that the library names first or, where it names none, that
@@ -89,7 +89,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The plan of a choice that was made before, for the same graph.
+    /// Builds the plan of an earlier choice for the same graph.
     ///
     /// # Errors
     /// If the library has no such engine for the graph.
@@ -131,8 +131,8 @@ impl Plan {
         Ok(Self { descriptor, workspace_bytes: u64::try_from(workspace_bytes).unwrap_or(0), choice })
     }
 
-    /// Queues the plan on the handle's stream. `buffers` are the addresses of the graph's tensors that are not virtual, by
-    /// their identifiers.
+    /// Queues the plan on the handle's stream. `buffers` holds the addresses of the graph's tensors that are not
+    /// virtual, by identifier.
     ///
     /// # Errors
     /// If the library refuses: a tensor is missing, an address is not aligned as described, or a launch fails.
@@ -156,14 +156,14 @@ impl Plan {
     }
 }
 
-/// Engine configurations that are not used for a graph.
+/// Record of the engine configurations that were rejected for a graph.
 #[derive(Default)]
 struct Refusals {
-    /// Number of configurations.
+    /// Number of configurations examined.
     looked_at: usize,
-    /// First reason: the configuration that the library names first is the one that is wanted.
+    /// First reason, which concerns the configuration that the library ranks first.
     first: Option<CudnnError>,
-    /// First failure of a heuristic, which has named no configuration.
+    /// First failure of a heuristic that named no configuration.
     heuristic: Option<CudnnError>,
 }
 
@@ -194,7 +194,7 @@ fn engines(target: &Target, graph: &Descriptor, mode: HeuristicMode) -> Result<V
     draft.finalize()?.descriptors(Attribute::EngineHeurResults, Kind::EngineConfig, MOST_ENGINES)
 }
 
-/// Engine of a configuration, and the choice that it is.
+/// Returns the engine of a configuration, and the choice that it represents.
 fn choice_of(config: &Descriptor) -> Result<(Descriptor, Choice), CudnnError> {
     let engines = config.descriptors(Attribute::EngineCfgEngine, Kind::Engine, 1)?;
     let Some(engine) = engines.into_iter().next() else {
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_refusal_is_told_with_the_number_of_configurations() {
+    fn the_first_refusal_is_reported_with_the_number_of_configurations() {
         assert_eq!(Refusals::default().into_error().to_string(), "cuDNN names no engine for this graph");
         let failed = || CudnnError::Failed {
             call: "cudnnBackendFinalize",
@@ -224,7 +224,7 @@ mod tests {
         };
         let no_heuristic = || Refusals { heuristic: Some(failed()), ..Refusals::default() };
         assert_eq!(no_heuristic().into_error(), failed());
-        // The other heuristic names configurations: theirs is the reason.
+        // The other heuristic names configurations, and the reason lies in their refusals.
         let mut refusals = no_heuristic();
         refusals.add(CudnnError::refused("engine 3 has the numerical note 5"));
         refusals.add(failed());

@@ -1,4 +1,4 @@
-//! Plans of cuDNN in the order of `CubeCL`'s own launches, on `CubeCL`'s buffers and streams, as
+//! Plans of cuDNN, queued in the order of `CubeCL`'s own launches and on its buffers and streams, as
 //! [`crate::vendor::queue`] does for products.
 
 use std::cell::RefCell;
@@ -21,11 +21,11 @@ use crate::vendor::device_thread::{self, DeviceThreadError, Server};
 use crate::vendor::{cublaslt, timing};
 
 thread_local! {
-    /// Sessions of the devices that this thread drives, which is one. Handles are not shared between threads.
+    /// Sessions of the devices driven by this thread, which is a single device. Handles are not shared between threads.
     static SESSIONS: RefCell<HashMap<DeviceId, Session>> = RefCell::new(HashMap::new());
 }
 
-/// Answers by the keys of problems.
+/// Answers of the library, by the keys of problems.
 static PREPARED: Answers<String, PrepareError> = Answers::new();
 
 /// Reason why the library does not compute a problem, in one line.
@@ -37,12 +37,12 @@ pub enum PrepareError {
     /// The device's thread did not run the request.
     #[error(transparent)]
     Thread(#[from] DeviceThreadError),
-    /// The library refuses the problem.
+    /// The library rejects the problem.
     #[error(transparent)]
     Refused(#[from] CudnnError),
 }
 
-/// Makes sure that the library is available and computes `problem` on the device of `x`; the first time, asks on the
+/// Checks that the library is available and computes `problem` on the device of `x`; the first time, asks on the
 /// device's thread and waits for the answer. Returns the bytes of scratch memory that the plan needs.
 ///
 /// # Errors
@@ -72,7 +72,7 @@ fn with_session<T>(
     })
 }
 
-/// `x` without gaps and at an address that plans expect; a copy only if it is not so already.
+/// Returns `x` without gaps and at an address that plans accept; copied only if necessary.
 #[must_use]
 pub fn aligned(x: CubeTensor) -> CubeTensor {
     let x = into_contiguous(x);
@@ -80,17 +80,17 @@ pub fn aligned(x: CubeTensor) -> CubeTensor {
     if x.handle.offset_start.unwrap_or(0).is_multiple_of(ALIGNMENT) { x } else { into_contiguous(x.copy()) }
 }
 
-/// A tensor, and what a graph keeps in it.
+/// A tensor, and the graph's tensors stored in it.
 #[derive(Clone, Copy)]
 pub struct Buffer<'a> {
     /// Tensor whose memory is used.
     pub tensor: &'a CubeTensor,
-    /// Identifiers of the graph's tensors that lie in it, with their offsets in bytes.
+    /// Identifiers of the graph's tensors stored in it, with their offsets in bytes.
     pub places: &'a [(i64, u64)],
 }
 
-/// Queues a problem. `problem` describes these very tensors, was [prepared](prepare) on their device, and
-/// `workspace_bytes` is what that gave.
+/// Queues a problem. `problem` must describe these tensors and have been [prepared](prepare) on their device, which
+/// returned `workspace_bytes`.
 ///
 /// # Panics
 /// If there is no tensor to write, or the tensors are on different devices.

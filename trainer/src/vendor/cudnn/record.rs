@@ -1,8 +1,8 @@
-//! Engines that cuDNN chose, kept with a run so that resuming it computes the same bits.
+//! Record of the engines that cuDNN chose, kept with a run so that resuming it computes the same bits.
 //!
-//! The library promises the same bits for the same engine, version and kind of device, and chooses by a heuristic that only
-//! the version fixes. The table is of the process, since devices are; a run writes it into its folder as `plans.json` with
-//! every checkpoint and reads it before its first plan when it resumes.
+//! The library guarantees the same bits for the same engine, version and kind of device, but chooses by a heuristic
+//! that only the version fixes. The table belongs to the process, like the devices; a run writes it into its folder as
+//! `plans.json` with every checkpoint and reads it before its first plan when it resumes.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,7 +31,7 @@ struct Entry {
 pub struct Choices(BTreeMap<(Owner, String), Choice>);
 
 impl Choices {
-    /// The choice that was made for the problem with this key.
+    /// Choice that was made for the problem with this key.
     #[must_use]
     pub fn get(&self, owner: &Owner, problem: &str) -> Option<Choice> {
         self.0.get(&(owner.clone(), problem.to_owned())).cloned()
@@ -53,18 +53,18 @@ impl Choices {
         self.0.len()
     }
 
-    /// Returns true if nothing was chosen, as on a CPU.
+    /// Returns true if no engine was chosen, as on a CPU.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Libraries and devices other than `owner` that choices belong to.
+    /// Libraries and devices, other than `owner`, that have choices.
     pub fn others<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = &'a Owner> {
         self.0.keys().map(|(of, _)| of).filter(move |&of| of != owner)
     }
 
-    /// JSON, in an order that depends on the contents alone.
+    /// Formats the table as JSON, in an order that depends only on the contents.
     ///
     /// # Panics
     /// Never: every field has a JSON form.
@@ -91,7 +91,7 @@ impl Choices {
     }
 }
 
-/// The process's table.
+/// Table of the process.
 pub fn table() -> MutexGuard<'static, Choices> {
     static TABLE: Mutex<Choices> = Mutex::new(Choices(BTreeMap::new()));
     TABLE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(choices.others(&owner("92800")).count(), 2);
     }
 
-    /// The only test that clears the process's table.
+    /// This must be the only test that clears the process's table.
     #[test]
     fn a_run_restores_the_choices_it_saved() {
         let dir = tempfile::tempdir().unwrap();

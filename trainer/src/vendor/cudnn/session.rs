@@ -9,36 +9,36 @@ use super::plan::Plan;
 use super::{CudnnError, Handle, Target, opened, record};
 use crate::vendor::algorithms::Owner;
 
-/// Alignment that plans are set to expect of every tensor in device memory, in bytes; that of
+/// Alignment in bytes that plans expect of every tensor in device memory, that of
 /// [`Tensor::new`](super::graph::Tensor::new).
 pub const ALIGNMENT: u64 = 16;
 
-/// A computation that the library plans. Its text names it where calls are timed.
+/// A computation that the library plans. Its display text names it in timings.
 pub trait Problem: fmt::Display {
-    /// Everything that the graph depends on, as text: plans are cached by it, and engines recorded.
+    /// Text with everything on which the graph depends: the key under which plans are cached and engines recorded.
     fn key(&self) -> String;
 
-    /// The graph of the computation.
+    /// Builds the graph of the computation.
     ///
     /// # Errors
     /// If the library refuses a part of it.
     fn graph(&self, target: &Target) -> Result<Descriptor, CudnnError>;
 
-    /// Remarks that rule an engine out, next to those about determinism.
+    /// Notes that rule out an engine, in addition to those about determinism.
     fn refused(&self) -> &'static [NumericalNote] {
         &[]
     }
 
-    /// Most scratch memory that an engine may need, in bytes.
+    /// Largest scratch memory that an engine may need, in bytes.
     fn most_workspace(&self) -> u64;
 
-    /// Values of the graph's tensors on the host, by their identifiers.
+    /// Values of the graph's tensors on the host, by identifier.
     fn values(&self) -> Vec<(i64, f32)> {
         vec![]
     }
 }
 
-/// The library on one device. Lives on the device's own thread, with the device's context current.
+/// The library on one device. Used on the device's own thread, with the device's context current.
 pub struct Session {
     target: Target,
     owner: Owner,
@@ -72,8 +72,8 @@ impl Session {
         Ok(Self { target, owner, plans: HashMap::new() })
     }
 
-    /// Plans `problem` unless it is planned already: by the recorded engine, or by the library's heuristic, whose choice is
-    /// recorded then. Gives the bytes of scratch memory that the plan needs.
+    /// Plans `problem` unless it is already planned: with the recorded engine, or by the library's heuristic, whose
+    /// choice is then recorded. Returns the bytes of scratch memory that the plan needs.
     ///
     /// # Errors
     /// If the library has no engine for it.
@@ -100,7 +100,7 @@ impl Session {
         Ok(plan)
     }
 
-    /// Queues a problem on `stream`. `buffers` are the device addresses of the graph's tensors, by their identifiers.
+    /// Queues a problem on `stream`. `buffers` holds the device addresses of the graph's tensors, by identifier.
     ///
     /// # Errors
     /// If the problem is not prepared, an address is not a multiple of [`ALIGNMENT`], or the library refuses.

@@ -1,4 +1,4 @@
-//! Places in which NVIDIA's libraries usually are.
+//! Usual places of NVIDIA's libraries.
 //!
 //! Folders of `LD_LIBRARY_PATH`, folders below `CUDA_PATH`, the `nvidia-*` wheels of the active Python environment
 //! (`VIRTUAL_ENV`, `CONDA_PREFIX`), the system's folders, and the wheels of the system's Python, in this order.
@@ -9,7 +9,7 @@ use hiend_cache::lookup;
 
 use super::Library;
 
-/// Places to look in.
+/// Places to search for libraries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     /// Folders of `LD_LIBRARY_PATH`.
@@ -35,7 +35,7 @@ impl Places {
         }
     }
 
-    /// Every file of `library` that is there, the one to use first. Empty where there is none.
+    /// Every file of `library` that exists, the preferred one first; empty if there is none.
     #[must_use]
     pub fn find(&self, library: Library) -> Vec<PathBuf> {
         let mut found = Vec::new();
@@ -73,17 +73,17 @@ impl Places {
 /// Library with the mathematical functions of kernels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Libdevice {
-    /// File that the code generator finds.
+    /// File where the code generator finds it.
     Usable(PathBuf),
-    /// Folder in which the code generator does not look unless `CUDA_PATH` is set to it.
+    /// Folder where the code generator finds it only if `CUDA_PATH` is set to it.
     Elsewhere(PathBuf),
     /// Absent from all usual places.
     Missing,
 }
 
 impl Places {
-    /// Folders in which `CubeCL`'s code generator looks for libdevice (cubecl-llvm 0.11.3, `nvptx/libdevice.rs`): with
-    /// `CUDA_PATH` set, nowhere else.
+    /// Folders in which `CubeCL`'s code generator looks for libdevice (cubecl-llvm 0.11.3, `nvptx/libdevice.rs`): only
+    /// below `CUDA_PATH`, if that is set.
     #[must_use]
     pub fn libdevice_folders(&self) -> Vec<PathBuf> {
         let roots = match &self.cuda_path {
@@ -109,8 +109,8 @@ impl Places {
     }
 }
 
-/// Returns true if a file can be used. One that cannot be accessed is passed over with a warning: another folder may
-/// have it.
+/// Returns true if a file exists. A path that cannot be accessed is skipped with a warning, because another folder may
+/// have the file.
 fn is_there(path: &Path) -> bool {
     lookup::is_file(path).unwrap_or_else(|error| {
         tracing::warn!("{error}: {}; looking elsewhere", error.source);

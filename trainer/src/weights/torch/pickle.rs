@@ -1,7 +1,7 @@
 //! Pickles of plain values and tensors, as `torch.save` writes them (protocol 2).
 //!
-//! Only what `torch.load(weights_only=True)` accepts: no class but `collections.OrderedDict`, no function but the one that
-//! rebuilds a tensor.
+//! Contains only what `torch.load(weights_only=True)` accepts: no class except `collections.OrderedDict`, and no
+//! function except the one that rebuilds a tensor.
 
 /// A value of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,11 +16,11 @@ pub enum Value {
     Text(String),
     /// A list of values.
     List(Vec<Value>),
-    /// A dictionary with strings as keys, in this order.
+    /// A dictionary with strings as keys, in the given order.
     Dict(Vec<(String, Value)>),
-    /// A contiguous tensor of 32-bit floats in a storage of its own.
+    /// A contiguous tensor of 32-bit floats with its own storage.
     Tensor {
-        /// Number of the storage, the name of its file in the archive.
+        /// Number of the storage, which is the name of its file in the archive.
         storage: usize,
         /// Size of each axis.
         shape: Vec<usize>,
@@ -122,7 +122,7 @@ fn put(bytes: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// The call `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`.
+/// Writes the call `_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)`.
 fn put_tensor(bytes: &mut Vec<u8>, storage: usize, shape: &[usize]) {
     put_global(bytes, "torch._utils", "_rebuild_tensor_v2");
     bytes.push(MARK);

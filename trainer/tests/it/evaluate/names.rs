@@ -3,7 +3,7 @@
 use super::{csv, evaluate, fail, folders, write_labels};
 
 #[test]
-fn an_ignore_label_in_another_spelling_is_told() {
+fn an_ignore_label_in_another_spelling_is_reported() {
     let folder = folders();
     for name in ["labels/a.nii", "predictions/a.nii"] {
         write_labels(&folder.path().join(name), [3, 1, 1], &[0, 1, 2]);
@@ -102,7 +102,7 @@ fn numbers_without_a_name_that_no_map_has_are_no_classes() {
 }
 
 #[test]
-fn labels_that_the_dataset_does_not_name_are_told_and_scored() {
+fn labels_that_the_dataset_does_not_name_are_reported_and_scored() {
     let (folder, dataset) = with_gaps();
     write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[4, 1, 5, 2]);
     let output = evaluate(folder.path(), &["--dataset", &dataset, "--json"]);
@@ -123,7 +123,7 @@ fn labels_that_the_dataset_does_not_name_are_told_and_scored() {
 }
 
 #[test]
-fn labels_of_no_region_are_told() {
+fn labels_of_no_region_are_reported() {
     let (folder, dataset) = with_gaps();
     let json = r#"{"labels": {"background": 0, "whole": [1, 5], "core": [5]}, "regions_class_order": [1, 5]}"#;
     std::fs::write(&dataset, json).unwrap();

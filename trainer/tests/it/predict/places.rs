@@ -1,4 +1,4 @@
-//! Places of label maps: what is there already, and what cannot be written.
+//! Places of label maps: existing files, and places that cannot be written.
 
 use std::fs;
 use std::process::Command;

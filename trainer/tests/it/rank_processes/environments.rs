@@ -1,4 +1,4 @@
-//! Ranks that another program starts, as torchrun does.
+//! Tests of ranks started by another program, such as torchrun.
 
 use std::io::{BufRead as _, BufReader};
 

@@ -1,4 +1,4 @@
-//! Ranks that are killed, hang or fail, and restarts.
+//! Tests of ranks that are killed, hang or fail, and of restarts.
 
 use std::fs;
 use std::io::Read as _;

@@ -1,12 +1,12 @@
-//! Ranks in network namespaces of their own, whose network is cut.
+//! Tests of ranks in separate network namespaces, whose network is cut.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use super::{Folder, LOST, Running};
 
-/// Runs `$@` as two ranks, each in a network namespace; the end of standard input cuts the network between them. Ends with
-/// the exit code of rank 0, whose output is its own.
+/// Script that runs `$@` as two ranks, each in a network namespace, and cuts the network between them when standard
+/// input ends. Its exit code and output are those of rank 0.
 const NAMESPACES: &str = r#"
 set -e
 ip link set lo up

@@ -1,4 +1,4 @@
-//! Signals to the launcher, to the whole process group and to ranks that wait.
+//! Tests of signals to the launcher, to the whole process group, and to waiting ranks.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;

@@ -90,7 +90,7 @@ fn different_images_at_one_position_have_no_order() {
     let phases = [(0.0, 1000), (0.0, 1500), (2.0, 1000), (2.0, 1500)].map(|(z, first)| TestSlice::new(z, first));
     check_refused(&phases, &format!("{name} 2 images share their position with a different one"));
     // The same image again and again is one slice.
-    check_refused(&[0, 1, 2].map(|_| TestSlice::new(0.0, 1000)), "only one slice; a volume takes two or more");
+    check_refused(&[0, 1, 2].map(|_| TestSlice::new(0.0, 1000)), "only one slice; a volume needs two or more");
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn gaps_and_varying_distances_are_refused() {
         &at(&[0.0, 2.0, 4.0, 7.0, 10.0]),
         "distances between slices from 2.000 to 3.000 mm; expected equal ones",
     );
-    check_refused(&at(&[0.0]), "only one slice; a volume takes two or more");
+    check_refused(&at(&[0.0]), "only one slice; a volume needs two or more");
     // Positions that were rounded to a tenth of a millimetre.
     let rounded = read(&at(&[0.0, 1.3, 2.5, 3.8, 5.0])).unwrap();
     check_affine(

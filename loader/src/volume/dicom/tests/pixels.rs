@@ -99,7 +99,7 @@ fn a_series_with_a_rescaling_in_some_images_only_is_refused() {
 }
 
 #[test]
-fn an_inverted_display_is_told_and_the_values_are_kept() {
+fn an_inverted_display_is_reported_and_the_values_are_kept() {
     let inverted = |slice: TestSlice| slice.text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME1");
     let series: Vec<TestSlice> = slices().into_iter().map(inverted).collect();
     let volume = read(&series).unwrap();

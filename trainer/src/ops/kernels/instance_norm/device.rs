@@ -6,14 +6,14 @@ use cubecl::prelude::*;
 use super::groups::Groups;
 use crate::ops::kernels::plane::{lanes_sum, own_row};
 
-/// Normalized values of the vector at `at` among those of one case's channels. `stats` holds the means of all cases, then
-/// the reciprocals of their deviations.
+/// Normalises the vector at `at` among one case's channels. `stats` holds the means of all cases, then the reciprocals
+/// of their standard deviations.
 #[cube]
 fn normalized<T: Float, N: Size>(x: Vector<T, N>, stats: &[Vector<f32, N>], at: u32, all: u32) -> Vector<f32, N> {
     (Vector::<f32, N>::cast_from(x) - stats[at as usize]) * stats[(all + at) as usize]
 }
 
-/// Vector of the branch, normalized if `normed`.
+/// Returns a vector of the branch, normalised if `normed`.
 #[cube]
 fn added<T: Float, N: Size>(
     x: Vector<T, N>,
@@ -25,7 +25,7 @@ fn added<T: Float, N: Size>(
     if comptime!(normed) { normalized::<T, N>(x, stats, at, all) } else { Vector::<f32, N>::cast_from(x) }
 }
 
-/// `dy` times the slope of the rectifier at `z`.
+/// Computes `dy` times the slope of the rectifier at `z`.
 #[cube]
 fn unbent<T: Float, N: Size>(dy: Vector<T, N>, z: Vector<f32, N>, slope: f32) -> Vector<f32, N> {
     let mut factor = Vector::<f32, N>::new(1.0f32);
@@ -36,7 +36,7 @@ fn unbent<T: Float, N: Size>(dy: Vector<T, N>, z: Vector<f32, N>, slope: f32) ->
     Vector::<f32, N>::cast_from(dy) * factor
 }
 
-/// Mean of each group, and its sum of squares about that mean.
+/// Computes the mean of each group, and the sum of squares about it.
 #[cube(launch_unchecked)]
 pub(crate) fn moments_of_groups<T: Float, N: Size>(
     x: &[Vector<T, N>],
@@ -70,7 +70,8 @@ pub(crate) fn moments_of_groups<T: Float, N: Size>(
     }
 }
 
-/// Mean and reciprocal deviation of each case and channel: a plane merges the groups of one.
+/// Computes mean and reciprocal standard deviation of each case and channel; each plane merges the groups of one
+/// channel.
 #[cube(launch_unchecked)]
 pub(crate) fn moments_of_cases(
     means: &[f32],
@@ -112,7 +113,7 @@ pub(crate) fn moments_of_cases(
     }
 }
 
-/// `leaky(norm(x) + branch)`, the branch normalized if it has statistics.
+/// Computes `leaky(norm(x) + branch)`, with the branch normalised if it has statistics.
 #[cube(launch_unchecked)]
 pub(crate) fn bend_values<T: Float, B: Float, O: Float, N: Size>(
     x: &[Vector<T, N>],
@@ -141,8 +142,8 @@ pub(crate) fn bend_values<T: Float, B: Float, O: Float, N: Size>(
     }
 }
 
-/// Sums over each group of the gradient `g` in front of the rectifier, of its products with the normalized values,
-/// and, if the branch is normalized, with those of the branch.
+/// Sums, over each group, the gradient `g` before the rectifier, its products with the normalised values and, if the
+/// branch is normalised, its products with those of the branch.
 #[cube(launch_unchecked)]
 pub(crate) fn gradients_of_groups<T: Float, B: Float, G: Float, N: Size>(
     x: &[Vector<T, N>],
@@ -189,7 +190,7 @@ pub(crate) fn gradients_of_groups<T: Float, B: Float, G: Float, N: Size>(
     }
 }
 
-/// Means over the voxels of each sum of [`gradients_of_groups`], case and channel.
+/// Computes the means over the voxels, for each sum of [`gradients_of_groups`], case and channel.
 #[cube(launch_unchecked)]
 pub(crate) fn means_of_cases(
     sums: &[f32],
@@ -216,7 +217,7 @@ pub(crate) fn means_of_cases(
     }
 }
 
-/// Gradients of `x` and of the branch.
+/// Computes the gradients of `x` and of the branch.
 #[cube(launch_unchecked)]
 pub(crate) fn bend_values_backward<T: Float, B: Float, G: Float, N: Size>(
     x: &[Vector<T, N>],

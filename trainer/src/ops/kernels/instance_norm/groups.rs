@@ -1,4 +1,4 @@
-//! Division of a volume's voxels into groups, each of which one unit reduces.
+//! Division of a volume's voxels into groups, each of which is reduced by one unit.
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;
@@ -6,26 +6,26 @@ use cubecl::prelude::*;
 
 use crate::ops::kernels::launch::uninit;
 
-/// Fewest voxels of a group.
+/// Minimum number of voxels in a group.
 const SMALLEST_GROUP: usize = 32;
-/// Number of groups above which they grow: enough to occupy a device, few enough to be merged by one plane.
+/// Number of groups above which groups grow instead: enough to occupy a device, and few enough for one plane to merge.
 const MOST_GROUPS: usize = 2048;
 
-/// Groups that the voxels of each case are divided into, for launches and for kernels.
+/// Groups into which the voxels of each case are divided, for launches and for kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, CubeType, CubeLaunch)]
 pub(crate) struct Groups {
     pub(crate) cases: u32,
-    /// Voxels of a case.
+    /// Number of voxels in a case.
     pub(crate) voxels: u32,
     pub(crate) channels: u32,
-    /// Voxels of a group; the last of a case may have fewer.
+    /// Number of voxels in a group; the last group of a case may have fewer.
     pub(crate) size: u32,
-    /// Groups of a case.
+    /// Number of groups in a case.
     pub(crate) count: u32,
 }
 
 impl Groups {
-    /// The groups of `x` `[N, .., C]`.
+    /// Divides the voxels of `x` `[N, .., C]` into groups.
     pub(super) fn of(x: &CubeTensor) -> Self {
         let shape = x.meta.shape();
         let (cases, channels) = (shape[0], shape[shape.num_dims() - 1]);
@@ -42,19 +42,19 @@ impl Groups {
         Self { cases, voxels, channels, size, count }
     }
 
-    /// An uninitialised buffer for `kinds` sums of each group, `[kinds, N, groups, C]` in f32.
+    /// Allocates an uninitialised buffer for `kinds` sums of each group, `[kinds, N, groups, C]` in f32.
     pub(super) fn buffer(self, kinds: u32, x: &CubeTensor) -> CubeTensor {
         let shape = [kinds, self.cases, self.count, self.channels].map(|length| length as usize);
         uninit(x, Shape::from(shape), DType::F32)
     }
 
-    /// An uninitialised buffer for `kinds` values of each case and channel, `[kinds, N, C]` in f32.
+    /// Allocates an uninitialised buffer for `kinds` values of each case and channel, `[kinds, N, C]` in f32.
     pub(super) fn totals(self, kinds: u32, x: &CubeTensor) -> CubeTensor {
         let shape = [kinds, self.cases, self.channels].map(|length| length as usize);
         uninit(x, Shape::from(shape), DType::F32)
     }
 
-    /// The groups as an argument of a launch.
+    /// Converts the groups to an argument of a launch.
     pub(super) fn arg(self) -> GroupsLaunch {
         let Self { cases, voxels, channels, size, count } = self;
         GroupsLaunch::new(cases, voxels, channels, size, count)

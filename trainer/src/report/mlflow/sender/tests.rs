@@ -3,7 +3,7 @@ use crate::journal::Journal;
 use crate::journal::testing::{step_record, validation_record};
 use crate::report::mlflow::testing::{Fault, Server, live, run_folder};
 
-/// Writes a journal of a run that finished after `steps` steps and a validation.
+/// Writes the journal of a run that finished after `steps` steps and a validation.
 fn write_journal(run_dir: &Path, steps: u64) {
     let mut journal = Journal::open(&run_dir.join(JOURNAL), false).unwrap();
     let entries = [Entry::Started { step: 0, device: "CPU".into() }]
@@ -134,7 +134,7 @@ fn one_process_at_a_time_sends_a_run() {
     let (server, run) = (Server::start(), run_folder());
     let first = live(&server, run.path(), true);
     let message = replay(&server, run.path()).unwrap_err().to_string();
-    assert!(message.ends_with("is sent to MLflow by another process"), "{message}");
+    assert!(message.ends_with("is being sent to MLflow by another process"), "{message}");
     drop(first);
     assert!(replay(&server, run.path()).is_ok());
 }

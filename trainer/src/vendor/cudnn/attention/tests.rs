@@ -1,7 +1,7 @@
 use super::*;
 use crate::vendor::cudnn::session::Session;
 
-/// An H100, as cuDNN describes devices.
+/// Description of an H100 in cuDNN's format.
 const H100: &str = include_str!("h100.json");
 
 const MODELS: [(Sizes, usize); 7] = [
@@ -13,7 +13,7 @@ const MODELS: [(Sizes, usize); 7] = [
     (Sizes { sequences: 192, heads: 12, queries: 55, keys: 55, width: 64 }, 64),
     (Sizes { sequences: 192, heads: 12, queries: 217, keys: 217, width: 32 }, 32),
     (Sizes { sequences: 192, heads: 12, queries: 217, keys: 55, width: 32 }, 32),
-    // Of the operation's own tests.
+    // Taken from the operation's own tests.
     (Sizes { sequences: 2, heads: 3, queries: 66, keys: 129, width: 40 }, 33),
 ];
 
@@ -26,12 +26,12 @@ fn attention(sizes: Sizes, width: usize, number: Number) -> Attention {
     Attention { sizes, number, scale, sources: [Layout::Heads; 2], result: layout(1), gradients }
 }
 
-/// Both passes of every attention of the models get a plan for an H100, without one: the graphs are of the forms that the
-/// library's fused engines know, its heuristic names an engine, and the engine's kernel compiles. The same choice made
-/// again gives the same plan.
+/// Both passes of every attention in the models get a plan for an H100 on a machine without one: the graphs have forms
+/// that the library's fused engines support, its heuristic names an engine, and the engine's kernel compiles. Repeating
+/// the same choice gives the same plan.
 ///
-/// The library's engines link against the driver's; on a machine without a driver an empty `libcuda.so.1` with the symbols
-/// will do.
+/// The library's engines link against the driver's; on a machine without a driver, an empty `libcuda.so.1` with the
+/// symbols suffices.
 #[test]
 #[ignore = "needs cuDNN 9.11 and NVRTC, and a libcuda.so.1; no device"]
 fn every_attention_of_the_models_has_a_plan_on_an_h100() {
@@ -55,7 +55,7 @@ fn every_attention_of_the_models_has_a_plan_on_an_h100() {
 }
 
 #[test]
-fn a_key_tells_everything_apart_but_the_scale() {
+fn a_key_distinguishes_everything_but_the_scale() {
     let (sizes, width) = MODELS[0];
     let first = attention(sizes, width, Number::Bf16);
     let others = [

@@ -1,8 +1,8 @@
-//! Constants of cuDNN's graph interface, by the numbers of its header.
+//! Constants of cuDNN's graph interface, with the numbers of its header.
 
 use crate::vendor::problem::Number;
 
-/// Kinds of descriptors, by the library's numbers.
+/// Kinds of descriptors, with the library's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 #[allow(missing_docs, reason = "names of the library's header")]
@@ -31,7 +31,7 @@ pub enum Kind {
     DeviceProperties = 38,
 }
 
-/// Attributes of descriptors, by the library's numbers.
+/// Attributes of descriptors, with the library's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 #[allow(missing_docs, reason = "names of the library's header")]
@@ -134,7 +134,7 @@ pub enum DataType {
 }
 
 impl DataType {
-    /// Bytes of a value.
+    /// Number of bytes of a value.
     #[must_use]
     pub fn bytes(self) -> i64 {
         match self {
@@ -195,32 +195,32 @@ pub enum ConvolutionMode {
     CrossCorrelation = 1,
 }
 
-/// Ways to look for engines.
+/// Heuristics for finding engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum HeuristicMode {
-    /// Engines that compute the graph, without a promise of speed.
+    /// Engines that can compute the graph, without regard to speed.
     Fallback = 2,
     /// Engines in the order of their expected speed.
     A = 3,
 }
 
-/// A knob of an engine, by the library's number; later versions have more.
+/// Kind of an engine's knob, by the library's number; later versions have more kinds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct KnobType(pub i32);
 
-/// A remark about an engine's arithmetic, by the library's number; later versions have more.
+/// Note about an engine's arithmetic, by the library's number; later versions have more notes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct NumericalNote(pub i32);
 
 impl NumericalNote {
-    /// Products are taken by matrix units.
+    /// Products are computed by matrix units.
     pub const TENSOR_CORE: Self = Self(0);
     /// Inputs are rounded to a shorter type.
     pub const DOWN_CONVERT_INPUTS: Self = Self(1);
-    /// Sums are rounded on the way.
+    /// Intermediate sums are rounded.
     pub const REDUCED_PRECISION_REDUCTION: Self = Self(2);
     /// Two runs may give different bits.
     pub const NONDETERMINISTIC: Self = Self(4);
