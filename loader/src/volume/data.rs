@@ -161,9 +161,9 @@ fn decode(file: Vec<u8>, data: &Data, info: &VolumeInfo) -> Result<(Vec<u8>, u64
     let end = data.skip_bytes.saturating_add(info.data_bytes);
     match data.encoding {
         Encoding::Raw => Ok((file, start.saturating_add(data.skip_bytes))),
-        Encoding::Gzip => Ok((inflate::gzip(rest(start), end)?, data.skip_bytes)),
+        Encoding::Gzip => Ok((inflate::gzip(rest(start), end)?.0, data.skip_bytes)),
         Encoding::Zlib if rest(start).starts_with(&inflate::GZIP_MAGIC) => {
-            Ok((inflate::gzip(rest(start), end)?, data.skip_bytes))
+            Ok((inflate::gzip(rest(start), end)?.0, data.skip_bytes))
         }
         Encoding::Zlib => Ok((inflate::zlib(rest(start), end)?, data.skip_bytes)),
         Encoding::Text => {

@@ -49,7 +49,7 @@ pub(super) fn load(path: &Path) -> Result<Loaded, VolumeError> {
     let at = |reason| VolumeError { path: path.to_owned(), reason };
     let file = read_file(path)?;
     let (blake3, file_bytes) = (blake3::hash(&file).to_hex().to_string(), file.len() as u64);
-    let (info, offset, bytes) = if file.starts_with(&inflate::GZIP_MAGIC) {
+    let (mut info, offset, (bytes, surplus)) = if file.starts_with(&inflate::GZIP_MAGIC) {
         let mut head = Vec::with_capacity(HEADER_LEN);
         GzipReader::new(file.as_slice())
             .take(HEADER_LEN as u64)
@@ -60,10 +60,16 @@ pub(super) fn load(path: &Path) -> Result<Loaded, VolumeError> {
         (info, offset, bytes)
     } else {
         let (info, offset) = parse_header(&file).map_err(at)?;
-        (info, offset, file)
+        let surplus = (file.len() as u64).saturating_sub(offset.saturating_add(info.data_bytes));
+        (info, offset, (file, surplus))
     };
     if offset > bytes.len() as u64 {
         return Err(at(VolumeFault::VoxOffsetBeyond { offset, len: bytes.len() }));
+    }
+    // Less than a slice is what some programs append.
+    let slices = surplus / (info.data_bytes / info.shape[2] as u64).max(1);
+    if slices > 0 {
+        info.notes.push(HeaderNote::Surplus { slices });
     }
     let scaling = info.nifti.as_deref().map(scaling).transpose().map_err(at)?;
     Ok(Loaded { info, blake3, file_bytes, bytes, offset, scaling: scaling.unwrap_or((1.0, 0.0)) })

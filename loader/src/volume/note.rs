@@ -65,6 +65,11 @@ pub enum HeaderNote {
         /// Lowest and highest value of the padding.
         range: [f64; 2],
     },
+    /// More voxels in the file than the header states; they are not read.
+    Surplus {
+        /// Number of whole slices behind the last one.
+        slices: u64,
+    },
     /// No spacing in the header; voxel sides of 1 mm are assumed.
     NoSpacing,
     /// Voxel sides of 0 are taken as 1 mm.
@@ -132,6 +137,9 @@ impl fmt::Display for HeaderNote {
             ),
             Self::PaddingKept { range: [value, _] } => {
                 write!(f, "PixelPaddingValue means {value}, which tissue may have; such voxels are kept")
+            }
+            Self::Surplus { slices } => {
+                write!(f, "the file holds voxels behind the last slice of its header, enough for {slices} more; correct the header")
             }
             Self::NoSpacing => f.write_str("no spacing in the header; 1 mm is assumed, as in ITK; correct the header"),
             Self::ZeroSides { axes } => {
