@@ -53,6 +53,8 @@ pub enum HeaderNote {
         /// Unit, as named by `RescaleType`.
         unit: String,
     },
+    /// DICOM files that are projections through several slices.
+    Projection,
     /// DICOM files of `MONOCHROME1`, which inverts the display but not the values.
     ShownInverted,
     /// DICOM padding in the range of tissue, which is not treated as padding.
@@ -119,6 +121,10 @@ impl fmt::Display for HeaderNote {
             }
             Self::NoRescale => f.write_str("no RescaleSlope and RescaleIntercept; stored values are taken as HU"),
             Self::Unit { unit } => write!(f, "RescaleType is {unit}, not HU; values are taken as HU"),
+            Self::Projection => f.write_str(
+                "ImageType says that the images are projections through several slices (MIP); exclude it, or convert the \
+                 original series",
+            ),
             Self::ShownInverted => f.write_str(
                 "PhotometricInterpretation is MONOCHROME1, which inverts the display only (DICOM PS3.3 C.7.6.3.1.2); values \
                  are not inverted",

@@ -104,6 +104,9 @@ impl Stack {
         if tilt > TOLD_TILT_DEGREES {
             notes.push(HeaderNote::Tilt { degrees: tilt });
         }
+        if slices.iter().any(|slice| slice.is_projection) {
+            notes.push(HeaderNote::Projection);
+        }
         if first.is_ct {
             notes.extend(notes_on_units(&slices));
         }

@@ -110,6 +110,13 @@ fn an_inverted_display_is_reported_and_the_values_are_kept() {
 }
 
 #[test]
+fn projections_are_reported() {
+    let projected = |slice: TestSlice| slice.text(tags::IMAGE_TYPE, VR::CS, "DERIVED\\SECONDARY\\AXIAL\\MIP");
+    let notes = notes(&read(&slices().into_iter().map(projected).collect::<Vec<_>>()).unwrap());
+    assert!(notes.len() == 1 && notes[0].starts_with("ImageType says that the images are projections"), "{notes:?}");
+}
+
+#[test]
 fn padding_becomes_air() {
     // With one rescaling, and with several.
     let padded = |value: u16| {
