@@ -158,15 +158,15 @@ pub(super) struct Found<'a> {
     pub is_sure: bool,
 }
 
-/// Cases of a folder, and what lies around them.
+/// Content of a folder: its cases, and what lies around them.
 #[derive(Default)]
-struct Cases<'a> {
+struct Content<'a> {
     cases: Vec<CaseFolder<'a>>,
     others: Vec<&'a Folder>,
     beside: Vec<TreeFile>,
 }
 
-impl<'a> Cases<'a> {
+impl<'a> Content<'a> {
     /// The direct subfolders of a folder that are cases, and the studies of patients.
     fn below(folder: &'a Folder, modalities: Modalities) -> Self {
         let mut found = Self::default();
@@ -210,11 +210,11 @@ pub(super) fn read<'a>(
     // Without folders around the cases, one image and one label map in a folder may well be of different scans.
     let own =
         case_folder(folder, modalities).filter(|case| is_root && case.is_labelled() && case.has_corresponding_names());
-    let Cases { cases, others, mut beside } = match own {
-        Some(case) if case.is_sure() => Cases { cases: vec![case], ..Cases::default() },
+    let Content { cases, others, mut beside } = match own {
+        Some(case) if case.is_sure() => Content { cases: vec![case], ..Content::default() },
         Some(case) => {
             let name = case.image.stem().unwrap_or_default().to_owned();
-            let mut found = Cases::below(folder, modalities);
+            let mut found = Content::below(folder, modalities);
             // One name is that of one case.
             let same = found.cases.extract_if(.., |other| other.folder.name == name).map(|other| other.folder);
             found.others.extend(same.collect::<Vec<_>>());
@@ -223,7 +223,7 @@ pub(super) fn read<'a>(
             found
         }
         None => {
-            let mut found = Cases::below(folder, modalities);
+            let mut found = Content::below(folder, modalities);
             found.beside.extend(folder.files.iter().cloned());
             found
         }
