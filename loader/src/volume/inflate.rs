@@ -83,14 +83,14 @@ pub(super) fn gzip(file: &[u8], len: u64) -> Result<(Vec<u8>, u64), VolumeFault>
     inflate_with(decoder, len, bytes)
 }
 
-/// Inflates the first `len` bytes of a zlib stream, or all there are; bytes beyond are checked but not kept.
-pub(super) fn zlib(data: &[u8], len: u64) -> Result<Vec<u8>, VolumeFault> {
+/// Inflates the first `len` bytes of a zlib stream, or all there are; bytes beyond are checked and counted, but not kept.
+pub(super) fn zlib(data: &[u8], len: u64) -> Result<(Vec<u8>, u64), VolumeFault> {
     let size = credible_size(data, len)?;
     let mut bytes = vec![0u8; size];
     if libdeflater::Decompressor::new().zlib_decompress(data, &mut bytes) == Ok(size) {
-        return Ok(bytes);
+        return Ok((bytes, 0));
     }
-    Ok(inflate_with(ZlibDecoder::new(data), len, bytes)?.0)
+    inflate_with(ZlibDecoder::new(data), len, bytes)
 }
 
 /// Checks that `data` can expand to `len` bytes, given that deflate shrinks data to no less than 1/1032: no memory is

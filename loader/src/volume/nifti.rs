@@ -66,11 +66,7 @@ pub(super) fn load(path: &Path) -> Result<Loaded, VolumeError> {
     if offset > bytes.len() as u64 {
         return Err(at(VolumeFault::VoxOffsetBeyond { offset, len: bytes.len() }));
     }
-    // Less than a slice is what some programs append.
-    let slices = surplus / (info.data_bytes / info.shape[2] as u64).max(1);
-    if slices > 0 {
-        info.notes.push(HeaderNote::Surplus { slices });
-    }
+    info.note_surplus(surplus);
     let scaling = info.nifti.as_deref().map(scaling).transpose().map_err(at)?;
     Ok(Loaded { info, blake3, file_bytes, bytes, offset, scaling: scaling.unwrap_or((1.0, 0.0)) })
 }
