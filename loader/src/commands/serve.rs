@@ -4,20 +4,19 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, Parser};
 use clap_complete::Shell;
-use hiend_cache::Cache;
 
+use super::caches;
 use super::table::count;
 use crate::case::shown;
 use crate::program::health::Health;
 use crate::program::metrics_server::MetricsServer;
-use crate::program::{self, StorageArgs, UsageError, note, on_interrupt, parse_some_bytes};
+use crate::program::{self, StorageArgs, note, on_interrupt, parse_some_bytes};
 use crate::service::{self, Listen, Monitor, Service, ServiceConfig, Tls};
 use crate::stats;
 
@@ -195,7 +194,7 @@ fn config(cli: &Cli) -> anyhow::Result<ServiceConfig> {
         None => None,
     };
     let config = ServiceConfig {
-        caches: caches(cli)?,
+        caches: caches::open(&cli.shards, &cli.weights, &cli.storage)?,
         listen: cli.listen.clone(),
         threads: cli.threads.map_or(0, usize::from),
         memory_bytes: cli.memory.as_u64(),
@@ -209,18 +208,6 @@ fn config(cli: &Cli) -> anyhow::Result<ServiceConfig> {
         shared_memory: !cli.no_shared_memory,
     };
     Ok(config)
-}
-
-fn caches(cli: &Cli) -> anyhow::Result<Vec<(Arc<Cache>, u32)>> {
-    let (num_weights, num_caches) = (cli.weights.len(), cli.shards.len());
-    if num_weights > 0 && num_weights != num_caches {
-        let (weights, caches) = (count(num_weights, "number"), count(num_caches, "cache"));
-        return Err(UsageError::new(format!("--weights has {weights} for {caches}")).into());
-    }
-    let weights = cli.weights.iter().copied().chain(std::iter::repeat(1));
-    let storage = cli.storage.options();
-    let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, storage.clone())?), weight));
-    cli.shards.iter().zip(weights).map(open).collect()
 }
 
 #[cfg(test)]

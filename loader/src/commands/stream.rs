@@ -2,11 +2,10 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use hiend_cache::Cache;
 use serde::Serialize;
 
+use super::caches;
 use super::table::count;
 use crate::batch::Batch;
 #[cfg(feature = "client")]
@@ -17,7 +16,7 @@ use crate::cli::{Stream, StreamOptions};
 use crate::pipeline::{Loader, LoaderOptions, StreamConfig, remarks_on_exclude};
 #[cfg(feature = "client")]
 use crate::program::read_token;
-use crate::program::{UsageError, note, print};
+use crate::program::{note, print};
 #[cfg(feature = "client")]
 use crate::remote::{RemoteLoader, RemoteOptions};
 use crate::split::{FileSplit, FoldRule, FoldSplit, ListSplit, Part, Split};
@@ -44,7 +43,7 @@ pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions)
         rank: options.rank,
         ..LoaderOptions::default()
     };
-    let caches = open_caches(caches, weights, options)?;
+    let caches = caches::open(caches, weights, &options.storage)?;
     for remark in remarks_on_exclude(caches.iter().map(|(cache, _)| &**cache), &options.exclude) {
         note(format_args!("warning: {remark}"));
     }
@@ -115,18 +114,6 @@ where
         }
     }
     Ok(())
-}
-
-fn open_caches(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> anyhow::Result<Vec<(Arc<Cache>, u32)>> {
-    let num_weights = weights.len();
-    if num_weights > 0 && num_weights != caches.len() {
-        let (weights, caches) = (count(num_weights, "number"), count(caches.len(), "cache"));
-        return Err(UsageError::new(format!("--weights has {weights} for {caches}")).into());
-    }
-    let weights = weights.iter().copied().chain(std::iter::repeat(1));
-    let storage = options.storage.options();
-    let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, storage.clone())?), weight));
-    caches.iter().zip(weights).map(open).collect()
 }
 
 fn config(options: &StreamOptions) -> StreamConfig {

@@ -55,10 +55,17 @@ impl StorageArgs {
         let flags = [
             (self.disk_cache.is_some(), "--disk-cache"),
             (self.disk_cache_size.is_some(), "--disk-cache-size"),
-            (self.access.is_some(), "--access"),
             (self.retry.storage_retry.is_some(), "--storage-retry"),
+            (self.access.is_some(), "--access"),
         ];
         flags.into_iter().find_map(|(is_given, flag)| is_given.then_some(flag))
+    }
+
+    /// Name of one of the flags for object storage that were given although all caches are folders; `None` otherwise.
+    #[must_use]
+    pub fn flag_without_effect(&self, caches: &[PathBuf]) -> Option<&'static str> {
+        let is_folder = |cache: &PathBuf| Location::from(cache).url().is_none();
+        self.flag().filter(|flag| *flag != "--access" && caches.iter().all(is_folder))
     }
 
     /// Options for opening a cache that is read repeatedly.
@@ -113,5 +120,10 @@ mod tests {
         assert_eq!(parse("--access pread").flag(), Some("--access"));
         assert_eq!(parse("--storage-retry 180").flag(), Some("--storage-retry"));
         assert_eq!(parse("--disk-cache d").flag(), Some("--disk-cache"));
+        let [folder, url] = ["cache", "s3://bucket/cache"].map(PathBuf::from);
+        let given = parse("--access pread --disk-cache d");
+        assert_eq!(given.flag_without_effect(std::slice::from_ref(&folder)), Some("--disk-cache"));
+        assert_eq!(given.flag_without_effect(&[folder.clone(), url]), None);
+        assert_eq!(parse("--access pread").flag_without_effect(&[folder]), None);
     }
 }

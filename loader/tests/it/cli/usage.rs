@@ -35,6 +35,7 @@ fn wrong_usage_exits_with_2_and_a_message() {
         &[&data, "--worker", "3/3"],
         &["verify", &data, "--threads", "0"],
         &["stream", &data, "--weights", "1,2"],
+        &["stream", &data, &data],
         &[&data, "--worker", "0/2", "--prune"],
         &["verify"],
         &["inspect", &data, "--png", "x.png"],
