@@ -53,6 +53,11 @@ pub enum HeaderNote {
         /// Unit, as named by `RescaleType`.
         unit: String,
     },
+    /// DICOM pixels with bits above those of `BitsStored`, which are dropped.
+    BitsCut {
+        /// Share of such pixels.
+        share: f64,
+    },
     /// DICOM files that are projections through several slices.
     Projection,
     /// DICOM files of `MONOCHROME1`, which inverts the display but not the values.
@@ -121,6 +126,11 @@ impl fmt::Display for HeaderNote {
             }
             Self::NoRescale => f.write_str("no RescaleSlope and RescaleIntercept; stored values are taken as HU"),
             Self::Unit { unit } => write!(f, "RescaleType is {unit}, not HU; values are taken as HU"),
+            Self::BitsCut { share } => write!(
+                f,
+                "{:.0}% of the pixels have bits above BitsStored, which are dropped; check BitsStored and HighBit",
+                share * 100.0
+            ),
             Self::Projection => f.write_str(
                 "ImageType says that the images are projections through several slices (MIP); exclude it, or convert the \
                  original series",

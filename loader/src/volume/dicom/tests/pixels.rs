@@ -174,6 +174,22 @@ fn stored_bits_are_numbers_and_others_are_not() {
     assert_eq!(form(&[0xffff, 0x8000, 0x0000, 0, 0, 0], 0, 16, 15), [64511.0, 31744.0, -1024.0]);
 }
 
+#[test]
+fn bits_above_the_stored_ones_are_reported_where_many_pixels_have_them() {
+    let told = |pixels: &[u16], signed: u16| {
+        let change = |slice: TestSlice| {
+            let slice = slice.pixels(pixels).number(tags::PIXEL_REPRESENTATION, signed);
+            slice.number(tags::BITS_STORED, 10).number(tags::HIGH_BIT, 9)
+        };
+        notes(&read(&slices().into_iter().map(change).collect::<Vec<_>>()).unwrap())
+    };
+    let text = "50% of the pixels have bits above BitsStored, which are dropped; check BitsStored and HighBit";
+    assert_eq!(told(&[1069, 1024, 2000, 45, 0, 1023], 0), [text]);
+    // An overlay, and signs.
+    assert!(told(&[0x8001, 1, 2, 3, 4, 5], 0).is_empty());
+    assert!(told(&[0xffff, 0xfe00, 0xff00, 3, 4, 5], 1).is_empty());
+}
+
 /// Pixels 1000, 1010, …, 1050 as JPEG Lossless of 12 bits (made with liblj92, and read alike by two other decoders).
 const JPEG: &str = "ffd8ffc40016000101010000000000000000000000000004050bffc3000b0c0002000301001100ffda0008010000060000cf9d4abcf780\
                     ffd9";
