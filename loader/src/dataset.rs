@@ -63,7 +63,7 @@ pub use error::DatasetError;
 pub use exclude::Exclude;
 pub use modality::Modalities;
 pub use note::DatasetNote;
-pub use other_file::other_format;
+pub use other_file::other_file;
 pub use unused::{UnusedFile, UnusedReason, Weight};
 
 /// Name of label 0.

@@ -1,5 +1,7 @@
 //! Files that are not named like a volume that is read: other formats, archives, incomplete downloads, DICOM by its content.
 
+use std::path::Path;
+
 use super::content::VolumeContent;
 use super::description::FILE_NAME;
 use super::dicom_head::DicomHead;
@@ -77,40 +79,41 @@ const COMPANIONS: [&str; 26] = [
 
 /// The reason that a file's name gives, or its first bytes; `None` for a file that is named like a volume.
 pub(super) fn of_other_file(file: &TreeFile) -> Option<UnusedReason> {
-    if file.stem().is_some() {
-        return None;
-    }
-    let name = file.name.to_lowercase();
-    if name == FILE_NAME && file.name != FILE_NAME {
-        return Some(UnusedReason::DescriptionName);
+    file.stem().is_none().then(|| other_file(&file.name, &file.path))
+}
+
+/// The reason not to read a file that is not named like a volume, by its name or its first bytes.
+#[must_use]
+pub fn other_file(file_name: &str, path: &Path) -> UnusedReason {
+    let name = file_name.to_lowercase();
+    if name == FILE_NAME && file_name != FILE_NAME {
+        return UnusedReason::DescriptionName;
     }
     if RAW_ENDINGS.iter().any(|ending| name.ends_with(ending)) {
-        return Some(UnusedReason::RawVoxels);
+        return UnusedReason::RawVoxels;
     }
     let ending = name.rsplit_once('.').map(|(_, ending)| ending);
-    let of_name = other_format(&file.name);
+    let of_name = other_format(&name);
     // Scanners name files of DICOM like pictures, too.
     let may_be_other = matches!(of_name, None | Some(UnusedReason::Format { .. }));
     if !may_be_other || ending.is_some_and(|ending| COMPANIONS.contains(&ending)) {
-        return of_name.or(Some(UnusedReason::NotAVolume));
+        return of_name.unwrap_or(UnusedReason::NotAVolume);
     }
     // Files of scanners and archives have no ending, or the last number of an identifier.
     let may_be_dicom = ending.is_none_or(|ending| ending.bytes().all(|byte| byte.is_ascii_digit()));
-    match DicomHead::read(&file.path) {
-        Some(DicomHead::Whole) if may_be_dicom => return Some(UnusedReason::DicomInDataset),
-        Some(DicomHead::WithoutPreamble) if may_be_dicom => return Some(UnusedReason::DicomWithoutPreamble),
-        Some(DicomHead::Whole) => return Some(UnusedReason::DicomByContent),
+    match DicomHead::read(path) {
+        Some(DicomHead::Whole) if may_be_dicom => return UnusedReason::DicomInDataset,
+        Some(DicomHead::WithoutPreamble) if may_be_dicom => return UnusedReason::DicomWithoutPreamble,
+        Some(DicomHead::Whole) => return UnusedReason::DicomByContent,
         _ => {}
     }
-    let by_content = || VolumeContent::read(&file.path).map(UnusedReason::VolumeByContent);
-    of_name.or_else(by_content).or(Some(UnusedReason::NotAVolume))
+    let by_content = || VolumeContent::read(path).map(UnusedReason::VolumeByContent);
+    of_name.or_else(by_content).unwrap_or(UnusedReason::NotAVolume)
 }
 
 /// The reason not to read a file with the ending of a volume in another format or of an archive, or with more behind such an
-/// ending, as an incomplete download; `None` for all other names.
-#[must_use]
-pub fn other_format(name: &str) -> Option<UnusedReason> {
-    let name = name.to_lowercase();
+/// ending, as an incomplete download; `None` for all other names. The name is in lower case.
+fn other_format(name: &str) -> Option<UnusedReason> {
     if [".dcm", ".dicom", ".ima"].iter().any(|ending| name.ends_with(ending)) {
         return Some(UnusedReason::DicomInDataset);
     }
@@ -119,7 +122,7 @@ pub fn other_format(name: &str) -> Option<UnusedReason> {
         Some(Volume(name)) => Some(UnusedReason::Format { name }),
         Some(Arrays(name)) => Some(UnusedReason::Arrays { name }),
         Some(Archive) => Some(UnusedReason::Archive),
-        None => behind_ending(&name),
+        None => behind_ending(name),
     }
 }
 
@@ -161,7 +164,7 @@ mod tests {
             ("s3.dcm.part", ".dcm"),
             ("k.nii.gz.1", ".nii.gz"),
         ] {
-            assert_eq!(other_format(name), Some(UnusedReason::BehindEnding { ending }), "{name}");
+            assert_eq!(other_format(&name.to_lowercase()), Some(UnusedReason::BehindEnding { ending }), "{name}");
         }
         for name in ["a.nii.gz.json", "a.nii.gz.md5", "a.nii2", "a.niix.txt", ".nii.x", "notes.txt", "x.dcmtk", "e"] {
             assert_eq!(other_format(name), None, "{name}");
@@ -171,7 +174,7 @@ mod tests {
     #[test]
     fn archives_in_parts_and_arrays_are_known() {
         for name in ["a.tar.xz", "a.TAR.BZ2", "a.zip.001", "a.z01", "a.tar.gz.aa", "a.tgz", "b.zip.crdownload"] {
-            assert_eq!(other_format(name), Some(UnusedReason::Archive), "{name}");
+            assert_eq!(other_format(&name.to_lowercase()), Some(UnusedReason::Archive), "{name}");
         }
         for (name, format) in [("data.npy", "NumPy's format"), ("c.h5", "HDF5"), ("c.b2nd", "Blosc2")] {
             assert_eq!(other_format(name), Some(UnusedReason::Arrays { name: format }), "{name}");
