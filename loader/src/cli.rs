@@ -122,7 +122,7 @@ pub(crate) struct Convert {
     #[arg(long, conflicts_with_all = ["worker", "claim"])]
     pub prune: bool,
     /// Compare the content of files even where size and modification time are unchanged; reads all data
-    #[arg(long)]
+    #[arg(long, conflicts_with = "dry_run")]
     pub checksum: bool,
     /// Convert a dataset or case again even if unchanged, for example to repair damage that `verify` found, or to replace
     /// the scans of another folder of the same name; `*` and `?` are wildcards; may be repeated

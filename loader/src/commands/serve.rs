@@ -4,16 +4,14 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytesize::ByteSize;
 use clap::{CommandFactory as _, Parser};
 use clap_complete::Shell;
-use hiend_cache::Cache;
 
-use super::stream::refuse_twice;
+use super::caches;
 use super::table::count;
 use crate::case::shown;
 use crate::pem;
@@ -225,7 +223,7 @@ fn config(cli: &Cli) -> anyhow::Result<ServiceConfig> {
         None => None,
     };
     let config = ServiceConfig {
-        caches: caches(cli)?,
+        caches: caches::open(&cli.shards, &cli.weights, &cli.storage)?,
         listen: cli.listen.clone(),
         threads: cli.threads.map_or(0, usize::from),
         memory_bytes: cli.memory.as_u64(),
@@ -239,22 +237,6 @@ fn config(cli: &Cli) -> anyhow::Result<ServiceConfig> {
         shared_memory: !cli.no_shared_memory,
     };
     Ok(config)
-}
-
-fn caches(cli: &Cli) -> anyhow::Result<Vec<(Arc<Cache>, u32)>> {
-    let (num_weights, num_caches) = (cli.weights.len(), cli.shards.len());
-    if num_weights > 0 && num_weights != num_caches {
-        let (weights, caches) = (count(num_weights, "number"), count(num_caches, "cache"));
-        return Err(UsageError::new(format!("--weights has {weights} for {caches}")).into());
-    }
-    refuse_twice(&cli.shards)?;
-    if let Some(remark) = cli.storage.remark(cli.shards.iter().map(PathBuf::as_path)) {
-        note(format_args!("warning: {remark}"));
-    }
-    let weights = cli.weights.iter().copied().chain(std::iter::repeat(1));
-    let storage = cli.storage.options();
-    let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, storage.clone())?), weight));
-    cli.shards.iter().zip(weights).map(open).collect()
 }
 
 #[cfg(test)]

@@ -3,16 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use hiend_cache::Cache;
 use serde::Serialize;
 
+use super::caches;
 use super::table::count;
 use crate::batch::Batch;
 #[cfg(feature = "client")]
 use crate::batch::VoxelForm;
-use crate::case::shown;
 #[cfg(feature = "client")]
 use crate::cli::RemoteArgs;
 use crate::cli::{SampleByArg, Stream, StreamOptions};
@@ -49,20 +47,6 @@ fn check(options: &StreamOptions) -> Result<(), UsageError> {
     Err(UsageError::new(format!("--sample-by {kind} requires --labels")))
 }
 
-/// Refuses a cache that is named twice.
-pub(super) fn refuse_twice(caches: &[PathBuf]) -> Result<(), UsageError> {
-    let mut seen = BTreeSet::new();
-    for cache in caches {
-        // A URL is not the path of a file, and stands for itself.
-        let place = std::fs::canonicalize(cache).unwrap_or_else(|_| cache.clone());
-        if !seen.insert(place) {
-            let message = format!("{}: named twice; --weights gives a cache a larger share", shown(cache));
-            return Err(UsageError::new(message));
-        }
-    }
-    Ok(())
-}
-
 /// Opens the stream that flags describe, over caches mixed by weight.
 pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> anyhow::Result<Loader> {
     check(options)?;
@@ -72,7 +56,7 @@ pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions)
         rank: options.rank,
         ..LoaderOptions::default()
     };
-    let caches = open_caches(caches, weights, options)?;
+    let caches = caches::open(caches, weights, &options.storage)?;
     for remark in remarks_on_exclude(caches.iter().map(|(cache, _)| &**cache), &options.exclude) {
         note(format_args!("warning: {remark}"));
     }
@@ -167,22 +151,6 @@ where
         }
     }
     Ok(())
-}
-
-fn open_caches(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> anyhow::Result<Vec<(Arc<Cache>, u32)>> {
-    let num_weights = weights.len();
-    if num_weights > 0 && num_weights != caches.len() {
-        let (weights, caches) = (count(num_weights, "number"), count(caches.len(), "cache"));
-        return Err(UsageError::new(format!("--weights has {weights} for {caches}")).into());
-    }
-    refuse_twice(caches)?;
-    if let Some(remark) = options.storage.remark(caches.iter().map(PathBuf::as_path)) {
-        note(format_args!("warning: {remark}"));
-    }
-    let weights = weights.iter().copied().chain(std::iter::repeat(1));
-    let storage = options.storage.options();
-    let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, storage.clone())?), weight));
-    caches.iter().zip(weights).map(open).collect()
 }
 
 fn config(options: &StreamOptions) -> StreamConfig {

@@ -305,3 +305,18 @@ fn a_dicom_series_is_converted_like_the_same_scan_as_nifti() {
         "series 3 \"Abdomen 1.5 / B30f\": 1 of 8 slices missing, the first between IM2 and IM4; copy the series again";
     assert!(skipped.len() == 1 && skipped[0].reason == reason, "{skipped:?}");
 }
+
+#[test]
+fn voxels_behind_the_last_slice_are_told() {
+    let [nx, ny, nz] = SHAPE;
+    let shorter = TestFile::new([nx, ny, nz - 3], &ct());
+    let place = Place::new(&[("imagesTr/a_0000.nii", shorter.clone()), ("imagesTr/c_0000.nii", image())]);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, &shorter.scaling(1.0, 1.0).to_bytes()).unwrap();
+    std::fs::write(place.data().join("imagesTr/b_0000.nii.gz"), encoder.finish().unwrap()).unwrap();
+    let mut findings = place.convert().findings;
+    findings.sort_by(|a, b| a.case.cmp(&b.case));
+    let text = "the file holds voxels behind the last slice of its header, enough for 3 more; correct the header";
+    let expected = ["data/a", "data/b"].map(|case| Finding { case: case.to_owned(), text: text.to_owned() });
+    assert_eq!(findings, expected);
+}

@@ -180,3 +180,68 @@ fn label_maps_of_corresponding_names_are_joined_in_the_folders_of_nnunet() {
     Found::in_files(&["imagesTr/a_ct.nii", "imagesTr/a_img.nii", "labelsTr/a_seg.nii"])
         .cases(&["data/a_ct imagesTr/a_ct.nii -", "data/a_img imagesTr/a_img.nii -"]);
 }
+
+#[test]
+fn an_image_with_and_without_its_channel_number_is_one_case() {
+    let reason = "next to a file of the same case; keep one";
+    let check = |files: &[&str], case: &str, skipped: &str| {
+        let found = Found::in_files(files);
+        found.cases(&[case]).skipped(&[(case.split(' ').next().unwrap(), reason)]);
+        assert_eq!(found.relative(&found.listing.datasets[0].skipped[0].path), skipped);
+    };
+    check(
+        &["imagesTr/a.nii", "imagesTr/a_0000.nii", "labelsTr/a.nii"],
+        "data/a imagesTr/a_0000.nii labelsTr/a.nii",
+        "imagesTr/a.nii",
+    );
+    check(
+        &["imagesTr/a_1_0000.nii", "imagesTr/a_1_0000_0000.nii", "labelsTr/a_1_0000.nii"],
+        "data/a_1_0000 imagesTr/a_1_0000_0000.nii labelsTr/a_1_0000.nii",
+        "imagesTr/a_1_0000.nii",
+    );
+    check(&["img/a.nii", "img/a_0000.nii", "label/a.nii"], "data/a img/a.nii label/a.nii", "img/a_0000.nii");
+}
+
+#[test]
+fn files_that_were_volumes_before_are_named_and_make_the_conversion_incomplete() {
+    let behind = |ending| UnusedReason::BehindEnding { ending };
+    let arrays = UnusedReason::Arrays { name: "NumPy's format" };
+    for (reason, weight) in [
+        (behind(".nii"), Weight::Missed),
+        (UnusedReason::RawWithoutHeader, Weight::Missed),
+        (UnusedReason::DicomByContent, Weight::Missed),
+        (arrays.clone(), Weight::Named),
+    ] {
+        assert_eq!(reason.weight(), weight, "{reason}");
+    }
+    // Headers of this test are not read: one of the name of its voxels counts as theirs.
+    Found::in_files(&["a.mhd", "a.raw", "b.RAW", "ok.nii.gz", "ok.nii.gz.md5", "x.nii.gz.part", "pred/x.npz", "y.npz"])
+        .cases(&["data/a a.mhd -", "data/ok ok.nii.gz -"])
+        .unused(&[
+            ("a.raw", UnusedReason::RawVoxels),
+            ("b.RAW", UnusedReason::RawWithoutHeader),
+            ("ok.nii.gz.md5", UnusedReason::NotAVolume),
+            ("pred/x.npz", UnusedReason::Prediction),
+            ("x.nii.gz.part", behind(".nii.gz")),
+            ("y.npz", arrays.clone()),
+        ]);
+    Found::in_files(&["imagesTr/a_0000.nii", "predictions/a.npz", "nnUNet_preprocessed/a.npz", "features/a.npz"])
+        .unused(&[
+            ("features/a.npz", arrays),
+            ("nnUNet_preprocessed/a.npz", UnusedReason::NnunetOutput { folder: "nnUNet_preprocessed".into() }),
+            ("predictions/a.npz", UnusedReason::Prediction),
+        ]);
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    touch(&data, &["a.nii"]);
+    for name in ["A1.dc3", "MONO2.img"] {
+        std::fs::write(data.join(name), [[0; 128].as_slice(), b"DICM"].concat()).unwrap();
+    }
+    std::fs::write(data.join("b.nifti"), [[0; 344].as_slice(), b"n+1\0"].concat()).unwrap();
+    let nifti = VolumeContent { format: "NIfTI", ending: ".nii" };
+    Found { listing: survey(&data).unwrap(), dir }.unused(&[
+        ("A1.dc3", UnusedReason::DicomByContent),
+        ("MONO2.img", UnusedReason::DicomByContent),
+        ("b.nifti", UnusedReason::VolumeByContent(nifti)),
+    ]);
+}
