@@ -135,14 +135,15 @@ impl Scans {
         let mut others_in: BTreeMap<PathBuf, BTreeSet<OsString>> = BTreeMap::new();
         let mut not_scans = NotScans::default();
         for input in inputs {
-            let is_dir = match lookup::metadata(input) {
-                Ok(Some(metadata)) => metadata.is_dir(),
+            let metadata = match lookup::metadata(input) {
+                Ok(Some(metadata)) => metadata,
                 Ok(None) => return Err(ScanFilesError::Absent { path: input.clone() }),
                 Err(error) => {
                     scans.skip(file_name(input), unseen(&error));
                     continue;
                 }
             };
+            let is_dir = metadata.is_dir();
             let folder = if is_dir { input.clone() } else { parent(input) };
             if !names_in.contains_key(&folder) {
                 names_in.insert(folder.clone(), channel_names(&folder)?);
@@ -174,9 +175,11 @@ impl Scans {
                             continue;
                         }
                         None => {
-                            match other_format(&name) {
-                                Some(reason @ UnusedReason::Format { .. }) => scans.skip(name, reason.to_string()),
-                                _ => not_scans.files.push(input.clone()),
+                            // Not opened: a FIFO would block.
+                            let content = if metadata.is_file() { input.as_path() } else { Path::new("") };
+                            match unread(&name, content) {
+                                Some(reason) => scans.skip(name, reason),
+                                None => not_scans.files.push(input.clone()),
                             }
                             continue;
                         }
