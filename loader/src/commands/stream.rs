@@ -1,5 +1,6 @@
 //! `hiend-shard stream`: the batches of a stream, one JSON line each, without a trainer.
 
+#[cfg(feature = "client")]
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
