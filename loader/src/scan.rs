@@ -58,18 +58,16 @@ pub enum ScanError {
         /// Reason why the cache is unsuitable.
         reason: String,
     },
-    /// The point lies outside the scan's foreground.
-    #[error(
-        "{scan}: {point} lies outside; the scan covers {low} to {high} without the empty border, which preprocessing cuts off"
-    )]
+    /// The point lies outside the scan.
+    #[error("{scan}: {point} lies outside the scan's foreground, which covers {low} to {high}")]
     Outside {
         /// Name of the scan.
         scan: String,
         /// The requested point.
         point: Point,
-        /// Lowest coordinates of the foreground, in the units of the point.
+        /// Lowest coordinates of the scan, in the units of the point.
         low: Point,
-        /// Highest coordinates of the foreground, in the units of the point.
+        /// Highest coordinates of the scan, in the units of the point.
         high: Point,
     },
 }
@@ -353,9 +351,10 @@ mod tests {
             let world = read.world_of(voxel);
             assert_eq!(read.voxel_at(Point::World(world)).unwrap(), voxel);
             let message = read.voxel_at(Point::World([1e4; 3])).unwrap_err().to_string();
-            assert!(message.contains("10000.0,10000.0,10000.0mm lies outside; the scan covers"), "{message}");
-            // Voxels of the file's border exist, but are not part of the scan.
-            assert!(message.ends_with(" without the empty border, which preprocessing cuts off"), "{message}");
+            assert!(
+                message.contains("10000.0,10000.0,10000.0mm lies outside the scan's foreground, which covers"),
+                "{message}"
+            );
             assert!(read.voxel_at(Point::Voxel([-9.0; 3])).is_err());
         }
     }

@@ -4,8 +4,8 @@
 //! validated. The resolved configuration is saved with the run and compared when the run is resumed.
 
 pub mod finetune;
+mod message;
 mod micro_batch;
-mod parse_message;
 pub mod pretrain;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +18,7 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::split::Split;
 use hiend_loader::transform::Chain;
+use message::in_words;
 pub use micro_batch::MicroBatch;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -208,9 +209,11 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     /// # Errors
     /// The first error found.
     fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let parse_error = |error: toml::de::Error| ConfigError::Parse {
-            origin: origin.to_owned(),
-            message: parse_message::one_line(&error, Some(text)),
+        let parse_error = |error: toml::de::Error| {
+            let start = error.span().and_then(|span| text.get(..span.start));
+            let line = start.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
+            let message = format!("{}{}", line.unwrap_or_default(), in_words(error.message()));
+            ConfigError::Parse { origin: origin.to_owned(), message }
         };
         let table: Table = text.parse().map_err(parse_error)?;
         let known = Self::with_every_key().to_toml().parse::<Table>().expect("written by ourselves");
@@ -262,7 +265,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         // write.
         let config: Self = table.try_into().map_err(|error: toml::de::Error| ConfigError::Parse {
             origin: origin.clone(),
-            message: parse_message::one_line(&error, None),
+            message: in_words(&error.to_string()),
         })?;
         config.validate(origin)?;
         Ok(config)

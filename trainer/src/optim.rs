@@ -79,14 +79,14 @@ impl AdamWSettings {
             return Some(("betas", format!("{:?} must lie in [0, 1)", self.betas)));
         }
         if !not_negative(self.epsilon) || self.epsilon == 0.0 {
-            return Some(("epsilon", format!("{} must be a finite number above 0", self.epsilon)));
+            return Some(("epsilon", format!("{} must be positive and finite", self.epsilon)));
         }
         if !not_negative(self.weight_decay) {
             return Some(("weight_decay", format!("{} must be a finite number of at least 0", self.weight_decay)));
         }
         self.clip_norm
             .filter(|&norm| !not_negative(norm) || norm == 0.0)
-            .map(|norm| ("clip_norm", format!("{norm} must be a finite number above 0; leave it out for no clipping")))
+            .map(|norm| ("clip_norm", format!("{norm} must be positive and finite; leave it out for no clipping")))
     }
 }
 

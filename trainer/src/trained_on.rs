@@ -2,6 +2,7 @@
 
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
+use hiend_loader::preprocess::window::Store;
 
 use crate::config::RunConfig;
 
@@ -42,30 +43,42 @@ impl TrainedOn {
             return vec![format!("{}, and the cache holds {}", theirs.values(), ours.values())];
         }
         let mut differences = Vec::new();
-        if let Some([theirs, ours]) = self.other_spacing(cache.spacing) {
+        if let Some(preprocess) = &self.preprocess
+            && preprocess.spacing != cache.spacing
+        {
+            let [theirs, ours] = [preprocess.spacing, cache.spacing].map(spacing_text);
             differences.push(format!("scans of {theirs}, and the cache holds scans of {ours}"));
         }
         // Z-scores mean the same whatever range of them is kept.
         let ours = Some(window.unwrap_or(cache.window)).filter(|_| cache.normalize.is_hu());
-        if let Some([theirs, ours]) = ours.and_then(|ours| self.other_window(ours)) {
+        if let (Some(theirs), Some(ours)) = (self.window(), ours)
+            && theirs.map(f64::to_bits) != ours.map(f64::to_bits)
+        {
+            let [theirs, ours] = [theirs, ours].map(|[low, high]| format!("{low} to {high} HU"));
             differences.push(format!("the window {theirs}, and the cache is read with {ours}"));
         }
         differences
     }
+}
 
-    /// Texts of the recorded spacing and of `spacing`; `None` if they are equal or none was recorded.
-    #[must_use]
-    pub fn other_spacing(&self, spacing: Option<[f64; 3]>) -> Option<[String; 2]> {
-        let preprocess = self.preprocess.as_ref().filter(|preprocess| preprocess.spacing != spacing)?;
-        Some([preprocess.spacing, spacing].map(spacing_text))
-    }
-
-    /// Texts of the recorded window in HU and of `window`; `None` if they are equal or none was recorded.
-    #[must_use]
-    pub fn other_window(&self, window: [f64; 2]) -> Option<[String; 2]> {
-        let theirs = self.window().filter(|theirs| theirs.map(f64::to_bits) != window.map(f64::to_bits))?;
-        Some([theirs, window].map(|[low, high]| format!("{low} to {high} HU")))
-    }
+/// Describes two ways of preprocessing by the settings in which they differ, such as `spacing 2 mm`.
+pub(crate) fn differing(one: &PreprocessConfig, other: &PreprocessConfig) -> [String; 2] {
+    let settings = |preprocess: &PreprocessConfig| {
+        let [low, high] = preprocess.window;
+        let store = match preprocess.store {
+            Store::Window => "the window",
+            Store::Full => "all HU",
+        };
+        [
+            format!("normalize {}", preprocess.normalize.name()),
+            format!("spacing {}", preprocess.spacing.map_or("native".to_owned(), |mm| spacing_text(Some(mm)))),
+            format!("window {low} to {high}"),
+            format!("{store} stored"),
+        ]
+    };
+    let pairs = settings(one).into_iter().zip(settings(other)).filter(|(one, other)| one != other);
+    let (one, other): (Vec<String>, Vec<String>) = pairs.unzip();
+    [one.join(", "), other.join(", ")]
 }
 
 /// A spacing in words.
@@ -81,6 +94,17 @@ pub(crate) fn spacing_text(spacing: Option<[f64; 3]>) -> String {
 mod tests {
     use super::*;
     use crate::config::pretrain::PretrainPreset;
+
+    #[test]
+    fn only_settings_that_differ_are_described() {
+        let hu = PreprocessConfig::default();
+        let coarse = PreprocessConfig { spacing: Some([2.0; 3]), ..hu.clone() };
+        assert_eq!(differing(&coarse, &hu), ["spacing 2 mm", "spacing 1.5 mm"]);
+        let native = PreprocessConfig { spacing: None, window: [0.0, 9.5], store: Store::Full, ..hu.clone() };
+        let expected =
+            ["spacing native, window 0 to 9.5, all HU stored", "spacing 1.5 mm, window -175 to 250, the window stored"];
+        assert_eq!(differing(&native, &hu), expected);
+    }
 
     #[test]
     fn differences_of_scans_are_reported_as_far_as_they_were_recorded() {

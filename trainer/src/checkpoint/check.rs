@@ -143,11 +143,7 @@ mod tests {
         let (_run, path) = checkpoint();
         let other = path.with_file_name("step-00000099");
         fs::rename(&path, &other).unwrap();
-        refused(
-            &other,
-            "step-00000099 holds step 1, not the step in its name; rename the folder to step-00000001",
-            "step",
-        );
+        refused(&other, "step-00000099: holds the checkpoint of step 1; rename the folder to step-00000001", "step");
         // A copy that is kept elsewhere may have any name.
         let best = path.with_file_name("best");
         fs::rename(&other, &best).unwrap();

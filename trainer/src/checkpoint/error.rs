@@ -67,6 +67,14 @@ pub enum CheckpointError {
         #[source]
         source: serde_json::Error,
     },
+    /// A checkpoint in the folder of another step.
+    #[error("{}: holds the checkpoint of step {step}; rename the folder to step-{step:08}", path.display())]
+    Renamed {
+        /// Path of the checkpoint.
+        path: PathBuf,
+        /// Step of its state.
+        step: u64,
+    },
     /// A file whose content changed after it was written.
     #[error("{} is damaged: {damage}", path.display())]
     Damaged {
@@ -74,14 +82,6 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Difference that was found.
         damage: Damage,
-    },
-    /// A checkpoint in a folder that is named after another step.
-    #[error("{} holds step {step}, not the step in its name; rename the folder to step-{step:08}", path.display())]
-    OtherStep {
-        /// The checkpoint's folder.
-        path: PathBuf,
-        /// Number of optimizer steps done, according to `state.json`.
-        step: u64,
     },
     /// A checkpoint of another kind of run.
     #[error("{} is a {found} checkpoint; expected a {expected} one", path.display())]
@@ -172,8 +172,8 @@ impl CheckpointError {
             | Self::StrayMoment { .. }
             | Self::MomentShape { .. }
             | Self::State { .. }
-            | Self::Damaged { .. }
-            | Self::OtherStep { .. } => true,
+            | Self::Renamed { .. }
+            | Self::Damaged { .. } => true,
             Self::Kind { .. } | Self::Format { .. } => false,
         }
     }

@@ -160,15 +160,12 @@ pub fn latest(dir: &Path) -> Result<Option<PathBuf>, CheckpointError> {
 /// # Errors
 /// If the folder cannot be read.
 pub fn all(dir: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
-    let mut steps: Vec<(u64, PathBuf)> =
-        names(dir)?.into_iter().filter_map(|name| Some((step_of(&name)?, dir.join(name)))).collect();
+    let mut steps: Vec<(u64, PathBuf)> = names(dir)?
+        .into_iter()
+        .filter_map(|name| Some((name.strip_prefix("step-")?.parse().ok()?, dir.join(name))))
+        .collect();
     steps.sort();
     Ok(steps)
-}
-
-/// Step of the checkpoint in a folder of this name; `None` for the name of another folder.
-pub(super) fn step_of(name: &str) -> Option<u64> {
-    name.strip_prefix("step-")?.parse().ok()
 }
 
 fn at(dir: &Path, step: u64) -> PathBuf {

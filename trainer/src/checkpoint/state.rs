@@ -8,7 +8,7 @@ use hiend_cache::{durable, lookup};
 use serde::{Deserialize, Serialize};
 
 use super::digest::{Seal, seal, seal_of};
-use super::{CheckpointError, Damage, FileDigest, STATE, folder};
+use super::{CheckpointError, Damage, FileDigest, STATE};
 use crate::config::RunConfig;
 
 /// Format number of the layout described in [the module](super).
@@ -127,21 +127,36 @@ pub fn is_checkpoint(dir: &Path) -> Result<bool, CheckpointError> {
 /// Reads the common part of a checkpoint's state.
 ///
 /// # Errors
-/// If the state cannot be read, is damaged, has another format, or is that of another step than the folder's name says.
+/// If the state cannot be read, is damaged, or has another format.
 pub fn read_head(checkpoint: &Path) -> Result<Head, CheckpointError> {
-    head_of(checkpoint, &read(checkpoint)?)
+    let head = parse(checkpoint, &read(checkpoint)?)?;
+    check_name(checkpoint, &head)?;
+    Ok(head)
+}
+
+/// Compares the step in the name of a checkpoint, if the name states one, with that of its state.
+fn check_name(checkpoint: &Path, head: &Head) -> Result<(), CheckpointError> {
+    let name = checkpoint.file_name().and_then(|name| name.to_str());
+    let named: Option<u64> = name.and_then(|name| name.strip_prefix("step-")?.parse().ok());
+    match named {
+        Some(named) if named != head.step => {
+            Err(CheckpointError::Renamed { path: checkpoint.to_owned(), step: head.step })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads the state of a checkpoint of the given kind.
 ///
 /// # Errors
-/// The errors of [`read_head`], and if the checkpoint is of another kind.
+/// If the state cannot be read, is damaged, or has another format or kind.
 pub fn read_state<C: RunConfig>(checkpoint: &Path, kind: Kind) -> Result<State<C>, CheckpointError> {
     let bytes = read(checkpoint)?;
-    let head = head_of(checkpoint, &bytes)?;
+    let head: Head = parse(checkpoint, &bytes)?;
     if head.kind != kind {
         return Err(CheckpointError::Kind { path: checkpoint.to_owned(), found: head.kind, expected: kind });
     }
+    check_name(checkpoint, &head)?;
     parse(checkpoint, &bytes)
 }
 
@@ -194,16 +209,6 @@ fn read(checkpoint: &Path) -> Result<Vec<u8>, CheckpointError> {
             Ok(bytes)
         }
     }
-}
-
-/// Parses the common part of a state and compares its step with the folder's name.
-fn head_of(checkpoint: &Path, bytes: &[u8]) -> Result<Head, CheckpointError> {
-    let head: Head = parse(checkpoint, bytes)?;
-    let named = checkpoint.file_name().and_then(|name| folder::step_of(name.to_str()?));
-    if named.is_some_and(|named| named != head.step) {
-        return Err(CheckpointError::OtherStep { path: checkpoint.to_owned(), step: head.step });
-    }
-    Ok(head)
 }
 
 fn parse<T: serde::de::DeserializeOwned>(checkpoint: &Path, bytes: &[u8]) -> Result<T, CheckpointError> {

@@ -6,7 +6,7 @@ use clap::builder::PossibleValue;
 use clap::{ArgAction, Args, ValueEnum};
 use hiend_loader::program::Expected;
 
-use super::values::{parse_mm, parse_resamples, parse_whole};
+use super::values::{parse_mm, parse_whole};
 use crate::metric::overlap::Absent;
 use crate::metric::surface::Surface;
 
@@ -67,6 +67,11 @@ pub struct EvaluateArgs {
     /// Folder for a report: one HTML page with box plots of each class and slices of the cases with the lowest Dice
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+}
+
+fn parse_resamples(text: &str) -> Result<u32, Expected> {
+    let number = text.parse::<u32>().ok().filter(|number| *number == 0 || (100..=1_000_000).contains(number));
+    number.ok_or(Expected("0 or a number of resamples from 100 to 1000000"))
 }
 
 fn parse_tolerance(text: &str) -> Result<(String, f64), Expected> {

@@ -1,6 +1,5 @@
 //! Flags of the commands that visualise a pre-training model, or import and export its weights.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -189,6 +188,7 @@ fn parse_layers(text: &str) -> Result<Layers, Expected> {
         return Ok(Layers::All);
     }
     let parsed: Result<Vec<usize>, _> = text.split(',').map(|part| part.trim().parse()).collect();
-    let layers = parsed.ok().filter(|layers| layers.iter().collect::<BTreeSet<_>>().len() == layers.len());
-    layers.map(Layers::These).ok_or(Expected("`all` or different numbers of blocks, such as 0,5,11"))
+    let is_once = |layers: &Vec<usize>| layers.iter().enumerate().all(|(at, layer)| !layers[..at].contains(layer));
+    let parsed = parsed.ok().filter(is_once).map(Layers::These);
+    parsed.ok_or(Expected("`all` or numbers of blocks, each once, such as 0,5,11"))
 }

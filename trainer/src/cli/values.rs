@@ -21,16 +21,6 @@ pub(super) fn parse_whole<T: FromStr>(text: &str) -> Result<T, Expected> {
     text.parse::<T>().ok().ok_or(Expected("a whole number from 0 on"))
 }
 
-/// Parses a number of bootstrap resamples. Fewer than 100 have no 2.5% at either end, and their interval may lie beside the
-/// mean.
-///
-/// # Errors
-/// If the text is not 0, and not a whole number from 100 to a million.
-pub(super) fn parse_resamples(text: &str) -> Result<u32, Expected> {
-    let value = text.parse().ok().filter(|value| matches!(value, 0 | 100..=1_000_000));
-    value.ok_or(Expected("0 for no intervals, or a whole number from 100 to 1000000"))
-}
-
 /// Parses a fraction from 0 to less than 1.
 ///
 /// # Errors
@@ -69,16 +59,6 @@ mod tests {
         assert!(parse_positive::<u64>("0").is_err());
         for text in ["-1", "", "1.5", "x", "99999999999999999999"] {
             assert!(parse_whole::<u64>(text).is_err() && parse_positive::<usize>(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn resamples_are_none_or_enough_for_an_interval() {
-        for (text, expected) in [("0", 0), ("100", 100), ("1000000", 1_000_000)] {
-            assert_eq!(parse_resamples(text), Ok(expected));
-        }
-        for text in ["1", "99", "1000001", "-1", "x", ""] {
-            assert!(parse_resamples(text).is_err(), "{text}");
         }
     }
 

@@ -22,7 +22,7 @@ use crate::inference::DeviceError;
 use crate::inference::attention_map::AttentionError;
 use crate::inference::scan_files::{Scans, SkippedScan};
 use crate::model_source::Pretrained;
-use crate::trained_on::TrainedOn;
+use crate::trained_on::{TrainedOn, spacing_text};
 
 /// A picture that cannot be written. It ends the command, because the next picture could not be written either.
 #[derive(Debug, thiserror::Error)]
@@ -168,8 +168,8 @@ pub(super) fn for_each(
         preprocess.spacing = spacing.mm();
     }
     preprocess.validate().map_err(UsageError::new)?;
-    if is_known {
-        warn_of_other_scans(args, &TrainedOn::of(config));
+    if let Some(recorded) = recorded {
+        warn_of_other_scans(&TrainedOn::of(config), recorded, &preprocess);
     }
     for (number, (case, input)) in files.iter().enumerate() {
         let name = named(case, input);
@@ -188,23 +188,24 @@ pub(super) fn for_each(
     tally.close(&args.out)
 }
 
-/// Warns of a spacing and a window that a flag sets to another value than that of the training scans.
-fn warn_of_other_scans(args: &ScanArgs, trained_on: &TrainedOn) {
-    let spacing = args.spacing.and_then(|spacing| trained_on.other_spacing(spacing.mm()));
-    if let Some([theirs, ours]) = spacing {
-        note(format_args!("warning: --spacing: the model was trained on scans of {theirs}, and these have {ours}"));
-    }
-    let window = args.window.and_then(|window| trained_on.other_window(window));
-    if let Some([theirs, ours]) = window {
-        note(format_args!("warning: --window: the model was trained on the window {theirs}, and these have {ours}"));
-    }
-}
-
 /// Training window in HU, if a cache holds all of it.
 fn shown_window(trained_on: &TrainedOn, cache: &PreprocessConfig) -> Option<[f64; 2]> {
     let [low, high] = trained_on.window().filter(|_| cache.normalize.is_hu())?;
     let is_stored = cache.store == Store::Full || (cache.window[0] <= low && high <= cache.window[1]);
     is_stored.then_some([low, high])
+}
+
+/// Warns of flags by which scans are prepared in another way than those of the model's training.
+fn warn_of_other_scans(trained_on: &TrainedOn, recorded: &PreprocessConfig, preprocess: &PreprocessConfig) {
+    if recorded.spacing != preprocess.spacing {
+        let spacing = spacing_text(recorded.spacing);
+        note(format_args!("warning: --spacing: the model was trained on scans of {spacing}"));
+    }
+    let bits = |window: [f64; 2]| window.map(f64::to_bits);
+    let window = trained_on.window().filter(|window| bits(*window) != bits(preprocess.window));
+    if let Some([low, high]) = window.filter(|_| preprocess.normalize.is_hu()) {
+        note(format_args!("warning: --window: the model was trained on the window {low} to {high} HU"));
+    }
 }
 
 /// Rejects a cache whose kind of values differs from that of the model's training.

@@ -12,10 +12,9 @@ use crate::training::{FileFault, verify};
 
 pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let path = &args.run_dir;
-    let expected = "expected that of a run or of a checkpoint";
     match lookup::metadata(path)? {
-        None => bail!("{}: no such folder; {expected}", path.display()),
-        Some(metadata) if !metadata.is_dir() => bail!("{}: not a folder; {expected}", path.display()),
+        None => bail!("{}: no such folder; expected a run or a checkpoint", path.display()),
+        Some(found) if !found.is_dir() => bail!("{}: not a folder; expected a run or a checkpoint", path.display()),
         Some(_) => {}
     }
     if checkpoint::is_checkpoint(path)? {

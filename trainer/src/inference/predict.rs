@@ -20,7 +20,7 @@ use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
 use crate::model_source::{ModelSource, ModelSourceError};
 use crate::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError, Weighting};
-use crate::trained_on::spacing_text;
+use crate::trained_on::differing;
 
 /// Errors from opening a predictor.
 #[derive(Debug, Error)]
@@ -35,17 +35,14 @@ pub enum OpenError {
     #[error(transparent)]
     Settings(#[from] SlidingWindowError),
     /// Models whose predictions cannot be averaged as an ensemble.
-    #[error(
-        "{} and {}: the two differ in {difference}; the models of an ensemble must agree on it",
-        first.display(), other.display()
-    )]
+    #[error("{} and {}: the two differ in {key}; the models of an ensemble must agree on it", first.display(), other.display())]
     Unlike {
         /// Checkpoint of the first model.
         first: PathBuf,
         /// Checkpoint of the model that differs.
         other: PathBuf,
-        /// Property in which they differ, with the two values where they are short.
-        difference: String,
+        /// Configuration key in which they differ.
+        key: String,
     },
     /// A checkpoint given twice.
     #[error("{}: given twice; its probabilities would count double", path.display())]
@@ -161,9 +158,9 @@ impl Predictor {
                 return Err(OpenError::Twice { path: other.checkpoint.clone() });
             }
             let first = &opened[0];
-            if let Some(difference) = first.difference(other) {
+            if let Some(key) = first.other_key(other) {
                 let [first, other] = [first, other].map(|opened| opened.checkpoint.clone());
-                return Err(OpenError::Unlike { first, other, difference });
+                return Err(OpenError::Unlike { first, other, key });
             }
         }
         opened[0].config.train.convolutions.settle();
@@ -311,24 +308,20 @@ impl Opened {
         self.preprocess.units(self.config.stream.window)
     }
 
-    /// First property in which another model must not differ but does; `None` if there is none.
-    fn difference(&self, other: &Self) -> Option<String> {
-        if self.config.classes != other.config.classes {
-            return Some("classes".to_owned());
+    /// First key in which another model must not differ but does, with the settings of preprocessing that differ; `None` if
+    /// there is no such key.
+    fn other_key(&self, other: &Self) -> Option<String> {
+        let (a, b) = (&self.config, &other.config);
+        if a.classes != b.classes {
+            Some("classes".to_owned())
+        } else if a.stream.crop_size != b.stream.crop_size {
+            Some("stream.crop_size".to_owned())
+        } else if self.preprocess != other.preprocess {
+            let [ours, theirs] = differing(&self.preprocess, &other.preprocess);
+            Some(format!("preprocess ({ours}; {theirs})"))
+        } else {
+            (self.units() != other.units()).then(|| "stream.window".to_owned())
         }
-        let texts: [(&str, fn(&Self) -> String); 4] = [
-            ("crop size", |model| format!("{:?}", model.config.stream.crop_size)),
-            ("normalisation", |model| model.preprocess.normalize.values().to_owned()),
-            ("window", |model| match model.units() {
-                Units::Window([low, high]) => format!("{low} to {high} HU"),
-                Units::ZScores => String::new(),
-            }),
-            ("spacing", |model| spacing_text(model.preprocess.spacing)),
-        ];
-        let values = texts.into_iter().map(|(property, text)| (property, text(self), text(other)));
-        let different = values.into_iter().find(|(_, ours, theirs)| ours != theirs);
-        let different = different.map(|(property, ours, theirs)| format!("{property}, {ours} and {theirs}"));
-        different.or_else(|| (self.preprocess != other.preprocess).then(|| "preprocessing".to_owned()))
     }
 }
 

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, lookup};
 use hiend_loader::case::shown;
-use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_format, several_channels};
+use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_file, several_channels};
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::volume::dicom::is_candidate;
 use hiend_loader::volume::file_stem;
@@ -135,14 +135,15 @@ impl Scans {
         let mut others_in: BTreeMap<PathBuf, BTreeSet<OsString>> = BTreeMap::new();
         let mut not_scans = NotScans::default();
         for input in inputs {
-            let is_dir = match lookup::metadata(input) {
-                Ok(Some(metadata)) => metadata.is_dir(),
+            let metadata = match lookup::metadata(input) {
+                Ok(Some(metadata)) => metadata,
                 Ok(None) => return Err(ScanFilesError::Absent { path: input.clone() }),
                 Err(error) => {
                     scans.skip(file_name(input), unseen(&error));
                     continue;
                 }
             };
+            let is_dir = metadata.is_dir();
             let folder = if is_dir { input.clone() } else { parent(input) };
             if !names_in.contains_key(&folder) {
                 names_in.insert(folder.clone(), channel_names(&folder)?);
@@ -174,9 +175,11 @@ impl Scans {
                             continue;
                         }
                         None => {
-                            match other_format(&name) {
-                                Some(reason @ UnusedReason::Format { .. }) => scans.skip(name, reason.to_string()),
-                                _ => not_scans.files.push(input.clone()),
+                            // Not opened: a FIFO would block.
+                            let content = if metadata.is_file() { input.as_path() } else { Path::new("") };
+                            match unread(&name, content) {
+                                Some(reason) => scans.skip(name, reason),
+                                None => not_scans.files.push(input.clone()),
                             }
                             continue;
                         }
@@ -318,11 +321,9 @@ impl Listing {
                 (Ok(Some(data)), None) if data.is_file() && is_candidate(&name) => listing.candidates.push(path),
                 (Ok(Some(data)), None) if data.is_dir() => listing.subfolders.push(path),
                 (Ok(_), Some(_)) => unusable("not a regular file".to_owned()),
-                (_, None) => {
-                    if let Some(reason @ UnusedReason::Format { .. }) = other_format(&name) {
-                        unusable(reason.to_string());
-                    }
-                }
+                (Ok(Some(data)), None) if data.is_file() => unread(&name, &path).into_iter().for_each(unusable),
+                // Not opened: a FIFO would block.
+                (_, None) => unread(&name, Path::new("")).into_iter().for_each(unusable),
             }
         }
         Ok(listing)
@@ -338,6 +339,19 @@ impl Listing {
         self.passed_over.extend(passed_over);
         self
     }
+}
+
+/// The reason not to read a file that is not named like a volume but is one, or was; `None` for all others.
+fn unread(name: &str, path: &Path) -> Option<String> {
+    let reason = other_file(name, path);
+    let is_volume = matches!(
+        reason,
+        UnusedReason::Format { .. }
+            | UnusedReason::BehindEnding { .. }
+            | UnusedReason::DicomByContent
+            | UnusedReason::VolumeByContent(_)
+    );
+    is_volume.then(|| reason.to_string())
 }
 
 fn file_name(path: &Path) -> String {
@@ -418,7 +432,9 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn unreadable_files_are_skipped_and_named() {
-        let folder = folder(&["a.nii", "x.mgz", "y.TIF", "z.dcm", "table.csv", "old.zip"]);
+        let folder = folder(&["a.nii", "x.mgz", "y.TIF", "z.dcm", "table.csv", "old.zip", "b.nii.part", "a.nii.md5"]);
+        let dicom = [[0; 128].as_slice(), b"DICM"].concat();
+        std::fs::write(folder.path().join("c.dc3"), dicom).unwrap();
         for name in ["sub", "folder.nii.gz"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
@@ -432,7 +448,11 @@ mod tests {
         assert!(skipped[0].1.starts_with("cannot follow this symbolic link: "), "{skipped:?}");
         let format = |name: &str| format!("{name} is not read; convert it to .nii.gz");
         let (mgh, tiff) = (format("FreeSurfer's MGH"), format("TIFF"));
+        let by_content = UnusedReason::DicomByContent.to_string();
+        let behind = UnusedReason::BehindEnding { ending: ".nii" }.to_string();
         let expected = [
+            ("b.nii.part", behind.as_str()),
+            ("c.dc3", by_content.as_str()),
             ("folder.nii.gz", "not a regular file"),
             ("x.mgz", mgh.as_str()),
             ("y.TIF", tiff.as_str()),

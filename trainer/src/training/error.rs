@@ -101,6 +101,14 @@ pub enum TrainingError {
         /// The run's folder.
         run_dir: PathBuf,
     },
+    /// A folder for a new run that holds data.
+    #[error("{} holds {holds}; choose another folder for the run with --run-dir", run_dir.display())]
+    HoldsData {
+        /// The folder.
+        run_dir: PathBuf,
+        /// Kind of the data.
+        holds: &'static str,
+    },
     /// The folder holds nothing to resume.
     #[error("{} holds no run to resume (no checkpoint, and config.toml is missing or empty)", run_dir.display())]
     NothingToResume {

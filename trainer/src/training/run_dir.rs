@@ -47,6 +47,9 @@ impl RunDir {
         if resume != Resume::Begin && steps.is_empty() && !lookup::exists(&path.join(CONFIG))? {
             return Err(TrainingError::NothingToResume { run_dir: path.to_owned() });
         }
+        if resume == Resume::Begin {
+            refuse_data(path)?;
+        }
         let lock = if lookup::exists(path)? { Some(lock(path)?) } else { None };
         let checkpoint = match resume {
             Resume::Begin if steps.is_empty() => None,
@@ -138,6 +141,21 @@ impl RunDir {
         durable::rename(&path, &aside)?;
         Ok(Some(aside))
     }
+}
+
+/// Refuses the folder of a cache or of a dataset, between whose files those of a run would lie.
+fn refuse_data(path: &Path) -> Result<(), TrainingError> {
+    for (name, holds) in [
+        (hiend_cache::manifest::FILE_NAME, "a cache"),
+        ("dataset.json", "a dataset"),
+        ("imagesTr", "a dataset"),
+        ("nnUNet_raw", "datasets"),
+    ] {
+        if lookup::exists(&path.join(name))? {
+            return Err(TrainingError::HoldsData { run_dir: path.to_owned(), holds });
+        }
+    }
+    Ok(())
 }
 
 fn cannot_resume(run_dir: &Path, checkpoint: &Path, source: CheckpointError) -> TrainingError {

@@ -220,7 +220,7 @@ fn invalid_input_is_refused_in_one_line() {
         &run,
         &[&scan, "--centre", "9999,0,0"],
         1,
-        "voxel 9999,0,0 lies outside; the scan covers voxel",
+        "voxel 9999,0,0 lies outside the scan's foreground, which covers voxel",
     );
     let other = folder.text("other");
     fs::create_dir(&other).unwrap();
@@ -249,8 +249,8 @@ fn invalid_input_is_refused_in_one_line() {
     for (flag, value, expected) in [
         ("--head", "2", "--head 2: the encoder has 2 heads, counted from 0"),
         ("--layers", "12", "--layers 12: the encoder has 12 blocks"),
-        ("--layers", "x", "expected `all` or different numbers"),
-        ("--layers", "3,3", "expected `all` or different numbers"),
+        ("--layers", "x", "expected `all` or numbers"),
+        ("--layers", "3,3", "each once"),
         ("--mask-ratio", "1", "0 to less than 1"),
         ("--mask-ratio", "0.99", "--mask-ratio 0.99 leaves 0 of 12 patches visible"),
     ] {

@@ -12,7 +12,7 @@ use nix::sys::termios::{
     InputFlags, LocalFlags, SetArg, SpecialCharacterIndices as Key, Termios, tcgetattr, tcsetattr,
 };
 use nix::unistd::{getpgrp, tcgetpgrp};
-use ratatui::termion::clear::All;
+use ratatui::termion::clear::All as ClearAll;
 use ratatui::termion::cursor::{Hide, Show};
 use ratatui::termion::screen::{ToAlternateScreen, ToMainScreen};
 
@@ -67,8 +67,8 @@ pub(super) fn enter() -> io::Result<()> {
     }
     SHOWN.store(true, Ordering::Relaxed);
     let mut out = stdout().lock();
-    // A dashboard that was killed may have left its text on the alternate screen.
-    write!(out, "{ToAlternateScreen}{All}{Hide}").and_then(|()| out.flush()).inspect_err(|_| restore())
+    // A program that was killed may have left its text there.
+    write!(out, "{ToAlternateScreen}{ClearAll}{Hide}").and_then(|()| out.flush()).inspect_err(|_| restore())
 }
 
 /// Restores the terminal. Does nothing if it was restored already; may be called from any thread.
