@@ -77,7 +77,7 @@ pub use share::keep_share;
 pub use source::SETTLED;
 pub use suspicion::{Judged, OnSuspect, Suspicion};
 pub use unseen::UnseenClasses;
-pub use values::{Peaks, Shares, Tissue, ValueStats};
+pub use values::{Air, BlankSlices, Peaks, RepeatedSlices, Shares, Slices, Tissue, ValueStats};
 
 /// Options of a conversion; no option changes a voxel of the result.
 #[derive(Clone, Debug)]
