@@ -39,6 +39,7 @@ mod extent;
 mod folder;
 mod identity;
 mod labels;
+mod lost;
 mod memory;
 mod modality;
 mod pass;

@@ -122,6 +122,12 @@ fn merge(masks: &[Mask]) -> Result<Option<CaseLabel>, VolumeError> {
     Ok(merged.map(|volume| CaseLabel { volume, overlaps, shifted }))
 }
 
+/// Name of the mask of a class; `None` for a label map in one file.
+pub(super) fn mask_name(label: &LabelFiles, class: u8) -> Option<String> {
+    let LabelFiles::Masks { masks, .. } = label else { return None };
+    masks.iter().find(|mask| mask.class == class).map(name_of)
+}
+
 /// Name of a mask's file without its ending.
 fn name_of(mask: &Mask) -> String {
     let name = mask.path.file_name().unwrap_or_default().to_string_lossy();

@@ -119,9 +119,9 @@ impl ValueStats {
 }
 
 impl ValueStats {
-    /// The part of the counts that is stored with the case.
+    /// The part of the counts that is stored with the case, next to its findings and the label values that it lost.
     #[must_use]
-    pub fn to_record(&self, findings: Vec<String>) -> SourceValues {
+    pub fn to_record(&self, findings: Vec<String>, lost_labels: Vec<u8>) -> SourceValues {
         // Shares are rounded: further digits serve no purpose, and every case would carry them.
         let rounded = |share: f64| (share * 1e6).round() / 1e6;
         SourceValues {
@@ -133,6 +133,7 @@ impl ValueStats {
             mean: self.zscore.map(|zscore| zscore.mean),
             std: self.zscore.map(|zscore| zscore.std),
             findings,
+            lost_labels,
         }
     }
 }
