@@ -114,6 +114,43 @@ fn classes_that_the_crop_removes_are_told_as_lost_and_not_as_missing() {
 }
 
 #[test]
+fn label_values_without_a_name_are_reported_with_an_example() {
+    let place = Place::new(&[
+        ("imagesTr/a_0000.nii", image()),
+        ("labelsTr/a.nii", label(1, 1)),
+        ("imagesTr/b_0000.nii", image().scaling(1.0, 5.0)),
+        ("labelsTr/b.nii", label(1, 255)),
+        ("imagesTr/c_0000.nii", image().scaling(1.0, 6.0)),
+        ("labelsTr/c.nii", label(1, 9)),
+    ]);
+    let describe = |labels: &str| {
+        let json = format!(r#"{{"labels": {{"background": 0, {labels}}}, "file_ending": ".nii"}}"#);
+        std::fs::write(place.data().join("dataset.json"), json).unwrap();
+    };
+    describe(r#""liver": 1"#);
+    // By later runs too.
+    for summary in [place.convert(), place.convert()] {
+        let expected = UnnamedLabels {
+            dataset: "data".into(),
+            values: vec![9, 255],
+            num_cases: 2,
+            num_labelled: 3,
+            example: "data/b".into(),
+        };
+        assert_eq!(summary.unnamed, [expected]);
+        let text = "data: label values 9, 255 in 2 of 3 labelled cases, such as data/b, have no name in dataset.json; name them \
+                    there, or correct the label maps: fine-tuning refuses them";
+        assert_eq!(summary.unnamed[0].to_string(), text);
+    }
+    // A region and the ignore label name values as well.
+    describe(r#""liver": 1, "whole": [1, 9], "ignore": 255"#);
+    assert!(place.convert().unnamed.is_empty());
+    // Without any names, all values are right.
+    std::fs::remove_file(place.data().join("dataset.json")).unwrap();
+    assert!(place.convert().unnamed.is_empty());
+}
+
+#[test]
 fn values_that_only_regions_name_may_be_missing_too() {
     let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", label(1, 1))]);
     let json = r#"{"labels": {"background": 0, "whole": [1, 7], "core": 1}, "file_ending": ".nii"}"#;
