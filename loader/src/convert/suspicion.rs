@@ -15,6 +15,8 @@ const NORMALISED: [f32; 2] = [-20.0, 20.0];
 const EIGHT_BIT: [f32; 2] = [-10.0, 265.0];
 /// Range of values that is too narrow for a CT: contains [-50, 50] and signed 8-bit numbers.
 const NARROW: [f32; 2] = [-128.0, 128.0];
+/// Range of signed 8-bit numbers. HU of which only the lowest 8 bits are left may look like soft tissue, but fill this range.
+const SIGNED_BYTE: [f32; 2] = [-128.0, 127.0];
 /// Share of voxels near 1024 from which an image is a CT with an offset. Two CTs of the torso have 0.01% and 0.03%.
 const OFFSET_SHARE: f64 = 0.1;
 /// Share of voxels far below the air of HU, and not of one value as padding is, above which an image has another scale.
@@ -331,7 +333,8 @@ impl Suspicion {
         if let Some(share) = shares.tenth {
             return Some(Self::Tenth { min, max, share });
         }
-        (nearly_all(shares.narrow) && !is_soft).then_some(Self::Narrow { min, max })
+        let is_signed_byte = [min, max].map(f32::to_bits) == SIGNED_BYTE.map(f32::to_bits);
+        (nearly_all(shares.narrow) && (!is_soft || is_signed_byte)).then_some(Self::Narrow { min, max })
     }
 
     /// Signs of HU in another scale, sign or origin.

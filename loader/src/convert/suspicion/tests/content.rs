@@ -32,6 +32,14 @@ fn other_origins_and_scales_of_air_are_told() {
 }
 
 #[test]
+fn the_whole_range_of_signed_bytes_is_not_that_of_soft_tissue() {
+    let mut values = noisy(|at, value| if at % 3 == 0 { value / 2.0 - 120.0 } else { value });
+    assert!(check(&values, None).shares.tissue.is_soft);
+    (values[5], values[7]) = (-128.0, 127.0);
+    assert!(check(&values, Some("values -128 to 127: in another scale, or clipped")).shares.tissue.is_soft);
+}
+
+#[test]
 fn noise_is_not_a_scan() {
     // Pseudo-random numbers from -1000 to 1000.
     let random = |at: usize, _: f32| {
