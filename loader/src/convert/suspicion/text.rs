@@ -61,10 +61,48 @@ fn write_offset(
     }
 }
 
-/// Whole number at or above the value at which a scan was clipped; `whole` is that value rounded down.
-fn clipped_at(min: f32, whole: i32) -> f32 {
-    let whole = whole as f32;
-    if min > whole && min < whole + 1.0 { min.ceil() } else { whole }
+/// Writes the report of values of which hardly any is below 0.
+fn write_no_negatives(f: &mut fmt::Formatter<'_>, [min, max]: [f32; 2]) -> fmt::Result {
+    let [what, exception] = if min >= 0.0 {
+        ["none negative: an MR, or a CT that is not in HU", ""]
+    } else {
+        [
+            "hardly any below -50: an MR, a CT that is not in HU, or one that was clipped or masked",
+            "; leave it if the values are HU",
+        ]
+    };
+    write!(f, "values {min} to {max}, {what}; exclude it, or convert the original scan{exception}")
+}
+
+/// Writes the report of noise.
+fn write_noise(f: &mut fmt::Formatter<'_>, [min, max]: [f32; 2]) -> fmt::Result {
+    write!(
+        f,
+        "values {min} to {max}, and neighbouring voxels differ as much as any two: noise, or voxels that were read with another \
+         data type, byte order or shape; convert the original scan"
+    )
+}
+
+/// Writes the report of air that another origin or scale has moved.
+fn write_moved(f: &mut fmt::Formatter<'_>, [min, max]: [f32; 2], share: f64, [first, last]: [i32; 2]) -> fmt::Result {
+    write!(
+        f,
+        "values {min} to {max}, {:.0}% of them from {first} to {last}, where HU have neither air nor fat: HU with another origin \
+         or scale; convert the original scan",
+        share * 100.0
+    )
+}
+
+/// Writes the report of a scan that was clipped at a value, which is rounded down.
+fn write_clipped(f: &mut fmt::Formatter<'_>, [min, max]: [f32; 2], share: f64, value: i32) -> fmt::Result {
+    let whole = value as f32;
+    let low = if min > whole && min < whole + 1.0 { min.ceil() } else { whole };
+    write!(
+        f,
+        "values {min} to {max}, {:.0}% of them {value}: clipped or masked within the window, so that air counts as foreground; \
+         convert the original scan, or give such scans a --window that begins at {low}",
+        share * 100.0
+    )
 }
 
 /// Writes the report of slices of one value, which are counted from 1.
@@ -168,16 +206,7 @@ impl fmt::Display for Suspicion {
                  scan",
                 percent(share)
             ),
-            Self::NoNegatives { min, max } => write!(
-                f,
-                "values {min} to {max}, {}; exclude it, or convert the original scan{}",
-                if *min >= 0.0 {
-                    "none negative: an MR, or a CT that is not in HU"
-                } else {
-                    "hardly any below -50: an MR, a CT that is not in HU, or one that was clipped or masked"
-                },
-                if *min >= 0.0 { "" } else { "; leave it if the values are HU" }
-            ),
+            &Self::NoNegatives { min, max } => write_no_negatives(f, [min, max]),
             Self::AboveWindow { share } => {
                 write!(
                     f,
@@ -188,24 +217,9 @@ impl fmt::Display for Suspicion {
             Self::BelowWindow { share } => {
                 write!(f, "{:.2}% of the voxels lie below the window; not HU, or a nearly empty scan", percent(share))
             }
-            &Self::Noise { min, max } => write!(
-                f,
-                "values {min} to {max}, and neighbouring voxels differ as much as any two: noise, or voxels that were read with \
-                 another data type, byte order or shape; convert the original scan"
-            ),
-            Self::Moved { min, max, share, ends: [first, last] } => write!(
-                f,
-                "values {min} to {max}, {:.0}% of them from {first} to {last}, where HU have neither air nor fat: HU with \
-                 another origin or scale; convert the original scan",
-                percent(share)
-            ),
-            &Self::Clipped { min, max, share, value } => write!(
-                f,
-                "values {min} to {max}, {:.0}% of them {value}: clipped or masked within the window, so that air counts as \
-                 foreground; convert the original scan, or give such scans a --window that begins at {}",
-                percent(&share),
-                clipped_at(min, value)
-            ),
+            &Self::Noise { min, max } => write_noise(f, [min, max]),
+            &Self::Moved { min, max, share, ends } => write_moved(f, [min, max], share, ends),
+            &Self::Clipped { min, max, share, value } => write_clipped(f, [min, max], share, value),
             &Self::Blank(blank) => write_blank(f, blank),
             &Self::Repeated(repeated) => write_repeated(f, repeated),
             Self::Extremes { num, value, spread } => write!(

@@ -51,17 +51,17 @@ mod tests {
 
     #[test]
     fn neighbours_that_differ_as_any_two_voxels_are_noise() {
-        // Pseudo-random numbers from 0 to 1.
-        let random = |at: u32| {
-            f64::from(at.wrapping_mul(2_654_435_761).rotate_left(15).wrapping_mul(0x85eb_ca6b) >> 8) / 16_777_216.0
+        // Pseudo-random numbers from 0 to `width`.
+        let even = |at: u32, width: f32| {
+            let mixed = at.wrapping_mul(2_654_435_761).rotate_left(15).wrapping_mul(0x85eb_ca6b);
+            (mixed >> 8) as f32 / 16_777_216.0 * width
         };
-        let even = |at: u32, width: f64| (random(at) * width) as f32;
         assert!(is_noise((0..5000).map(|at| even(at, 2000.0) - 1000.0)));
         // Noise of uniform tissue, air beside tissue, and extreme voxels.
         assert!(!is_noise((0..5000).map(|at| even(at, 300.0))));
         let body = |at: u32| even(at, 60.0) + if at % 50 < 25 { -1000.0 } else { 40.0 };
         assert!(!is_noise((0..5000).map(body)));
-        assert!(!is_noise((0..5000).map(|at| if random(at + 9000) < 0.02 { -1e30 } else { body(at) })));
+        assert!(!is_noise((0..5000).map(|at| if even(at + 9000, 1.0) < 0.02 { -1e30 } else { body(at) })));
         assert!(!is_noise(std::iter::empty()));
     }
 }
