@@ -71,7 +71,7 @@ impl OnSuspect {
     ///
     /// # Errors
     /// The sign for which the image is refused: under [`OnSuspect::Skip`] and [`OnSuspect::Fail`] any but values that a
-    /// clipped CT has as well, and under [`OnSuspect::Warn`] the values of a label map or mask in a file that nothing
+    /// clipped, padded or masked CT has as well, and under [`OnSuspect::Warn`] the values of a label map or mask in a file that nothing
     /// declares to be an image.
     pub fn judge(
         self,
@@ -372,7 +372,7 @@ impl Suspicion {
         matches!(self, Self::Constant { .. } | Self::LabelMap { .. } | Self::Probabilities { .. })
     }
 
-    /// Returns true for values that also fit a CT in HU clipped below 0, or masked.
+    /// Returns true for values that also fit a CT in HU clipped below 0, padded or masked.
     fn may_be_clipped(self) -> bool {
         match self {
             Self::Narrow { min, .. } | Self::NoNegatives { min, .. } => min < 0.0,
