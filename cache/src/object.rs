@@ -1,7 +1,7 @@
 //! Object storage: a prefix of a bucket as a folder, and objects read block by block through a cache.
 //!
 //! ```text
-//!   Bucket      names, small objects, conditional writes           bucket, connect
+//!   Bucket      names, small objects, conditional writes           bucket, connect, environment
 //!   Upload      one object written from front to back              upload
 //!   RemoteFile  one object read at any offset                      remote
 //!     blocks    fetched once, kept on disk or in memory            blocks, lru
@@ -16,6 +16,7 @@
 mod blocks;
 mod bucket;
 mod connect;
+mod environment;
 mod lru;
 mod remote;
 mod runtime;

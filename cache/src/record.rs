@@ -154,6 +154,9 @@ pub struct SourceFiles {
     /// Modification time of the label file, as for the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_modified_ns: Option<i64>,
+    /// Absolute path of the converted folder, without links; `None` in records of programs that did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
 }
 
 /// Position of a case in its shard.

@@ -1,5 +1,6 @@
 //! The commands of `hiend-shard`.
 
+mod caches;
 mod convert;
 mod inspect;
 mod plan;

@@ -16,6 +16,7 @@
 
 mod apart;
 mod channels;
+mod content;
 mod description;
 mod dicom_head;
 #[cfg(feature = "dicom")]
@@ -30,11 +31,14 @@ mod modality;
 mod nnunet;
 mod nnunet_output;
 mod note;
+mod other_file;
 mod pair;
 mod paired;
 mod per_case;
+mod raw_voxels;
 mod roles;
 mod same_file;
+mod same_name;
 mod stray;
 mod tree;
 mod unused;
@@ -51,6 +55,7 @@ use description::{Description, IGNORE};
 use tree::Folder;
 
 pub use channels::{ChannelNames, NameRole, several_channels};
+pub use content::VolumeContent;
 pub use description::DescriptionFault;
 pub use dicom_head::is_without_preamble;
 pub use difference::Difference;
@@ -58,7 +63,12 @@ pub use error::DatasetError;
 pub use exclude::Exclude;
 pub use modality::Modalities;
 pub use note::DatasetNote;
-pub use unused::{UnusedFile, UnusedReason, Weight, other_format};
+pub use other_file::other_file;
+pub use tree::root_of;
+pub use unused::{UnusedFile, UnusedReason, Weight};
+
+/// Name of label 0.
+const BACKGROUND: &str = "background";
 
 /// A dataset, listed but not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -145,7 +155,7 @@ pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
 /// # Errors
 /// If a path cannot be examined, or no volume is found outside of datasets whose `dataset.json` cannot be used.
 pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, DatasetError> {
-    let root = &std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+    let root = &root_of(root);
     let mut listing = Listing::default();
     let mut tree = tree::walk(root, &mut listing.unused)?;
     nnunet_output::take_out(&mut tree, &mut listing.unused);
@@ -185,8 +195,10 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
             dataset.unused.retain(is_left);
         }
     }
+    raw_voxels::tell_lost(&tree, &mut listing);
     same_file::keep_once(&tree, &mut listing);
     apart::take_out(root, &finder.listed, &mut listing);
+    listing.datasets.iter_mut().for_each(same_name::keep_first);
     if modalities == Modalities::All {
         for dataset in &mut listing.datasets {
             dataset.notes.retain(|note| !matches!(note, DatasetNote::Modality { .. } | DatasetNote::Channels { .. }));
@@ -407,7 +419,7 @@ fn name_nested(folder: &Folder, unused: &mut [UnusedFile]) {
 }
 
 fn outside(file: &tree::TreeFile, root: &Path) -> UnusedFile {
-    let reason = unused::of_other_file(file).unwrap_or_else(|| unused::apart(file, root));
+    let reason = other_file::of_other_file(file).unwrap_or_else(|| unused::apart(file, root));
     UnusedFile { path: file.path.clone(), reason }
 }
 
@@ -448,12 +460,14 @@ impl Dataset {
         };
         let misspelt = misspelt_ignore(&description.labels);
         let misspelt = misspelt.map(|(label, name)| DatasetNote::IgnoreSpelling { label, name: name.to_owned() });
+        let background = description.labels.get(&0).filter(|name| !name.trim().eq_ignore_ascii_case(BACKGROUND));
+        let background = background.map(|name| DatasetNote::BackgroundName { name: name.clone() });
         Self {
             name,
             labels: description.labels.clone(),
             regions: description.regions.clone(),
             ignore: description.ignore,
-            notes: note.into_iter().chain(misspelt).collect(),
+            notes: note.into_iter().chain(misspelt).chain(background).collect(),
             ..Self::default()
         }
     }

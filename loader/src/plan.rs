@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use crate::budget::cores;
-use crate::case::{CaseFiles, SkippedCase};
+use crate::case::{CaseFiles, SkippedCase, shown};
 use crate::convert::{
     ConvertOptions, Finding, OnSuspect, Probed, check_extent, extent_findings, headers, label_notes, memory_needed,
     probe, refuse_other_modality,
 };
 use crate::dataset::Dataset;
 use crate::preprocess::{PreprocessConfig, resampled_shape};
+use crate::volume::detached;
 
 /// Estimate for a dataset.
 #[derive(Clone, Debug, Default)]
@@ -160,7 +161,11 @@ fn size_of<'a>(case: &'a CaseFiles, config: &PreprocessConfig) -> Result<Sized<'
     let (image, label) = headers(case)?;
     check_extent(&image, config).map_err(|err| SkippedCase::new(case, &case.image, err))?;
     let voxels = resampled_shape(&image, config).iter().map(|&n| n as u64).product();
-    let unseen = |err: std::io::Error| SkippedCase::new(case, &case.image, format!("cannot access its files: {err}"));
+    let lost = || case.files().filter_map(detached).find(|voxels| voxels.metadata().is_err());
+    let unseen = |err: std::io::Error| {
+        let files = lost().map_or_else(|| "its files".to_owned(), |voxels| format!("its voxels, {}", shown(&voxels)));
+        SkippedCase::new(case, &case.image, format!("cannot access {files}: {err}"))
+    };
     let bytes_in = case.file_bytes().map_err(unseen)?;
     let memory = memory_needed(bytes_in, &image, label.as_ref(), config);
     let mut notes: Vec<String> = image.notes.iter().map(ToString::to_string).collect();

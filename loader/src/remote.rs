@@ -36,6 +36,7 @@ mod receive;
 mod silence;
 mod stream;
 
+pub use crate::pem::PemError;
 pub use address::AddressError;
 pub use stream::RemoteStream;
 
@@ -144,6 +145,14 @@ pub enum RemoteError {
         path: PathBuf,
         /// Error from reading the file.
         source: std::io::Error,
+    },
+    /// A file with certificates holds none that can be used.
+    #[error("{}", path.display())]
+    InvalidCa {
+        /// Path of the file of CA certificates.
+        path: PathBuf,
+        /// Fault of the file.
+        source: PemError,
     },
     /// No certificates of the system were found.
     #[error("{url}: no certificates of the system were found; name a file with the server's")]

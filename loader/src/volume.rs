@@ -87,6 +87,14 @@ impl VolumeInfo {
         Ok(Self { shape, affine, orientation, data_bytes, notes: Vec::new(), format, stored, nifti: None })
     }
 
+    /// Adds a note if `surplus` bytes behind the last voxel are a slice or more; some programs append less.
+    fn note_surplus(&mut self, surplus: u64) {
+        let slices = surplus / (self.data_bytes / self.shape[2] as u64).max(1);
+        if slices > 0 {
+            self.notes.push(HeaderNote::Surplus { slices });
+        }
+    }
+
     /// Replaces the geometry.
     #[must_use]
     pub fn with_geometry(&self, affine: Affine, orientation: Orientation) -> Self {

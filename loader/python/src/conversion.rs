@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use hiend_cache::CodecPreset;
 use hiend_loader::budget::cores;
 use hiend_loader::convert::{Conversion, ConvertOptions, Event, Finding, OnSuspect, Summary};
-use hiend_loader::dataset::{Dataset, Exclude, Modalities, UnusedFile, UnusedReason, Weight, survey_of};
+use hiend_loader::dataset::{Dataset, Exclude, Modalities, UnusedFile, UnusedReason, Weight, root_of, survey_of};
 use hiend_loader::phantom::{PhantomConfig, write_dataset_until};
 use hiend_loader::plural::count;
 use hiend_loader::preprocess::PreprocessConfig;
@@ -105,7 +105,7 @@ pub(crate) fn convert<'py>(
     }
     options.reconvert = reconvert;
     let num_cases: usize = datasets.iter().map(Dataset::num_listed).sum();
-    let root = std::path::absolute(&data).unwrap_or(data);
+    let root = root_of(&data);
     let mut raised = None;
     let summary = std::thread::scope(|scope| {
         let (sender, receiver) = flume::bounded::<Report>(64);
@@ -210,6 +210,7 @@ fn warn_of(not_used: &[UnusedFile]) {
 fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("converted", summary.converted)?;
+    dict.set_item("replaced", summary.replaced)?;
     dict.set_item("unchanged", summary.unchanged)?;
     dict.set_item("with_label", summary.with_label)?;
     dict.set_item("excluded", found.num_excluded)?;
@@ -239,8 +240,11 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<
     dict.set_item("bytes_out", summary.bytes_out)?;
     dict.set_item("shards", summary.shards)?;
     dict.set_item("not_in_data", summary.not_in_data)?;
-    let twice: Vec<(&str, &str)> = summary.twice.iter().map(|[other, own]| (other.as_str(), own.as_str())).collect();
-    dict.set_item("twice", twice)?;
+    let pairs = |cases: &[[String; 2]]| -> Vec<(String, String)> {
+        cases.iter().map(|[case, other]| (case.clone(), other.clone())).collect()
+    };
+    dict.set_item("twice", pairs(&summary.twice))?;
+    dict.set_item("repeated", pairs(&summary.repeated))?;
     dict.set_item("superseded_bytes", summary.superseded_bytes)?;
     dict.set_item("pruned_cases", summary.pruned.as_ref().map(|pruned| pruned.cases))?;
     dict.set_item("secs", summary.secs)?;

@@ -12,7 +12,7 @@ use super::task::Task;
 use super::unused;
 use crate::case::{SkippedCase, shown};
 use crate::cli;
-use crate::convert::{Changes, Finding, changes};
+use crate::convert::{Changes, Finding, OnSuspect, changes};
 use crate::dataset::{Dataset, Weight};
 use crate::plan::{DatasetPlan, Plan, plan};
 use crate::plural::duration;
@@ -115,6 +115,9 @@ fn show(task: &Task, probe_for: Duration, cache: Option<(&Path, &Changes)>) -> a
     print("Would skip:")?;
     for skipped in &plan.skipped {
         print(format_args!("  {skipped}"))?;
+    }
+    if task.options.on_suspect == OnSuspect::Fail {
+        print("--on-suspect fail: the conversion ends at the first of them that is refused for its values.")?;
     }
     let has_cases = cases > 0 || cache.is_some_and(|(_, changes)| !changes.unchanged.is_empty());
     Ok(if has_cases { ExitCode::from(SKIPPED) } else { ExitCode::FAILURE })

@@ -7,7 +7,7 @@ use crate::budget::cores;
 use crate::case::shown;
 use crate::cli::PreprocessArgs;
 use crate::convert::ConvertOptions;
-use crate::dataset::{Dataset, Exclude, Listing, UnusedFile, Weight, survey_of};
+use crate::dataset::{Dataset, Exclude, Listing, UnusedFile, Weight, root_of, survey_of};
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Normalize;
 use crate::program::{UsageError, note};
@@ -63,7 +63,7 @@ impl Task {
         {
             tracing::warn!("{}: {remark}", dataset.name);
         }
-        let root = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+        let root = root_of(data);
         let list_skipped = args.list_skipped;
         Ok(Self { root, datasets, excluded, unused, list_skipped, config, options })
     }

@@ -57,6 +57,12 @@ fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
             | UnusedReason::NotCtSeries { .. }
             | UnusedReason::NotCrossSection { .. }
             | UnusedReason::CompetingLabels { .. }
+            | UnusedReason::Arrays { .. }
+            | UnusedReason::InPredictionFolder { .. }
+            | UnusedReason::DicomByContent
+            | UnusedReason::DicomInDataset
+            | UnusedReason::DicomLabels
+            | UnusedReason::DicomWithoutPreamble
             | UnusedReason::NnunetOutput { .. }
     );
     if !is_of_folder {

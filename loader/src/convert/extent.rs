@@ -1,8 +1,8 @@
 //! Rejection of scans with sizes that no body scan has, judged by their headers, and reports of rare sizes.
 
-use crate::geometry::spacing;
+use crate::geometry::{Affine, spacing};
 use crate::preprocess::PreprocessConfig;
-use crate::volume::VolumeInfo;
+use crate::volume::{HeaderNote, VolumeInfo};
 
 /// Largest number of voxels of a resampled scan: at 1.5 mm a cube of 2.4 m.
 const MAX_RESAMPLED: f64 = 4_294_967_296.0;
@@ -18,6 +18,9 @@ const SMALL_MM: f64 = 80.0;
 const FINE_MM: f64 = 0.5;
 /// Length in mm of a scan's longest side above which its units may be micrometres: no scanner table moves that far.
 const LARGE_MM: f64 = 3000.0;
+
+/// Voxel side in mm above which the spacing may be wrong: slices of CTs are at most 10 mm apart, in old scans 20 mm.
+const COARSE_MM: f64 = 20.0;
 
 /// A size that no scan has.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -87,6 +90,14 @@ pub(crate) fn extent_findings(info: &VolumeInfo) -> Vec<String> {
             "a single slice of {x} x {y} x {z} voxels, not a volume; join the slices of a scan in one file, or exclude the case"
         ));
     }
+    let is_assumed = |note: &HeaderNote| {
+        matches!(note, HeaderNote::NoTransform | HeaderNote::NoSpacing | HeaderNote::SpaceAssumed { .. })
+    };
+    if is_default(&info.affine) && !info.notes.iter().any(is_assumed) {
+        let text = "the affine is the identity, as programs write it that lost the header; check spacing, orientation and \
+                    origin";
+        findings.push(text.to_owned());
+    }
     let mut sorted = extent;
     sorted.sort_by(f64::total_cmp);
     let unit = if sorted[1] < SMALL_MM && spacing.into_iter().fold(f64::INFINITY, f64::min) <= FINE_MM {
@@ -94,6 +105,10 @@ pub(crate) fn extent_findings(info: &VolumeInfo) -> Vec<String> {
     } else if sorted[2] > LARGE_MM {
         "micrometres"
     } else {
+        if spacing.into_iter().any(|side| side > COARSE_MM) {
+            let voxel = sides(spacing);
+            findings.push(format!("voxels of {voxel} mm, coarser than those of CTs; check the spacing in the header"));
+        }
         return findings;
     };
     let (extent, voxel) = (sides(extent), sides(spacing));
@@ -110,8 +125,12 @@ mod tests {
     use crate::volume::read_info;
 
     fn info(shape: [usize; 3], sides: [f32; 3]) -> VolumeInfo {
+        info_at(shape, sides, 5.0)
+    }
+
+    fn info_at(shape: [usize; 3], sides: [f32; 3], origin: f32) -> VolumeInfo {
         let dir = tempfile::tempdir().unwrap();
-        let rows = [[sides[0], 0.0, 0.0, 0.0], [0.0, sides[1], 0.0, 0.0], [0.0, 0.0, sides[2], 0.0]];
+        let rows = [[sides[0], 0.0, 0.0, origin], [0.0, sides[1], 0.0, 0.0], [0.0, 0.0, sides[2], 0.0]];
         // A header needs no voxels.
         let file = TestFile::new(shape, &[]).units(0).sform(1, &rows);
         read_info(&file.write(&dir.path().join("a.nii"))).unwrap()
@@ -157,6 +176,9 @@ mod tests {
         check([32; 3], [1.0; 3], &[]);
         // A dental cone-beam scan, whose units are mm.
         check([500, 500, 500], [0.08, 0.08, 0.08], &[in_cm]);
+        check([512, 512, 20], [0.78, 0.78, 60.0], &["voxels of 0.78 x 0.78 x 60.00 mm, coarser than those of CTs"]);
+        let arrays = extent_findings(&info_at([32; 3], [1.0; 3], 0.0));
+        assert!(arrays.len() == 1 && arrays[0].starts_with("the affine is the identity"), "{arrays:?}");
         check([512, 512, 1], [0.78, 0.78, 5.0], &["a single slice of 512 x 512 x 1 voxels"]);
         check([512, 1, 300], [0.78, 0.78, 1.5], &["a single slice of 512 x 1 x 300 voxels"]);
     }

@@ -44,6 +44,9 @@ const NOTABLY_CLAMPED: f64 = 1e-4;
 /// (step / sqrt(12)) below 0.5% of it; below it steps approach the noise of the scan.
 const DISTORTED: f64 = 0.5;
 
+/// End of the report of a mask that is used, because the layout of its dataset declares it to be an image.
+const DECLARED: &str = "; converted as the image that its dataset's layout says it is, --on-suspect skip leaves it out";
+
 /// Treatment of suspicious images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnSuspect {
@@ -71,8 +74,8 @@ impl OnSuspect {
     ///
     /// # Errors
     /// The sign for which the image is refused: under [`OnSuspect::Skip`] and [`OnSuspect::Fail`] any but values that a
-    /// clipped, padded or masked CT has as well, and under [`OnSuspect::Warn`] the values of a label map or mask in a file that nothing
-    /// declares to be an image.
+    /// clipped, padded or masked CT has as well, and under [`OnSuspect::Warn`] the values of a label map or mask in a file
+    /// that nothing declares to be an image, as in a plain folder.
     pub fn judge(
         self,
         image: &Volume,
@@ -93,7 +96,10 @@ impl OnSuspect {
         }
         let mut findings: Vec<String> = image.info.notes.iter().map(ToString::to_string).collect();
         findings.extend(extent_findings(&image.info));
-        findings.extend(suspicion.map(|suspicion| suspicion.to_string()));
+        findings.extend(suspicion.map(|suspicion| {
+            let remedy = if suspicion.is_mask() { DECLARED } else { "" };
+            format!("{suspicion}{remedy}")
+        }));
         Ok(Judged { values, findings })
     }
 }

@@ -1,4 +1,5 @@
 mod classes;
+mod folders;
 mod lost;
 
 use std::fs::File;
@@ -210,6 +211,24 @@ fn a_scan_of_two_names_is_reported() {
 }
 
 #[test]
+fn a_scan_that_the_data_hold_twice_is_told() {
+    let place = Place::new(&[
+        ("D/imagesTr/b_0000.nii", image()),
+        ("D/imagesTr/c_0000.nii", image().scaling(1.0, 5.0)),
+        ("E/imagesTr/a_0000.nii", image()),
+        ("E/imagesTr/d_0000.nii", image()),
+    ]);
+    let expected = ["E/a", "E/d"].map(|case| [case.to_owned(), "D/b".to_owned()]);
+    let summary = place.convert();
+    assert_eq!((summary.converted, &summary.repeated[..], summary.twice.len()), (4, &expected[..], 0));
+    // Unchanged cases are compared as well.
+    std::fs::remove_file(place.data().join("E/imagesTr/d_0000.nii")).unwrap();
+    let summary = place.convert();
+    assert_eq!((summary.unchanged, &summary.repeated[..]), (3, &expected[..1]));
+    assert_eq!(summary.twice, [["E/d".to_owned(), "D/b".to_owned()]]);
+}
+
+#[test]
 fn a_second_run_waits_for_the_first_and_does_nothing() {
     let place = Place::new(&[]);
     for case in 0..6 {
@@ -285,4 +304,19 @@ fn a_dicom_series_is_converted_like_the_same_scan_as_nifti() {
     let reason =
         "series 3 \"Abdomen 1.5 / B30f\": 1 of 8 slices missing, the first between IM2 and IM4; copy the series again";
     assert!(skipped.len() == 1 && skipped[0].reason == reason, "{skipped:?}");
+}
+
+#[test]
+fn voxels_behind_the_last_slice_are_told() {
+    let [nx, ny, nz] = SHAPE;
+    let shorter = TestFile::new([nx, ny, nz - 3], &ct());
+    let place = Place::new(&[("imagesTr/a_0000.nii", shorter.clone()), ("imagesTr/c_0000.nii", image())]);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, &shorter.scaling(1.0, 1.0).to_bytes()).unwrap();
+    std::fs::write(place.data().join("imagesTr/b_0000.nii.gz"), encoder.finish().unwrap()).unwrap();
+    let mut findings = place.convert().findings;
+    findings.sort_by(|a, b| a.case.cmp(&b.case));
+    let text = "the file holds voxels behind the last slice of its header, enough for 3 more; correct the header";
+    let expected = ["data/a", "data/b"].map(|case| Finding { case: case.to_owned(), text: text.to_owned() });
+    assert_eq!(findings, expected);
 }

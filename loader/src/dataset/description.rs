@@ -20,6 +20,9 @@ pub(super) const FILE_NAME: &str = "dataset.json";
 /// Name of the label of voxels without annotation.
 pub(super) const IGNORE: &str = "ignore";
 
+/// Keys that some lists have in place of `label`.
+const LABEL_KEYS: [&str; 6] = ["labels", "mask", "masks", "seg", "segmentation", "annotation"];
+
 /// Largest `dataset.json` that is read, in bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -149,6 +152,9 @@ pub(super) fn read_file(path: &Path, root: &Path) -> Result<Option<Description>,
     let bytes = std::fs::read(path).map_err(|err| bad(DescriptionFault::Unreadable(err)))?;
     // Some editors put a byte order mark first, which JSON does not allow.
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    if [b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| text.starts_with(*mark)) {
+        return Err(bad(DescriptionFault::Utf16));
+    }
     if text.trim_ascii().is_empty() {
         return Err(bad(DescriptionFault::Empty));
     }
@@ -203,7 +209,7 @@ fn add_label(into: &mut Description, key: &str, value: &Value) -> Result<(), Des
     if let Value::Array(values) = value {
         let labels: Option<Vec<u8>> = values.iter().map(label).collect();
         let region = || DescriptionFault::Region { key: key.to_owned(), value: value.clone() };
-        let labels = labels.ok_or_else(region)?;
+        let labels = labels.filter(|labels| !labels.is_empty()).ok_or_else(region)?;
         into.regions.insert(key.to_owned(), labels);
         return Ok(());
     }
@@ -211,7 +217,12 @@ fn add_label(into: &mut Description, key: &str, value: &Value) -> Result<(), Des
         (Ok(label), Value::String(name)) if name.trim().parse::<u64>().is_err() => (label, name.as_str()),
         _ => {
             let bad = || DescriptionFault::Label { key: key.to_owned(), value: value.clone() };
-            (label(value).ok_or_else(bad)?, key)
+            let label = label(value).ok_or_else(bad)?;
+            // A key that is there twice: other readers of JSON keep one of the two.
+            if let Some((&first, _)) = into.labels.iter().find(|(_, name)| name.as_str() == key) {
+                return Err(DescriptionFault::TwoValues { name: key.to_owned(), first, second: label });
+            }
+            (label, key)
         }
     };
     if let Some(first) = into.labels.insert(label, name.to_owned()) {
@@ -240,6 +251,12 @@ fn listed(raw: &Raw, folder: &Path, root: &Path) -> Result<Vec<ListedCase>, Desc
             })
             .collect();
     }
+    if raw.dataset.is_array() {
+        return Err(DescriptionFault::List { key: "dataset", expected: "an object of cases by name" });
+    }
+    if raw.training.is_object() {
+        return Err(DescriptionFault::List { key: "training", expected: "a list of cases" });
+    }
     let Value::Array(entries) = &raw.training else { return Ok(Vec::new()) };
     entries
         .iter()
@@ -265,7 +282,12 @@ fn paths(value: &Value) -> Option<Vec<&str>> {
 
 /// The label map of a case; `None` for a case without one. `entry_name` names the case for messages.
 fn label_of(entry: &Value, entry_name: impl FnOnce() -> String) -> Result<Option<&str>, DescriptionFault> {
-    let Some(value) = entry.get("label").filter(|value| !value.is_null()) else { return Ok(None) };
+    let Some(value) = entry.get("label").filter(|value| !value.is_null()) else {
+        return match LABEL_KEYS.into_iter().find(|key| entry.get(key).is_some_and(|value| !value.is_null())) {
+            Some(key) => Err(DescriptionFault::LabelKey { entry: entry_name(), key }),
+            None => Ok(None),
+        };
+    };
     match paths(value).as_deref() {
         Some([]) => Ok(None),
         Some([path]) => Ok(Some(*path)),
@@ -403,6 +425,12 @@ mod tests {
                 r#"dataset: x: "label" is 1; expected one path"#,
             ),
             (r#"{"training": [{"image": [], "label": "l.nii"}]}"#, r#"entry 0 of "training" names no image"#),
+            (r#"{"training": {"a": "a.nii"}}"#, r#""training": expected a list of cases"#),
+            (r#"{"dataset": [{"image": "a.nii"}]}"#, r#""dataset": expected an object of cases by name"#),
+            (
+                r#"{"training": [{"image": "a.nii", "seg": "l.nii"}]}"#,
+                r#"entry 0 of "training" has "seg" and no "label""#,
+            ),
         ] {
             let message = parse(text).unwrap_err();
             assert!(message.contains(reason), "{text}: {message}");
@@ -431,6 +459,8 @@ mod tests {
             (r#"{"labels": {"liver": [1, 2.5]}}"#, "labels: region liver: [1,2.5];"),
             (r#"{"labels": {"liver": 1, "spleen": 1}}"#, "liver and spleen both have the value 1"),
             (r#"{"labels": ["liver"]}"#, "expected an object of labels"),
+            (r#"{"labels": {"whole": []}}"#, "labels: region whole: [];"),
+            (r#"{"labels": {"liver": 1, "liver": 2}}"#, "labels: liver has two values, 1 and 2"),
             ("{", "not a valid description"),
             ("[]", "not a valid description: expected a JSON object"),
             (" \n", "the file is empty; expected a JSON object"),

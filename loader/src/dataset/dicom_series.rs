@@ -50,7 +50,7 @@ impl FoundSeries {
                 case_id,
                 image,
                 slices: files.collect(),
-                role: ImageRole::Declared,
+                role: ImageRole::Assumed,
                 label: None,
             };
             self.cases.push((series.uid, case));
@@ -93,7 +93,8 @@ impl FoundSeries {
                 None => dataset.cases.push(case),
                 Some(other) => {
                     let reason = format!(
-                        "its series has files in {} too; put all of them in one folder, or remove the copy",
+                        "its series has files in {} too; put all of them in one folder, remove the copy, or, if they are \
+                         different scans under one identifier, convert each folder on its own",
                         shown(other)
                     );
                     dataset.skipped.push(SkippedCase::new(&case, &case.image, reason));

@@ -17,12 +17,13 @@ use super::description::{Description, FILE_NAME};
 #[cfg(feature = "dicom")]
 use super::dicom_series::FoundSeries;
 use super::modality::Modalities;
+use super::other_file::of_other_file;
 use super::roles::{
-    case_key, is_generic_image_name, is_image_name, is_label_folder, is_label_name, is_prediction_folder, loose_key,
-    may_name_cts, may_name_dataset,
+    case_key, is_generic_image_name, is_image_name, is_label_folder, is_label_name, loose_key, may_name_cts,
+    may_name_dataset,
 };
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedFile, UnusedReason, of_other_file};
+use super::unused::{UnusedFile, UnusedReason, prediction_folder};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
 pub(super) fn read(root: &Folder, description: Option<&Description>, modalities: Modalities) -> Dataset {
@@ -77,7 +78,12 @@ fn visit(
     for file in folder.files.iter().filter(|file| !taken.contains(&file.path)) {
         let mut unused = |reason| dataset.unused.push(UnusedFile { path: file.path.clone(), reason });
         match (file.stem(), of_labels) {
-            (None, _) => unused(of_other_file(file).unwrap_or(UnusedReason::NotAVolume)),
+            (None, of_labels) => unused(match (of_other_file(file).unwrap_or(UnusedReason::NotAVolume), of_labels) {
+                (UnusedReason::DicomInDataset, Some(_)) => UnusedReason::DicomLabels,
+                // Probabilities next to the predictions of a model.
+                (UnusedReason::Arrays { .. }, Some(reason @ UnusedReason::Prediction)) => reason.clone(),
+                (reason, _) => reason,
+            }),
             (Some(_), Some(reason)) => unused(reason.clone()),
             (Some(stem), _) if is_label_name(stem) => labels.entry(case_key(stem)).or_default().push(file),
             (Some(stem), _) if matches!(names.role(stem), NameRole::Further(_)) => unused(UnusedReason::OtherChannel),
@@ -125,18 +131,15 @@ fn visit(
         let unused = files.into_iter().map(|file| UnusedFile { path: file.path.clone(), reason: reason.clone() });
         dataset.unused.extend(unused);
     }
-    let (of_folders, predicted) = (reason(ambiguous.is_folders), UnusedReason::Prediction);
+    let of_folders = reason(ambiguous.is_folders);
     for child in &folder.folders {
         if child.is_empty() {
             let path = child.path.strip_prefix(root).unwrap_or(&child.path);
             dataset.vacant.push(format!("{}/{}/", dataset.name, path.to_string_lossy().replace('\\', "/")));
         }
-        let own = if is_prediction_folder(&child.name) {
-            Some(&predicted)
-        } else {
-            (is_label_folder(&child.name) && !is_dataset(child)).then_some(&of_folders)
-        };
-        let of_labels = of_labels.or(own);
+        let is_labels = is_label_folder(&child.name) && !is_dataset(child);
+        let own = prediction_folder(&child.name).or_else(|| is_labels.then(|| of_folders.clone()));
+        let of_labels = of_labels.or(own.as_ref());
         visit(child, root, (of_labels, modalities), dataset, series);
     }
 }

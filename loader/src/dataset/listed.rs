@@ -9,7 +9,7 @@ use super::description::{Description, ListedCase};
 use super::roles::channel;
 use super::tree::Folder;
 use super::unused::{UnusedReason, apart, lies_in, rest};
-use super::{Dataset, DatasetError, DescriptionFault};
+use super::{Dataset, DatasetError, DatasetNote, DescriptionFault};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 use crate::volume::file_stem;
 
@@ -26,19 +26,15 @@ pub(super) fn read(
     }
     let mut dataset = Dataset::described(folder.name.clone(), Some(description));
     let mut taken: HashSet<PathBuf> = HashSet::new();
-    let mut first_of: HashMap<String, PathBuf> = HashMap::new();
+    let mut first_of: HashMap<String, (PathBuf, Option<PathBuf>)> = HashMap::new();
     let firsts = description.cases.iter().map(|listed| with_channel(&listed.images[0]));
     let firsts: Vec<PathBuf> = firsts.collect::<Result<_, _>>()?;
     let neighbours = Neighbours::of(&description.cases, &firsts)?;
-    for (listed, image) in description.cases.iter().zip(firsts) {
+    let own_names = OwnNames::of(folder, &firsts, &neighbours);
+    for (listed, image) in description.cases.iter().zip(firsts.iter().cloned()) {
         let ListedCase { case_id, images, label } = listed;
         let role = neighbours.role(&image);
-        // A further channel that is listed as an image is a case of its own.
-        let own = match role {
-            Some(NameRole::Case(case_id) | NameRole::FirstOfSeveral(case_id)) => Some(case_id.to_owned()),
-            Some(NameRole::Further(_)) => stem_of(&image).map(str::to_owned),
-            None => None,
-        };
+        let own = own_names.name(&image);
         let further: Vec<PathBuf> = match role {
             Some(NameRole::FirstOfSeveral(case_id)) => neighbours.further(&image, case_id),
             _ => Vec::new(),
@@ -66,12 +62,20 @@ pub(super) fn read(
                 missing = Some(path.to_owned());
             }
         }
-        if let Some(first) = first_of.insert(case.case_id.clone(), case.image.clone()) {
-            if first != case.image {
+        if let Some((first, first_label)) = first_of.get(&case.case_id) {
+            if *first != case.image {
                 let reason = "dataset.json lists two images of this name";
                 dataset.skipped.push(SkippedCase::new(&case, &case.image, reason));
+            } else if first_label != label {
+                let others = dataset.cases.extract_if(.., |other| other.case_id == case.case_id);
+                let reason = "dataset.json lists two label maps of this image; keep one";
+                let skipped = others.map(|other| SkippedCase::new(&other, &other.image, reason));
+                dataset.skipped.extend(skipped);
             }
-        } else if let Some(path) = missing {
+            continue;
+        }
+        first_of.insert(case.case_id.clone(), (case.image.clone(), label.clone()));
+        if let Some(path) = missing {
             dataset.skipped.push(SkippedCase::new(&case, &path, "listed in dataset.json but missing"));
         } else if images.len() > 1 || !further.is_empty() {
             taken.extend(further);
@@ -83,6 +87,8 @@ pub(super) fn read(
         }
     }
     dataset.cases.sort();
+    dataset.note_shared_labels();
+    dataset.note_other_lists(description);
     let folders: HashSet<&Path> = taken.iter().filter_map(|file| file.parent()).collect();
     dataset.unused = rest(folder, &taken, |file| {
         let is_of_training = ["imagesTr", "labelsTr"].into_iter().any(|name| lies_in(file, &folder.path, name));
@@ -102,6 +108,68 @@ pub(super) fn read(
         dataset.note_count(claimed);
     }
     Ok(Some((dataset, taken)))
+}
+
+/// Names of cases by those of their images.
+struct OwnNames(HashMap<PathBuf, String>);
+
+impl OwnNames {
+    /// The names of the first images of cases. Where images in several folders have one name, as `p1/ct` and `p2/ct`, the path
+    /// below the folder of the dataset is a part of it.
+    fn of(folder: &Folder, images: &[PathBuf], neighbours: &Neighbours) -> Self {
+        let name_of = |image: &PathBuf| match neighbours.role(image)? {
+            NameRole::Case(case_id) | NameRole::FirstOfSeveral(case_id) => Some(case_id.to_owned()),
+            // A further channel that is listed as an image is a case of its own.
+            NameRole::Further(_) => stem_of(image).map(str::to_owned),
+        };
+        let mut places: HashMap<String, HashSet<&Path>> = HashMap::new();
+        for image in images {
+            if let Some(name) = name_of(image) {
+                places.entry(name).or_default().extend(image.parent());
+            }
+        }
+        let full_name = |image: &PathBuf| {
+            let name = name_of(image)?;
+            let place = image.parent().filter(|_| places[&name].len() > 1);
+            let place = place.map_or(Path::new(""), |place| place.strip_prefix(&folder.path).unwrap_or(place));
+            Some((image.clone(), place.join(name).to_string_lossy().replace('\\', "/")))
+        };
+        Self(images.iter().filter_map(full_name).collect())
+    }
+
+    /// Name of the case of an image; `None` for a file that is not named like a volume.
+    fn name(&self, image: &Path) -> Option<String> {
+        self.0.get(image).cloned()
+    }
+}
+
+impl Dataset {
+    /// Adds a note if several cases have one label map.
+    fn note_shared_labels(&mut self) {
+        let mut first_of: BTreeMap<&LabelFiles, &str> = BTreeMap::new();
+        let mut shared = Vec::new();
+        for case in &self.cases {
+            let Some(label) = &case.label else { continue };
+            if let Some(first) = first_of.insert(label, &case.case_id) {
+                shared.push((label.path().to_owned(), [first.to_owned(), case.case_id.clone()]));
+            }
+        }
+        let count = shared.len();
+        if let Some((label, cases)) = shared.into_iter().next() {
+            self.notes.push(DatasetNote::SharedLabel { label, cases, count });
+        }
+    }
+
+    /// Adds a note if cases are listed for validation or tests as well.
+    fn note_other_lists(&mut self, description: &Description) {
+        for (list, files) in [("validation", &description.validation), ("test", &description.test)] {
+            let mut both = self.cases.iter().filter(|case| files.contains(&case.image));
+            if let Some(example) = both.next().map(|case| case.case_id.clone()) {
+                let count = 1 + both.count();
+                self.notes.push(DatasetNote::AlsoListed { list, example, count });
+            }
+        }
+    }
 }
 
 /// Path of a listed image: nnU-Net 1 lists `case.nii.gz` for the file `case_0000.nii.gz`.

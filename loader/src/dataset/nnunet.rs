@@ -43,7 +43,10 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
     let label_stems: Vec<&str> = label_files.keys().copied().collect();
 
     let mut taken: HashSet<PathBuf> = HashSet::new();
-    for (&stem, files) in &stems {
+    // Of `a` and `a_0000`, nnU-Net reads the file with the number: the other one comes last.
+    let is_copy = |stem: &str| stems.contains_key(format!("{stem}_0000").as_str());
+    let (copies, others): (Vec<_>, Vec<_>) = stems.iter().partition(|(stem, _)| is_copy(stem));
+    for (&stem, files) in others.into_iter().chain(copies) {
         let role = names.role(stem);
         let case_id = match role {
             NameRole::Further(_) => continue,

@@ -15,7 +15,12 @@ const TRAINER: &str = "nnunettrainer";
 /// Takes the folders that nnU-Net wrote out of a tree, and lists their files as unused.
 pub(super) fn take_out(folder: &mut Folder, unused: &mut Vec<UnusedFile>) {
     let mut list = |output: &Folder| {
-        unused.extend(rest(output, &HashSet::new(), |_| UnusedReason::NnunetOutput { folder: output.name.clone() }));
+        let reason = UnusedReason::NnunetOutput { folder: output.name.clone() };
+        let mut files = rest(output, &HashSet::new(), |_| reason.clone());
+        let is_data =
+            |file: &&mut UnusedFile| matches!(file.reason, UnusedReason::Arrays { .. } | UnusedReason::RawVoxels);
+        files.iter_mut().filter(is_data).for_each(|file| file.reason = reason.clone());
+        unused.extend(files);
     };
     if is_output(folder) {
         list(folder);

@@ -1,7 +1,9 @@
 //! Contradictions within a dataset.
 
 use std::fmt;
+use std::path::PathBuf;
 
+use crate::case::shown;
 use crate::plural;
 
 /// A contradiction within a dataset.
@@ -55,6 +57,29 @@ pub enum DatasetNote {
         /// Names of the folders, in a list for people.
         folders: String,
     },
+    /// `dataset.json` lists one label map for several images.
+    SharedLabel {
+        /// The first such label map.
+        label: PathBuf,
+        /// Two of its cases.
+        cases: [String; 2],
+        /// Number of cases whose label map is that of another one.
+        count: usize,
+    },
+    /// `dataset.json` lists images for training and in another list.
+    AlsoListed {
+        /// Key of the other list.
+        list: &'static str,
+        /// Example of such a case.
+        example: String,
+        /// Number of such cases.
+        count: usize,
+    },
+    /// Label 0 of `dataset.json`, which is the background, has the name of something else.
+    BackgroundName {
+        /// The name.
+        name: String,
+    },
     /// A case has fewer masks than there are classes; the missing ones count as background.
     MissingMasks {
         /// The case with the fewest.
@@ -102,6 +127,22 @@ impl fmt::Display for DatasetNote {
                 f,
                 "several folders have label maps for the same images ({folders}), and none is used; keep one of them next to the \
                  images, and move the others out of the data"
+            ),
+            Self::SharedLabel { label, cases: [first, second], count } => {
+                let more = match count.saturating_sub(1) {
+                    0 => String::new(),
+                    more => format!(", and shares {}", plural::count(more, "further label map")),
+                };
+                write!(f, "dataset.json lists {} for {first} and for {second}{more}; correct the list", shown(label))
+            }
+            Self::AlsoListed { list, example, count } => write!(
+                f,
+                "dataset.json lists {} for training and in \"{list}\", such as {example}; converted for training",
+                plural::count(*count, "image")
+            ),
+            Self::BackgroundName { name } => write!(
+                f,
+                "dataset.json: label 0 is called {name:?}, but it is the background of every label map; classes begin with 1"
             ),
             Self::MissingMasks { example, count, of } => {
                 write!(f, "{example} has {count} of {}; missing ones count as background", plural::count(of, "mask"))

@@ -1,5 +1,5 @@
 //! One folder per case: `TotalSegmentator` (`s0001/ct`, `s0001/segmentations/*`), `KiTS` (`case_00001/imaging`,
-//! `segmentation`), and others of the kind.
+//! `segmentation`), `PARSE22` (`PA000005/image/PA000005`, `PA000005/label/PA000005`), and others of the kind.
 //!
 //! A folder is a case if it holds one image and either one label map, a folder of masks, or masks of organs at risk next to the
 //! image (`HaN-Seg`: `case_01_OAR_Lips.seg`). Such masks become one label map; their classes are numbered from 1 by the sorted
@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 use super::description::Description;
 use super::modality::Modalities;
+use super::pair::Pair;
 use super::roles::{
     RESAMPLED_CT, case_key, channel, is_generic_image_name, is_label_folder, is_label_name, is_prediction_folder,
     loose_key,
 };
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedReason, is_named_like_label, is_predicted, rest};
+use super::unused::{UnusedReason, is_named_like_label, of_prediction, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, Mask, SkippedCase};
 
@@ -55,6 +56,12 @@ impl<'a> Masks<'a> {
         };
         let files: Vec<(&'a str, &'a TreeFile)> = labels.iter().map(of).collect::<Option<_>>()?;
         (!files.is_empty()).then_some(Self { place, files })
+    }
+
+    /// Name of a class of which there are several masks.
+    fn twice(&self) -> Option<&'a str> {
+        let mut seen = BTreeSet::new();
+        self.files.iter().map(|(name, _)| *name).find(|name| !seen.insert(*name))
     }
 
     /// The masks with the numbers of their classes, sorted.
@@ -121,6 +128,18 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
     Some(CaseFolder { folder, image, label, masks, is_named: own_name(stem) })
 }
 
+/// A folder with a folder of images and one of label maps, which hold one file each with its own name, as in `PARSE22`:
+/// `PA000005/image/PA000005`, `PA000005/label/PA000005`.
+fn nested_case(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>> {
+    let pair = Pair::of(folder, modalities)?;
+    let (images, labels): (Vec<_>, Vec<_>) = (pair.image_volumes().collect(), pair.label_volumes().collect());
+    let ([(image, stem)], [(label, _)]) = (images.as_slice(), labels.as_slice()) else { return None };
+    let key = case_key(stem);
+    let is_named = !key.is_empty() && key == case_key(&folder.name);
+    let is_own = is_named && modalities.foreign_word(stem).is_none() && folder.volumes().next().is_none();
+    is_own.then_some(CaseFolder { folder, image: *image, label: Some(*label), masks: None, is_named: false })
+}
+
 /// Returns true for one of several images whose names differ in a number only: of `scan_0000` and `scan_0001`, neither
 /// is the only scan.
 fn is_numbered(stem: &str, images: &[(&TreeFile, &str)]) -> bool {
@@ -139,19 +158,25 @@ pub(super) struct Found<'a> {
     pub is_sure: bool,
 }
 
-/// Cases of a folder, and what lies around them.
+/// Content of a folder: its cases, and what lies around them.
 #[derive(Default)]
-struct Cases<'a> {
+struct Content<'a> {
     cases: Vec<CaseFolder<'a>>,
     others: Vec<&'a Folder>,
     beside: Vec<TreeFile>,
 }
 
-impl<'a> Cases<'a> {
+impl<'a> Content<'a> {
     /// The direct subfolders of a folder that are cases, and the studies of patients.
     fn below(folder: &'a Folder, modalities: Modalities) -> Self {
         let mut found = Self::default();
-        for child in &folder.folders {
+        // A single one may be a dataset.
+        let mut nested: Vec<CaseFolder<'a>> =
+            folder.folders.iter().filter_map(|child| nested_case(child, modalities)).collect();
+        if nested.len() < 2 {
+            nested.clear();
+        }
+        for child in folder.folders.iter().filter(|child| nested.iter().all(|case| case.folder.path != child.path)) {
             if let Some(case) = case_folder(child, modalities).filter(|case| case.is_labelled() || case.is_named) {
                 found.cases.push(case);
                 continue;
@@ -168,6 +193,7 @@ impl<'a> Cases<'a> {
                 found.cases.extend(studies);
             }
         }
+        found.cases.extend(nested);
         found
     }
 }
@@ -184,11 +210,11 @@ pub(super) fn read<'a>(
     // Without folders around the cases, one image and one label map in a folder may well be of different scans.
     let own =
         case_folder(folder, modalities).filter(|case| is_root && case.is_labelled() && case.has_corresponding_names());
-    let Cases { cases, others, mut beside } = match own {
-        Some(case) if case.is_sure() => Cases { cases: vec![case], ..Cases::default() },
+    let Content { cases, others, mut beside } = match own {
+        Some(case) if case.is_sure() => Content { cases: vec![case], ..Content::default() },
         Some(case) => {
             let name = case.image.stem().unwrap_or_default().to_owned();
-            let mut found = Cases::below(folder, modalities);
+            let mut found = Content::below(folder, modalities);
             // One name is that of one case.
             let same = found.cases.extract_if(.., |other| other.folder.name == name).map(|other| other.folder);
             found.others.extend(same.collect::<Vec<_>>());
@@ -197,7 +223,7 @@ pub(super) fn read<'a>(
             found
         }
         None => {
-            let mut found = Cases::below(folder, modalities);
+            let mut found = Content::below(folder, modalities);
             found.beside.extend(folder.files.iter().cloned());
             found
         }
@@ -217,7 +243,7 @@ pub(super) fn read<'a>(
         names.iter().enumerate().map(|(at, name)| Some((*name, u8::try_from(at + 1).ok()?))).collect();
     if let Some(classes) = classes.as_ref().filter(|classes| !classes.is_empty()) {
         dataset.labels = classes.iter().map(|(name, class)| (*class, (*name).to_owned())).collect();
-        dataset.labels.insert(0, "background".into());
+        dataset.labels.insert(0, super::BACKGROUND.into());
     }
     let empty = others.iter().filter(|other| other.is_empty());
     dataset.vacant = empty.map(|other| format!("{}/{}", dataset.name, other.name)).collect();
@@ -242,7 +268,8 @@ pub(super) fn read<'a>(
             role: ImageRole::Declared,
             label: labels,
         };
-        let taken: HashSet<PathBuf> = files.files().map(PathBuf::from).collect();
+        let of_masks = masks.iter().flat_map(|masks| &masks.files).map(|(_, file)| file.path.clone());
+        let taken: HashSet<PathBuf> = files.files().map(PathBuf::from).chain(of_masks).collect();
         let is_of_other = |path: &Path| {
             let mut around = others.iter().copied().chain(cases.iter().map(|case| case.folder));
             around.any(|other| {
@@ -256,6 +283,10 @@ pub(super) fn read<'a>(
         match (&files.label, masks) {
             (None, Some(masks)) => {
                 let reason = format!("{} masks in this dataset; a label map holds at most 255 classes", names.len());
+                dataset.skipped.push(SkippedCase::new(&files, &masks.place.path, reason));
+            }
+            (_, Some(masks)) if masks.twice().is_some() => {
+                let reason = format!("two masks named {}; keep one", masks.twice().unwrap_or_default());
                 dataset.skipped.push(SkippedCase::new(&files, &masks.place.path, reason));
             }
             (Some(LabelFiles::Map(path)), _) if !names.is_empty() => {
@@ -292,8 +323,8 @@ fn explain(file: &TreeFile, case: &CaseFolder<'_>, modalities: Modalities) -> Un
         UnusedReason::OtherModalityOfCase { word }
     } else if is_direct && case.is_resampled() && is_generic_image_name(stem) {
         UnusedReason::OtherGrid { used: case.image.name.clone() }
-    } else if is_predicted(file, &case.folder.path) {
-        UnusedReason::Prediction
+    } else if let Some(reason) = of_prediction(file, &case.folder.path) {
+        reason
     } else if case.label.is_some() && !is_direct {
         UnusedReason::PartOfLabel
     } else if !case.is_labelled() && is_named_like_label(file, &case.folder.path) {

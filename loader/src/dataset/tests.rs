@@ -3,6 +3,7 @@ mod dicom;
 mod layouts;
 #[cfg(unix)]
 mod links;
+mod lists;
 mod names;
 mod public;
 

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::dicom_head::DicomHead;
-use super::roles::{Split, is_label_folder, is_label_name, is_prediction_folder};
+use super::content::VolumeContent;
+use super::other_file::of_other_file;
+use super::roles::{Split, is_label_folder, is_label_name, is_prediction_folder, may_name_dataset};
 use super::tree::{Folder, TreeFile};
 use crate::case::shown;
 
@@ -27,6 +28,24 @@ pub enum UnusedReason {
     NotAVolume,
     /// Raw voxels, which are read through the header that names them.
     RawVoxels,
+    /// Raw voxels that no header names.
+    RawWithoutHeader,
+    /// A file whose name has the ending of a volume, and more behind it.
+    BehindEnding {
+        /// The ending of a volume in its name.
+        ending: &'static str,
+    },
+    /// A file in a format of scans and other data alike, such as that of `NumPy`'s arrays.
+    Arrays {
+        /// Name of the format.
+        name: &'static str,
+    },
+    /// A DICOM file whose ending is not one of DICOM.
+    DicomByContent,
+    /// A DICOM file in a folder named like label maps, or below one.
+    DicomLabels,
+    /// A volume by its first bytes, without the ending of one.
+    VolumeByContent(VolumeContent),
     /// Data of the test set, next to a training set that is converted.
     TestData,
     /// A case in a folder for tests, next to a folder for training that is converted.
@@ -35,6 +54,11 @@ pub enum UnusedReason {
     Validation,
     /// A volume in a folder of predictions of a model.
     Prediction,
+    /// A volume in a folder named like predictions of a model, with further words, as cohorts of outcome prediction are.
+    InPredictionFolder {
+        /// Name of the folder.
+        folder: String,
+    },
     /// A volume in a folder that nnU-Net wrote.
     NnunetOutput {
         /// Name of that folder.
@@ -138,6 +162,8 @@ pub enum UnusedReason {
         /// Reason why `dataset.json` cannot be used.
         reason: String,
     },
+    /// A file named `dataset.json` but for capital letters.
+    DescriptionName,
     /// A file of a dataset whose `dataset.json` cannot be used.
     Undescribed,
     /// A volume outside the datasets that were found.
@@ -169,12 +195,14 @@ impl UnusedReason {
             // Its description is the file to name.
             | Self::Undescribed => Weight::Counted,
             Self::Archive
+            | Self::Arrays { .. }
             | Self::TestSet
             | Self::Validation
             | Self::SameFile { .. }
             | Self::LinkLoop { .. }
             | Self::OtherModalityOfCase { .. }
             | Self::OtherGrid { .. }
+            | Self::InPredictionFolder { .. }
             | Self::NnunetOutput { .. }
             | Self::NotCt { .. }
             | Self::NotCtSeries { .. }
@@ -190,10 +218,31 @@ impl fmt::Display for UnusedReason {
             Self::Hidden => "hidden, or a folder of the system",
             Self::NotAVolume => "not a volume",
             Self::RawVoxels => "raw voxels; read through a .mhd or .nhdr header that names them",
+            Self::RawWithoutHeader => "raw voxels that no .mhd or .nhdr header names; the header is missing or cannot be read",
+            Self::BehindEnding { ending } => {
+                return write!(
+                    f,
+                    "more behind {ending} in its name: an incomplete download, a copy or packed data; expected a name that \
+                     ends in {ending}"
+                );
+            }
+            Self::Arrays { name } => {
+                return write!(f, "{name} is not read; a scan in it has to be converted to .nii.gz, with its spacing");
+            }
+            Self::VolumeByContent(VolumeContent { format, ending }) => {
+                return write!(f, "{format} by its content, but not by its name; rename it to end in {ending}");
+            }
+            Self::DicomLabels => {
+                "DICOM in a folder named like label maps, which are not read from DICOM; rename the folder if it holds scans"
+            }
+            Self::DicomByContent => "DICOM by its content, but not by its name; rename it to end in .dcm",
             Self::TestData => "test data next to a training set",
             Self::TestSet => "test data next to training data; converted from a folder of their own only",
             Self::Validation => "validation data next to a training set; converted from a folder of their own only",
             Self::Prediction => "prediction of a model, by its folder",
+            Self::InPredictionFolder { folder } => {
+                return write!(f, "prediction of a model, by its folder {folder}; rename the folder if it holds scans");
+            }
             Self::NnunetOutput { folder } => {
                 return write!(
                     f,
@@ -253,6 +302,7 @@ impl fmt::Display for UnusedReason {
                 );
             }
             Self::NestedDataset => "in a dataset within the folder of another one; move it out to convert it",
+            Self::DescriptionName => "not read, with the names of classes in it; rename it to dataset.json, in small letters",
             Self::Undescribed => "in a dataset whose dataset.json cannot be used",
             Self::OutsideDatasets => "outside the datasets found here; convert its folder on its own",
         })
@@ -265,66 +315,6 @@ impl fmt::Display for UnusedFile {
     }
 }
 
-/// Endings of volumes and archives that are not read, in lower case; longer ones first.
-const FORMATS: [(&str, Option<&str>); 23] = [
-    (".dcm.gz", Some("DICOM compressed with gzip")),
-    (".dicom.gz", Some("DICOM compressed with gzip")),
-    (".ima.gz", Some("DICOM compressed with gzip")),
-    (".nii.bz2", Some("bzip2 compression")),
-    (".nii.xz", Some("xz compression")),
-    (".nii.zst", Some("zstd compression")),
-    (".nii.zip", Some("zip compression")),
-    (".hdr.gz", Some("the Analyze or NIfTI pair .hdr/.img")),
-    (".img.gz", Some("the Analyze or NIfTI pair .hdr/.img")),
-    (".tar.gz", None),
-    (".hdr", Some("the Analyze or NIfTI pair .hdr/.img")),
-    (".img", Some("the Analyze or NIfTI pair .hdr/.img")),
-    (".mgz", Some("FreeSurfer's MGH")),
-    (".mgh", Some("FreeSurfer's MGH")),
-    (".mnc", Some("MINC")),
-    (".tif", Some("TIFF")),
-    (".tiff", Some("TIFF")),
-    (".nia", Some("ASCII NIfTI")),
-    (".zip", None),
-    (".tar", None),
-    (".tgz", None),
-    (".7z", None),
-    (".rar", None),
-];
-
-/// The reason that a file's name gives, or the first bytes of one that may be DICOM; `None` for a volume.
-pub(super) fn of_other_file(file: &TreeFile) -> Option<UnusedReason> {
-    if file.stem().is_some() {
-        return None;
-    }
-    let name = file.name.to_lowercase();
-    if [".raw", ".zraw", ".raw.gz"].iter().any(|ending| name.ends_with(ending)) {
-        return Some(UnusedReason::RawVoxels);
-    }
-    if let Some(reason) = other_format(&file.name) {
-        return Some(reason);
-    }
-    // Files of scanners and archives have no ending, or the last number of an identifier.
-    let may_be_dicom = name.rsplit_once('.').is_none_or(|(_, ending)| ending.bytes().all(|byte| byte.is_ascii_digit()));
-    Some(match may_be_dicom.then(|| DicomHead::read(&file.path)).flatten() {
-        Some(DicomHead::Whole) => UnusedReason::DicomInDataset,
-        Some(DicomHead::WithoutPreamble) => UnusedReason::DicomWithoutPreamble,
-        None => UnusedReason::NotAVolume,
-    })
-}
-
-/// The reason not to read a file with the ending of a volume in another format or of an archive; `None` for all other
-/// names.
-#[must_use]
-pub fn other_format(name: &str) -> Option<UnusedReason> {
-    let name = name.to_lowercase();
-    if [".dcm", ".dicom", ".ima"].iter().any(|ending| name.ends_with(ending)) {
-        return Some(UnusedReason::DicomInDataset);
-    }
-    let (_, format) = FORMATS.iter().find(|(ending, _)| name.ends_with(ending))?;
-    Some(format.map_or(UnusedReason::Archive, |name| UnusedReason::Format { name }))
-}
-
 /// Lists the files below a folder that were not taken, with `explain`'s reason for volumes.
 pub(super) fn rest(
     folder: &Folder,
@@ -332,19 +322,22 @@ pub(super) fn rest(
     explain: impl Fn(&TreeFile) -> UnusedReason,
 ) -> Vec<UnusedFile> {
     let untaken = folder.all_files().filter(|file| !taken.contains(&file.path));
+    let reason = |file: &TreeFile| {
+        let reason = of_other_file(file)?;
+        // Probabilities next to the predictions of a model.
+        let is_arrays = matches!(reason, UnusedReason::Arrays { .. });
+        Some(of_prediction(file, &folder.path).filter(|_| is_arrays).unwrap_or(reason))
+    };
     untaken
-        .map(|file| UnusedFile {
-            path: file.path.clone(),
-            reason: of_other_file(file).unwrap_or_else(|| explain(file)),
-        })
+        .map(|file| UnusedFile { path: file.path.clone(), reason: reason(file).unwrap_or_else(|| explain(file)) })
         .collect()
 }
 
 /// The reason for a volume outside of the folders that a layout reads, by the names of the folders below `base` that it lies
 /// in: predictions, test and validation data are expected, everything else is not.
 pub(super) fn apart(file: &TreeFile, base: &Path) -> UnusedReason {
-    if is_predicted(file, base) {
-        return UnusedReason::Prediction;
+    if let Some(reason) = of_prediction(file, base) {
+        return reason;
     }
     let splits: Vec<Split> = folders_below(file, base).iter().filter_map(|name| Split::of(name)).collect();
     if splits.contains(&Split::Test) {
@@ -361,9 +354,15 @@ pub(super) fn is_named_like_label(file: &TreeFile, base: &Path) -> bool {
     file.stem().is_some_and(is_label_name) || folders_below(file, base).iter().any(|name| is_label_folder(name))
 }
 
-/// Returns true if a volume lies in a folder of predictions below `base`.
-pub(super) fn is_predicted(file: &TreeFile, base: &Path) -> bool {
-    folders_below(file, base).iter().any(|name| is_prediction_folder(name))
+/// The reason for a file in a folder of predictions below `base`; `None` for other files.
+pub(super) fn of_prediction(file: &TreeFile, base: &Path) -> Option<UnusedReason> {
+    folders_below(file, base).iter().find_map(|name| prediction_folder(name))
+}
+
+/// The reason for the files of a folder that is named like predictions of a model; `None` for other names.
+pub(super) fn prediction_folder(name: &str) -> Option<UnusedReason> {
+    let folder = || UnusedReason::InPredictionFolder { folder: name.to_owned() };
+    is_prediction_folder(name).then(|| if may_name_dataset(name) { folder() } else { UnusedReason::Prediction })
 }
 
 /// Names of the folders between `base` and a file.

@@ -19,7 +19,7 @@ pub struct Expected(
 /// Command-line value of [`OnSuspect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OnSuspectArg {
-    /// Use the image and report it; a label map is skipped
+    /// Use the image and report it; a label map is skipped unless the layout of its dataset calls it an image
     Warn,
     /// Skip the case
     Skip,

@@ -23,7 +23,7 @@ pub(super) fn read(split: &FileSplit) -> Result<BTreeSet<String>, SelectError> {
     let path = &split.splits;
     let bad = |reason: String| SelectError::BadSplits { splits: path.clone(), reason };
     let text = std::fs::read_to_string(path).map_err(|source| SelectError::ReadList { list: path.clone(), source })?;
-    let mut folds: Vec<Fold> = serde_json::from_str(&text)
+    let mut folds: Vec<Fold> = serde_json::from_str(text.trim_start_matches('\u{feff}'))
         .map_err(|error| bad(format!("not a list of folds as nnU-Net writes it: {error}")))?;
     let num_folds = folds.len();
     if let Some(of) = split.of.filter(|&of| of as usize != num_folds) {

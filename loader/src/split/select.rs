@@ -179,7 +179,9 @@ fn short_key(key: &str) -> &str {
 pub(super) fn read_list(path: &Path) -> Result<BTreeSet<String>, SelectError> {
     let list = || path.to_owned();
     let text = std::fs::read_to_string(path).map_err(|source| SelectError::ReadList { list: list(), source })?;
-    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    // Some editors put a byte order mark first.
+    let lines =
+        text.trim_start_matches('\u{feff}').lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     let names: BTreeSet<String> = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
     if names.is_empty() {
         return Err(SelectError::EmptyList { list: list() });

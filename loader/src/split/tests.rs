@@ -133,7 +133,7 @@ fn names_to_exclude_that_match_nothing_are_reported() {
 fn list_selects_exactly_its_cases() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let split = Split::List(ListSplit { list: file.path().to_owned() });
-    std::fs::write(file.path(), "# two\nDataset000_SET0/case3\n case4 # short\n\n").unwrap();
+    std::fs::write(file.path(), "\u{feff}# two\nDataset000_SET0/case3\n case4 # short\n\n").unwrap();
     assert_eq!(select(&split, &[], &[], &keys(6)).unwrap(), [3, 4]);
     let error = select(&split, &[], &[], &keys(4)).unwrap_err();
     assert!(matches!(&error, SelectError::UnknownCase { name, .. } if name == "case4"), "{error}");

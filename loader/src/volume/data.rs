@@ -118,16 +118,17 @@ pub(super) fn load(path: &Path, parse: Parse) -> Result<Loaded, VolumeError> {
             data
         }
     };
-    let Header { info, data } = header;
+    let Header { mut info, data } = header;
     let replaced = stand_in::fault(&bytes);
-    let decoded = decode(bytes, &data, &info).and_then(|(bytes, offset)| {
+    let decoded = decode(bytes, &data, &info).and_then(|(bytes, offset, surplus)| {
         check_complete(&info, offset, bytes.len())?;
-        Ok((bytes, offset))
+        Ok((bytes, offset, surplus))
     });
-    let (bytes, offset) = decoded.map_err(|fault| match &data_path {
+    let (bytes, offset, surplus) = decoded.map_err(|fault| match &data_path {
         None => at(fault),
         Some(data_path) => at(of_data_file(data_path, replaced.unwrap_or(fault))),
     })?;
+    info.note_surplus(surplus);
     let blake3 = hasher.finalize().to_hex().to_string();
     Ok(Loaded { info, blake3, file_bytes, bytes, offset, scaling: (1.0, 0.0) })
 }
@@ -138,8 +139,8 @@ pub(crate) fn of_data_file(data_path: &Path, problem: impl Display) -> VolumeFau
     VolumeFault::DataFile { name: quoted(&name), problem: problem.to_string() }
 }
 
-/// Returns the decoded bytes, and the offset of the first voxel.
-fn decode(file: Vec<u8>, data: &Data, info: &VolumeInfo) -> Result<(Vec<u8>, u64), VolumeFault> {
+/// Returns the decoded bytes, the offset of the first voxel, and the number of bytes behind the last one.
+fn decode(file: Vec<u8>, data: &Data, info: &VolumeInfo) -> Result<(Vec<u8>, u64, u64), VolumeFault> {
     let len = file.len() as u64;
     let mut start = match data.start {
         Start::At(start) => start,
@@ -159,16 +160,20 @@ fn decode(file: Vec<u8>, data: &Data, info: &VolumeInfo) -> Result<(Vec<u8>, u64
         }
     }
     let end = data.skip_bytes.saturating_add(info.data_bytes);
+    let inflated = |(bytes, surplus)| (bytes, data.skip_bytes, surplus);
     match data.encoding {
-        Encoding::Raw => Ok((file, start.saturating_add(data.skip_bytes))),
-        Encoding::Gzip => Ok((inflate::gzip(rest(start), end)?, data.skip_bytes)),
-        Encoding::Zlib if rest(start).starts_with(&inflate::GZIP_MAGIC) => {
-            Ok((inflate::gzip(rest(start), end)?, data.skip_bytes))
+        Encoding::Raw => {
+            let offset = start.saturating_add(data.skip_bytes);
+            let surplus = len.saturating_sub(offset.saturating_add(info.data_bytes));
+            Ok((file, offset, surplus))
         }
-        Encoding::Zlib => Ok((inflate::zlib(rest(start), end)?, data.skip_bytes)),
+        Encoding::Zlib if !rest(start).starts_with(&inflate::GZIP_MAGIC) => {
+            inflate::zlib(rest(start), end).map(inflated)
+        }
+        Encoding::Gzip | Encoding::Zlib => inflate::gzip(rest(start), end).map(inflated),
         Encoding::Text => {
             let skipped = usize::try_from(data.skip_bytes).unwrap_or(usize::MAX);
-            Ok((numbers(rest(start).get(skipped..).unwrap_or_default(), info)?, 0))
+            Ok((numbers(rest(start).get(skipped..).unwrap_or_default(), info)?, 0, 0))
         }
     }
 }

@@ -69,26 +69,26 @@ pub(super) fn reason(err: &std::io::Error) -> VolumeFault {
 }
 
 /// Inflates the first `len` bytes of a gzip file, or all there are if the file holds fewer; bytes beyond are checked
-/// but not kept.
+/// and counted, but not kept.
 ///
 /// libdeflate reads the whole file at once and is about twice as fast as zlib. Files that it cannot read, which have
 /// several members or are longer than their header states, go through the streaming decoder.
-pub(super) fn gzip(file: &[u8], len: u64) -> Result<Vec<u8>, VolumeFault> {
+pub(super) fn gzip(file: &[u8], len: u64) -> Result<(Vec<u8>, u64), VolumeFault> {
     let size = credible_size(file, len)?;
     let mut bytes = vec![0u8; size];
     if libdeflater::Decompressor::new().gzip_decompress(file, &mut bytes) == Ok(size) {
-        return Ok(bytes);
+        return Ok((bytes, 0));
     }
     let decoder = GzipReader::new(file);
     inflate_with(decoder, len, bytes)
 }
 
-/// Inflates the first `len` bytes of a zlib stream, or all there are; bytes beyond are checked but not kept.
-pub(super) fn zlib(data: &[u8], len: u64) -> Result<Vec<u8>, VolumeFault> {
+/// Inflates the first `len` bytes of a zlib stream, or all there are; bytes beyond are checked and counted, but not kept.
+pub(super) fn zlib(data: &[u8], len: u64) -> Result<(Vec<u8>, u64), VolumeFault> {
     let size = credible_size(data, len)?;
     let mut bytes = vec![0u8; size];
     if libdeflater::Decompressor::new().zlib_decompress(data, &mut bytes) == Ok(size) {
-        return Ok(bytes);
+        return Ok((bytes, 0));
     }
     inflate_with(ZlibDecoder::new(data), len, bytes)
 }
@@ -103,8 +103,8 @@ fn credible_size(data: &[u8], len: u64) -> Result<usize, VolumeFault> {
     Ok(size)
 }
 
-/// Reads `len` bytes into `bytes`, replacing its content, and checks the bytes that follow.
-fn inflate_with(mut decoder: impl Read, len: u64, mut bytes: Vec<u8>) -> Result<Vec<u8>, VolumeFault> {
+/// Reads `len` bytes into `bytes`, replacing its content; checks the bytes that follow and counts them.
+fn inflate_with(mut decoder: impl Read, len: u64, mut bytes: Vec<u8>) -> Result<(Vec<u8>, u64), VolumeFault> {
     bytes.clear();
     decoder.by_ref().take(len).read_to_end(&mut bytes).map_err(|err| reason(&err))?;
     // Reading to the end makes the decoder compare the checksum.
@@ -113,7 +113,7 @@ fn inflate_with(mut decoder: impl Read, len: u64, mut bytes: Vec<u8>) -> Result<
     if trailing > limit {
         return Err(VolumeFault::Trailing { limit, len });
     }
-    Ok(bytes)
+    Ok((bytes, trailing))
 }
 
 #[cfg(test)]
@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn check(file: &[u8], len: u64, expected: &[u8]) {
-        assert_eq!(gzip(file, len).as_deref(), Ok(expected), "{len} bytes of {file:?}");
+        assert_eq!(gzip(file, len).map(|(bytes, _)| bytes).as_deref(), Ok(expected), "{len} bytes of {file:?}");
     }
 
     #[test]
@@ -146,6 +146,7 @@ mod tests {
         check(&[&a[..], b"junk"].concat(), 7, b"first, ");
         check(&[&a[..], &b, b"junk"].concat(), 13, b"first, second");
         check(&a, 100, b"first, ");
+        assert_eq!(gzip(&member(b"longer than promised"), 6).map(|(_, surplus)| surplus), Ok(14));
     }
 
     #[test]

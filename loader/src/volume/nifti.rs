@@ -49,7 +49,7 @@ pub(super) fn load(path: &Path) -> Result<Loaded, VolumeError> {
     let at = |reason| VolumeError { path: path.to_owned(), reason };
     let file = read_file(path)?;
     let (blake3, file_bytes) = (blake3::hash(&file).to_hex().to_string(), file.len() as u64);
-    let (info, offset, bytes) = if file.starts_with(&inflate::GZIP_MAGIC) {
+    let (mut info, offset, (bytes, surplus)) = if file.starts_with(&inflate::GZIP_MAGIC) {
         let mut head = Vec::with_capacity(HEADER_LEN);
         GzipReader::new(file.as_slice())
             .take(HEADER_LEN as u64)
@@ -60,11 +60,13 @@ pub(super) fn load(path: &Path) -> Result<Loaded, VolumeError> {
         (info, offset, bytes)
     } else {
         let (info, offset) = parse_header(&file).map_err(at)?;
-        (info, offset, file)
+        let surplus = (file.len() as u64).saturating_sub(offset.saturating_add(info.data_bytes));
+        (info, offset, (file, surplus))
     };
     if offset > bytes.len() as u64 {
         return Err(at(VolumeFault::VoxOffsetBeyond { offset, len: bytes.len() }));
     }
+    info.note_surplus(surplus);
     let scaling = info.nifti.as_deref().map(scaling).transpose().map_err(at)?;
     Ok(Loaded { info, blake3, file_bytes, bytes, offset, scaling: scaling.unwrap_or((1.0, 0.0)) })
 }
@@ -122,7 +124,7 @@ pub(super) fn scaling(header: &NiftiHeader) -> Result<(f64, f64), VolumeFault> {
 }
 
 fn data_offset(header: &NiftiHeader) -> Result<u64, VolumeFault> {
-    // As in nibabel, 0 stands for the first place possible.
+    // 0, as some programs leave it, stands for the first place possible; read from there, the header would be voxels.
     let offset = if header.vox_offset == 0.0 { MIN_VOX_OFFSET } else { header.vox_offset };
     // Extensions of any length may lie before the voxels; the end of the file is the limit.
     if !((MIN_VOX_OFFSET..f32::INFINITY).contains(&offset) && offset.fract() == 0.0) {

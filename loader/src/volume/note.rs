@@ -53,6 +53,13 @@ pub enum HeaderNote {
         /// Unit, as named by `RescaleType`.
         unit: String,
     },
+    /// DICOM pixels with bits above those of `BitsStored`, which are dropped.
+    BitsCut {
+        /// Share of such pixels.
+        share: f64,
+    },
+    /// DICOM files that are projections through several slices.
+    Projection,
     /// DICOM files of `MONOCHROME1`, which inverts the display but not the values.
     ShownInverted,
     /// DICOM padding in the range of tissue, which is not treated as padding.
@@ -64,6 +71,11 @@ pub enum HeaderNote {
     PaddingKept {
         /// Lowest and highest value of the padding.
         range: [f64; 2],
+    },
+    /// More voxels in the file than the header states; they are not read.
+    Surplus {
+        /// Number of whole slices behind the last one.
+        slices: u64,
     },
     /// No spacing in the header; voxel sides of 1 mm are assumed.
     NoSpacing,
@@ -114,6 +126,15 @@ impl fmt::Display for HeaderNote {
             }
             Self::NoRescale => f.write_str("no RescaleSlope and RescaleIntercept; stored values are taken as HU"),
             Self::Unit { unit } => write!(f, "RescaleType is {unit}, not HU; values are taken as HU"),
+            Self::BitsCut { share } => write!(
+                f,
+                "{:.0}% of the pixels have bits above BitsStored, which are dropped; check BitsStored and HighBit",
+                share * 100.0
+            ),
+            Self::Projection => f.write_str(
+                "ImageType says that the images are projections through several slices (MIP); exclude it, or convert the \
+                 original series",
+            ),
             Self::ShownInverted => f.write_str(
                 "PhotometricInterpretation is MONOCHROME1, which inverts the display only (DICOM PS3.3 C.7.6.3.1.2); values \
                  are not inverted",
@@ -132,6 +153,9 @@ impl fmt::Display for HeaderNote {
             ),
             Self::PaddingKept { range: [value, _] } => {
                 write!(f, "PixelPaddingValue means {value}, which tissue may have; such voxels are kept")
+            }
+            Self::Surplus { slices } => {
+                write!(f, "the file holds voxels behind the last slice of its header, enough for {slices} more; correct the header")
             }
             Self::NoSpacing => f.write_str("no spacing in the header; 1 mm is assumed, as in ITK; correct the header"),
             Self::ZeroSides { axes } => {

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, lookup};
 use hiend_loader::case::shown;
-use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_format, several_channels};
+use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_file, several_channels};
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::volume::dicom::is_candidate;
 use hiend_loader::volume::file_stem;
@@ -317,11 +317,9 @@ impl Listing {
                 (Ok(Some(data)), None) if data.is_file() && is_candidate(&name) => listing.candidates.push(path),
                 (Ok(Some(data)), None) if data.is_dir() => listing.subfolders.push(path),
                 (Ok(_), Some(_)) => unusable("not a regular file".to_owned()),
-                (_, None) => {
-                    if let Some(reason @ UnusedReason::Format { .. }) = other_format(&name) {
-                        unusable(reason.to_string());
-                    }
-                }
+                (Ok(Some(data)), None) if data.is_file() => unread(&name, &path).into_iter().for_each(unusable),
+                // Not opened: a FIFO would block.
+                (_, None) => unread(&name, Path::new("")).into_iter().for_each(unusable),
             }
         }
         Ok(listing)
@@ -337,6 +335,19 @@ impl Listing {
         self.passed_over.extend(passed_over);
         self
     }
+}
+
+/// The reason not to read a file that is not named like a volume but is one, or was; `None` for all others.
+fn unread(name: &str, path: &Path) -> Option<String> {
+    let reason = other_file(name, path);
+    let is_volume = matches!(
+        reason,
+        UnusedReason::Format { .. }
+            | UnusedReason::BehindEnding { .. }
+            | UnusedReason::DicomByContent
+            | UnusedReason::VolumeByContent(_)
+    );
+    is_volume.then(|| reason.to_string())
 }
 
 fn file_name(path: &Path) -> String {
@@ -417,7 +428,9 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn unreadable_files_are_skipped_and_named() {
-        let folder = folder(&["a.nii", "x.mgz", "y.TIF", "z.dcm", "table.csv", "old.zip"]);
+        let folder = folder(&["a.nii", "x.mgz", "y.TIF", "z.dcm", "table.csv", "old.zip", "b.nii.part", "a.nii.md5"]);
+        let dicom = [[0; 128].as_slice(), b"DICM"].concat();
+        std::fs::write(folder.path().join("c.dc3"), dicom).unwrap();
         for name in ["sub", "folder.nii.gz"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
@@ -431,7 +444,11 @@ mod tests {
         assert!(skipped[0].1.starts_with("cannot follow this symbolic link: "), "{skipped:?}");
         let format = |name: &str| format!("{name} is not read; convert it to .nii.gz");
         let (mgh, tiff) = (format("FreeSurfer's MGH"), format("TIFF"));
+        let by_content = UnusedReason::DicomByContent.to_string();
+        let behind = UnusedReason::BehindEnding { ending: ".nii" }.to_string();
         let expected = [
+            ("b.nii.part", behind.as_str()),
+            ("c.dc3", by_content.as_str()),
             ("folder.nii.gz", "not a regular file"),
             ("x.mgz", mgh.as_str()),
             ("y.TIF", tiff.as_str()),

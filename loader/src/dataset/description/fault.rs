@@ -25,6 +25,9 @@ pub enum DescriptionFault {
     /// A file that holds only white space.
     #[error("the file is empty; expected a JSON object")]
     Empty,
+    /// Text in an encoding that JSON does not allow.
+    #[error("the file is in UTF-16; save it as UTF-8")]
+    Utf16,
     /// Content that is not JSON, or lacks the form of a description.
     #[error("not a valid description: {0}")]
     Invalid(serde_json::Error),
@@ -56,6 +59,32 @@ pub enum DescriptionFault {
         second: String,
         /// Label value that both classes have.
         label: u8,
+    },
+    /// A class with two label values.
+    #[error("labels: {name} has two values, {first} and {second}; keep one")]
+    TwoValues {
+        /// Name of the class.
+        name: String,
+        /// Label value that comes first.
+        first: u8,
+        /// The other one.
+        second: u8,
+    },
+    /// A list of cases in another form.
+    #[error("{key:?}: expected {expected}")]
+    List {
+        /// Key of the list.
+        key: &'static str,
+        /// Form of the list, for messages.
+        expected: &'static str,
+    },
+    /// A case whose label map has another key than `label`.
+    #[error("{entry} has {key:?} and no \"label\"; rename the key")]
+    LabelKey {
+        /// Name of the entry, for the message.
+        entry: String,
+        /// The key in `dataset.json`.
+        key: &'static str,
     },
     /// A case of `dataset` without images.
     #[error("dataset: {case_id}: expected a list \"images\" of paths")]

@@ -31,6 +31,8 @@ fn each_ct_series_is_a_case_named_like_its_folder() {
     let cases = &listing.datasets[0].cases;
     assert_eq!(cases.iter().map(|case| case.case_id.clone()).collect::<Vec<_>>(), expected);
     assert!(cases.iter().filter(|case| case.case_id != "p3").all(|case| case.files().count() == 4));
+    // Masks are exported as CT series too: values decide.
+    assert!(cases.iter().all(|case| case.role == crate::case::ImageRole::Assumed));
     let unused: Vec<String> = listing.all_unused().map(|unused| unused.reason.to_string()).collect();
     assert_eq!(unused.len(), 3, "{unused:?}");
     for reason in ["not a volume", "DICOM of modality RTSTRUCT, not a CT image", "not a DICOM file"] {
@@ -154,4 +156,15 @@ fn a_series_without_preambles_is_named_with_the_remedy() {
     let reasons: Vec<&UnusedReason> = listing.all_unused().map(|unused| &unused.reason).collect();
     assert_eq!(reasons, [&UnusedReason::DicomWithoutPreamble, &UnusedReason::DicomWithoutPreamble]);
     assert!(reasons[0].to_string().contains("dcmconv") && reasons[0].weight() == Weight::Missed);
+}
+
+#[test]
+fn dicom_in_a_folder_of_label_maps_is_named_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    write_series(&dir.path().join("p1/CT"), &slices());
+    write_series(&dir.path().join("p1/MASKS_DICOM/liver"), &slices());
+    let listing = survey(dir.path()).unwrap();
+    assert_eq!(listing.datasets[0].cases.len(), 1);
+    let reasons: Vec<&UnusedReason> = listing.all_unused().map(|unused| &unused.reason).collect();
+    assert_eq!(reasons, [&UnusedReason::DicomLabels; 4]);
 }

@@ -311,6 +311,13 @@ fn predictions_are_neither_images_nor_label_maps() {
     Found::in_files(&["imagesTr/a_0000.nii", "inferTs/t.nii", "labelsTr/a.nii", "predictions/a.nii"])
         .cases(&["data/a imagesTr/a_0000.nii labelsTr/a.nii"])
         .unused(&[("inferTs/t.nii", UnusedReason::TestData), ("predictions/a.nii", predicted)]);
+    // A study of outcome prediction has a name of its own.
+    let study = UnusedReason::InPredictionFolder { folder: "prediction_study".into() };
+    assert_eq!(study.weight(), Weight::Named);
+    Found::in_files(&["ok.nii", "prediction_study/a.nii"])
+        .cases(&["data/ok ok.nii -"])
+        .unused(&[("prediction_study/a.nii", study.clone())]);
+    Found::in_files(&["imagesTr/a_0000.nii", "prediction_study/a.nii"]).unused(&[("prediction_study/a.nii", study)]);
 }
 
 #[test]

@@ -20,6 +20,27 @@ fn names_with_control_characters_do_not_become_cases() {
 }
 
 #[test]
+fn a_dataset_has_the_name_of_its_folder_however_the_path_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    touch(dir.path(), &["scans/a.nii", "scans/deep/b.nii"]);
+    let keys = |path: &str| -> Vec<String> {
+        let root = root_of(&dir.path().join(path));
+        let listing = survey(&dir.path().join(path)).unwrap();
+        let cases: Vec<&CaseFiles> = listing.datasets.iter().flat_map(|dataset| &dataset.cases).collect();
+        assert!(cases.iter().all(|case| case.image.starts_with(&root)), "{cases:?}");
+        cases.into_iter().map(CaseFiles::key).collect()
+    };
+    for path in ["scans", "scans/.", "scans/deep/..", "scans/../scans"] {
+        assert_eq!(keys(path), ["scans/a", "scans/deep/b"], "{path}");
+    }
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(dir.path().join("scans"), dir.path().join("link")).unwrap();
+        assert_eq!(keys("link"), ["link/a", "link/deep/b"]);
+    }
+}
+
+#[test]
 fn one_image_and_one_label_map_are_a_case_if_their_names_correspond() {
     for (image, label) in [("p7.nii.gz", "p7_seg.nii.gz"), ("p7_ct.nii", "label.nii"), ("ct.nii", "data_mask.nii")] {
         let name = file_stem(image).unwrap();
@@ -158,4 +179,69 @@ fn label_maps_of_corresponding_names_are_joined_in_the_folders_of_nnunet() {
         .cases(&["data/a_ct imagesTr/a_ct.nii -"]);
     Found::in_files(&["imagesTr/a_ct.nii", "imagesTr/a_img.nii", "labelsTr/a_seg.nii"])
         .cases(&["data/a_ct imagesTr/a_ct.nii -", "data/a_img imagesTr/a_img.nii -"]);
+}
+
+#[test]
+fn an_image_with_and_without_its_channel_number_is_one_case() {
+    let reason = "next to a file of the same case; keep one";
+    let check = |files: &[&str], case: &str, skipped: &str| {
+        let found = Found::in_files(files);
+        found.cases(&[case]).skipped(&[(case.split(' ').next().unwrap(), reason)]);
+        assert_eq!(found.relative(&found.listing.datasets[0].skipped[0].path), skipped);
+    };
+    check(
+        &["imagesTr/a.nii", "imagesTr/a_0000.nii", "labelsTr/a.nii"],
+        "data/a imagesTr/a_0000.nii labelsTr/a.nii",
+        "imagesTr/a.nii",
+    );
+    check(
+        &["imagesTr/a_1_0000.nii", "imagesTr/a_1_0000_0000.nii", "labelsTr/a_1_0000.nii"],
+        "data/a_1_0000 imagesTr/a_1_0000_0000.nii labelsTr/a_1_0000.nii",
+        "imagesTr/a_1_0000.nii",
+    );
+    check(&["img/a.nii", "img/a_0000.nii", "label/a.nii"], "data/a img/a.nii label/a.nii", "img/a_0000.nii");
+}
+
+#[test]
+fn files_that_were_volumes_before_are_named_and_make_the_conversion_incomplete() {
+    let behind = |ending| UnusedReason::BehindEnding { ending };
+    let arrays = UnusedReason::Arrays { name: "NumPy's format" };
+    for (reason, weight) in [
+        (behind(".nii"), Weight::Missed),
+        (UnusedReason::RawWithoutHeader, Weight::Missed),
+        (UnusedReason::DicomByContent, Weight::Missed),
+        (arrays.clone(), Weight::Named),
+    ] {
+        assert_eq!(reason.weight(), weight, "{reason}");
+    }
+    // Headers of this test are not read: one of the name of its voxels counts as theirs.
+    Found::in_files(&["a.mhd", "a.raw", "b.RAW", "ok.nii.gz", "ok.nii.gz.md5", "x.nii.gz.part", "pred/x.npz", "y.npz"])
+        .cases(&["data/a a.mhd -", "data/ok ok.nii.gz -"])
+        .unused(&[
+            ("a.raw", UnusedReason::RawVoxels),
+            ("b.RAW", UnusedReason::RawWithoutHeader),
+            ("ok.nii.gz.md5", UnusedReason::NotAVolume),
+            ("pred/x.npz", UnusedReason::Prediction),
+            ("x.nii.gz.part", behind(".nii.gz")),
+            ("y.npz", arrays.clone()),
+        ]);
+    Found::in_files(&["imagesTr/a_0000.nii", "predictions/a.npz", "nnUNet_preprocessed/a.npz", "features/a.npz"])
+        .unused(&[
+            ("features/a.npz", arrays),
+            ("nnUNet_preprocessed/a.npz", UnusedReason::NnunetOutput { folder: "nnUNet_preprocessed".into() }),
+            ("predictions/a.npz", UnusedReason::Prediction),
+        ]);
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    touch(&data, &["a.nii"]);
+    for name in ["A1.dc3", "MONO2.img"] {
+        std::fs::write(data.join(name), [[0; 128].as_slice(), b"DICM"].concat()).unwrap();
+    }
+    std::fs::write(data.join("b.nifti"), [[0; 344].as_slice(), b"n+1\0"].concat()).unwrap();
+    let nifti = VolumeContent { format: "NIfTI", ending: ".nii" };
+    Found { listing: survey(&data).unwrap(), dir }.unused(&[
+        ("A1.dc3", UnusedReason::DicomByContent),
+        ("MONO2.img", UnusedReason::DicomByContent),
+        ("b.nifti", UnusedReason::VolumeByContent(nifti)),
+    ]);
 }

@@ -191,3 +191,28 @@ fn masks_of_organs_at_risk_next_to_their_image_become_classes_by_name() {
         [(2, second[1].to_owned())]
     );
 }
+
+#[test]
+fn two_masks_of_one_name_are_not_united_and_masks_of_a_skipped_case_are_not_listed() {
+    let pair =
+        ["s0/ct.nii", "s0/segmentations/liver.nii", "s0/segmentations/liver.nii.gz", "s0/segmentations/lung.nii"];
+    Found::in_files(&pair).cases(&[]).skipped(&[("data/s0", "two masks named liver; keep one")]).unused(&[]);
+    let masks: Vec<String> = (0..256).map(|number| format!("s0/segmentations/organ{number}.nii")).collect();
+    let files: Vec<&str> = masks.iter().map(String::as_str).chain(["s0/ct.nii"]).collect();
+    Found::in_files(&files)
+        .skipped(&[("data/s0", "256 masks in this dataset; a label map holds at most 255 classes")])
+        .unused(&[]);
+}
+
+#[test]
+fn folders_of_an_image_and_a_label_map_in_each_case_folder_are_cases() {
+    // PARSE22.
+    let of = |case: &str| [format!("train/{case}/image/{case}.nii.gz"), format!("train/{case}/label/{case}.nii.gz")];
+    let files = [of("PA000005"), of("PA000016")].concat();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let line = |case: &str| format!("train/{case} train/{case}/image/{case}.nii.gz train/{case}/label/{case}.nii.gz");
+    Found::in_files(&files).cases(&[&line("PA000005"), &line("PA000016")]).unused(&[]);
+    // Datasets that have one case each.
+    Found::in_files(&["A/img/1.nii", "A/label/1.nii", "B/img/1.nii", "B/label/1.nii"])
+        .cases(&["A/1 A/img/1.nii A/label/1.nii", "B/1 B/img/1.nii B/label/1.nii"]);
+}

@@ -8,8 +8,8 @@ use super::slice::{PixelForm, Slice};
 /// Largest number of pixels of a compressed image, which may claim any size in few bytes.
 const MAX_COMPRESSED: usize = 1 << 26;
 
-/// Stored values of an image, row by row.
-pub(super) fn decode(slice: &Slice, elements: &Elements) -> Result<Vec<i32>, DicomFault> {
+/// Stored values of an image, row by row, and the number of pixels whose bits above the stored ones are not empty.
+pub(super) fn decode(slice: &Slice, elements: &Elements) -> Result<(Vec<i32>, usize), DicomFault> {
     let num_pixels = slice.rows * slice.columns;
     let PixelForm { bits_allocated, .. } = slice.form;
     let num_bytes = usize::from(bits_allocated / 8);
@@ -42,13 +42,28 @@ pub(super) fn decode(slice: &Slice, elements: &Elements) -> Result<Vec<i32>, Dic
         );
         return Err(fault(problem));
     }
-    let value = |raw: u16| of_bits(raw, slice.form);
+    let mut num_cut = 0;
+    let mut value = |raw: u16| {
+        let value = of_bits(raw, slice.form);
+        num_cut += usize::from(is_cut(raw, value, slice.form));
+        value
+    };
     if num_bytes == 1 {
-        return Ok(bytes[..num_pixels].iter().map(|&byte| value(byte.into())).collect());
+        let values = bytes[..num_pixels].iter().map(|&byte| value(byte.into())).collect();
+        return Ok((values, num_cut));
     }
     let pairs = bytes.as_chunks::<2>().0.iter().take(num_pixels);
     let pair = |&pair: &[u8; 2]| value(if is_big_endian { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) });
-    Ok(pairs.map(pair).collect())
+    let values = pairs.map(pair).collect();
+    Ok((values, num_cut))
+}
+
+/// Returns true for a pixel with bits above the stored ones, other than those of its sign.
+fn is_cut(raw: u16, value: i32, form: PixelForm) -> bool {
+    let num_above = form.bits_allocated - form.high_bit - 1;
+    let above = u32::from(raw) >> (form.high_bit + 1);
+    let is_sign = value < 0 && above == (1 << num_above) - 1;
+    above != 0 && !is_sign
 }
 
 /// Value in the stored bits of a pixel; other bits may hold overlays.

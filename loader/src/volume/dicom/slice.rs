@@ -98,6 +98,8 @@ pub(super) struct Slice {
     pub unit: Option<String>,
     /// True for `MONOCHROME1`, which displays the lowest values as white but does not change the values.
     pub is_shown_inverted: bool,
+    /// True for a projection through several slices, such as one of maximum intensity.
+    pub is_projection: bool,
     pub padding: Option<Padding>,
 }
 
@@ -148,6 +150,7 @@ impl Slice {
             is_rescaled,
             unit: elements.first(tags::RESCALE_TYPE),
             is_shown_inverted: photometric == "MONOCHROME1",
+            is_projection: elements.text(tags::IMAGE_TYPE).unwrap_or_default().iter().any(|part| is_projection(part)),
             padding: padding(elements, form),
         })
     }
@@ -156,6 +159,11 @@ impl Slice {
     pub(super) fn file_name(&self) -> String {
         shown(Path::new(self.path.file_name().unwrap_or_default()))
     }
+}
+
+/// Returns true for a part of `ImageType` that means a projection (PS3.3 C.8.16.1.4, and usage before it).
+fn is_projection(part: &str) -> bool {
+    ["MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE"].contains(&part)
 }
 
 fn element(name: &'static str, problem: String) -> DicomFault {

@@ -17,6 +17,9 @@ const SAME_POSITION_MM: f64 = 1e-3;
 const MAX_JITTER: f64 = 0.1;
 /// Smallest reported tilt of the stack against its slices, in degrees.
 const TOLD_TILT_DEGREES: f64 = 0.1;
+/// Share of pixels with bits above those of `BitsStored` from which that number is doubted: overlays and the corners around a
+/// round field of view (21%) have them as well.
+const TOLD_CUT_SHARE: f64 = 0.25;
 /// Largest difference between the components of two directions that count as equal.
 const SAME_DIRECTION: f64 = 1e-3;
 /// Range in HU of tissue, bone and metal; padding never lies in it.
@@ -104,6 +107,9 @@ impl Stack {
         if tilt > TOLD_TILT_DEGREES {
             notes.push(HeaderNote::Tilt { degrees: tilt });
         }
+        if slices.iter().any(|slice| slice.is_projection) {
+            notes.push(HeaderNote::Projection);
+        }
         if first.is_ct {
             notes.extend(notes_on_units(&slices));
         }
@@ -139,7 +145,7 @@ impl Stack {
 
     /// Reads the voxels.
     pub(super) fn load(self) -> Result<Loaded, VolumeError> {
-        let Self { info, slices, duplicates, common_rescale } = self;
+        let Self { mut info, slices, duplicates, common_rescale } = self;
         let mut hasher = blake3::Hasher::new();
         let mut file_bytes = 0;
         for path in duplicates {
@@ -148,13 +154,16 @@ impl Stack {
         }
         // Grows with the files that are read: a header alone reserves nothing.
         let mut bytes = Vec::new();
+        let (mut num_cut, mut num_pixels) = (0, 0);
         for slice in &slices {
             let file = read_file(&slice.path)?;
             hasher.update(&file);
             file_bytes += file.len() as u64;
             let at = |fault: DicomFault| fault.at(&slice.path);
             let elements = parse_elements(&file).map_err(at)?;
-            let values = decode(slice, &elements).map_err(at)?;
+            let (values, cut) = decode(slice, &elements).map_err(at)?;
+            num_cut += cut;
+            num_pixels += values.len();
             let (slope, intercept) = slice.rescale;
             let is_padding = |value: i32| slice.padding.is_some_and(|(low, high)| (low..=high).contains(&value));
             if common_rescale.is_some() {
@@ -169,6 +178,10 @@ impl Stack {
                 };
                 bytes.extend(values.iter().flat_map(|&value| rescaled(value).to_le_bytes()));
             }
+        }
+        let share = num_cut as f64 / num_pixels.max(1) as f64;
+        if share > TOLD_CUT_SHARE {
+            info.notes.push(HeaderNote::BitsCut { share });
         }
         let blake3 = hasher.finalize().to_hex().to_string();
         Ok(Loaded { info, blake3, file_bytes, bytes, offset: 0, scaling: common_rescale.unwrap_or((1.0, 0.0)) })
@@ -322,7 +335,7 @@ fn remove_duplicates(slices: &mut Vec<Slice>, normal: [f64; 3]) -> Result<Vec<Pa
 fn values_of(slice: &Slice) -> Result<Vec<i32>, VolumeError> {
     let file = read_file(&slice.path)?;
     let at = |fault: DicomFault| fault.at(&slice.path);
-    decode(slice, &parse_elements(&file).map_err(at)?).map_err(at)
+    Ok(decode(slice, &parse_elements(&file).map_err(at)?).map_err(at)?.0)
 }
 
 /// Returns the vector from one slice to the next, which must be the same for all.

@@ -131,6 +131,17 @@ fn a_fourth_axis_of_one_voxel_and_no_direction_changes_nothing() {
 }
 
 #[test]
+fn voxels_behind_the_last_slice_are_reported() {
+    let shorter = HEADER.replace("sizes: 2 3 2", "sizes: 2 3 1");
+    let packed = shorter.replace("encoding: raw", "encoding: gzip");
+    for (header, data) in [(&shorter, voxels()), (&packed, gzip(&voxels()))] {
+        assert_eq!(read("a.nrrd", header, &data).unwrap().info.notes, [HeaderNote::Surplus { slices: 1 }]);
+    }
+    let line = [voxels(), b"\n".to_vec()].concat();
+    assert_eq!(read("a.nrrd", HEADER, &line).unwrap().info.notes, []);
+}
+
+#[test]
 fn encodings_and_orders_of_bytes_are_read() {
     check(HEADER, &voxels());
     check(&HEADER.replace('\n', "\r\n"), &[b"".as_slice(), &voxels()].concat()[..]);

@@ -110,6 +110,13 @@ fn an_inverted_display_is_reported_and_the_values_are_kept() {
 }
 
 #[test]
+fn projections_are_reported() {
+    let projected = |slice: TestSlice| slice.text(tags::IMAGE_TYPE, VR::CS, "DERIVED\\SECONDARY\\AXIAL\\MIP");
+    let notes = notes(&read(&slices().into_iter().map(projected).collect::<Vec<_>>()).unwrap());
+    assert!(notes.len() == 1 && notes[0].starts_with("ImageType says that the images are projections"), "{notes:?}");
+}
+
+#[test]
 fn padding_becomes_air() {
     // With one rescaling, and with several.
     let padded = |value: u16| {
@@ -165,6 +172,22 @@ fn stored_bits_are_numbers_and_others_are_not() {
     assert_eq!(form(&[0xfff0, 0x0010, 0x8000, 0, 0, 0], 1, 12, 15), [-1025.0, -1023.0, -3072.0]);
     assert_eq!(form(&[0xf830, 0x8000, 0x7fff, 0, 0, 0], 1, 16, 15), [-3024.0, -33792.0, 31743.0]);
     assert_eq!(form(&[0xffff, 0x8000, 0x0000, 0, 0, 0], 0, 16, 15), [64511.0, 31744.0, -1024.0]);
+}
+
+#[test]
+fn bits_above_the_stored_ones_are_reported_where_many_pixels_have_them() {
+    let told = |pixels: &[u16], signed: u16| {
+        let change = |slice: TestSlice| {
+            let slice = slice.pixels(pixels).number(tags::PIXEL_REPRESENTATION, signed);
+            slice.number(tags::BITS_STORED, 10).number(tags::HIGH_BIT, 9)
+        };
+        notes(&read(&slices().into_iter().map(change).collect::<Vec<_>>()).unwrap())
+    };
+    let text = "50% of the pixels have bits above BitsStored, which are dropped; check BitsStored and HighBit";
+    assert_eq!(told(&[1069, 1024, 2000, 45, 0, 1023], 0), [text]);
+    // An overlay, and signs.
+    assert!(told(&[0x8001, 1, 2, 3, 4, 5], 0).is_empty());
+    assert!(told(&[0xffff, 0xfe00, 0xff00, 3, 4, 5], 1).is_empty());
 }
 
 /// Pixels 1000, 1010, …, 1050 as JPEG Lossless of 12 bits (made with liblj92, and read alike by two other decoders).

@@ -1,0 +1,34 @@
+//! Files of raw voxels whose header was lost.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use super::other_file::RAW_ENDINGS;
+use super::tree::Folder;
+use super::{Listing, UnusedReason};
+use crate::volume::{detached, file_stem};
+
+/// Gives files of raw voxels another reason where no header names them and none of their name is next to them.
+pub(super) fn tell_lost(tree: &Folder, listing: &mut Listing) {
+    if listing.all_unused().all(|unused| unused.reason != UnusedReason::RawVoxels) {
+        return;
+    }
+    let named: HashSet<PathBuf> = tree.all_files().filter_map(|file| detached(&file.path)).collect();
+    let headers: HashSet<PathBuf> =
+        tree.all_files().filter_map(|file| Some(file.path.with_file_name(file_stem(&file.name)?))).collect();
+    let is_known =
+        |path: &Path| named.contains(path) || without_ending(path).is_some_and(|path| headers.contains(&path));
+    let all = listing.datasets.iter_mut().flat_map(|dataset| &mut dataset.unused).chain(&mut listing.unused);
+    for unused in all.filter(|unused| unused.reason == UnusedReason::RawVoxels) {
+        if !is_known(&unused.path) {
+            unused.reason = UnusedReason::RawWithoutHeader;
+        }
+    }
+}
+
+/// Path of a file of raw voxels without its ending.
+fn without_ending(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let ending = RAW_ENDINGS.into_iter().find(|ending| name.to_lowercase().ends_with(ending))?;
+    Some(path.with_file_name(name.get(..name.len() - ending.len())?))
+}

@@ -1,0 +1,73 @@
+//! Contradictions in the lists of a `dataset.json`.
+
+use super::*;
+
+fn listed(files: &[&str], lists: &str) -> Found {
+    let json = format!(r#"{{"labels": {{"background": 0, "liver": 1}}, {lists}}}"#);
+    Found::in_described(files, &[("dataset.json", &json)])
+}
+
+#[test]
+fn images_of_one_name_in_several_folders_are_cases_named_with_the_folder() {
+    listed(
+        &["p1/ct.nii", "p1/lab.nii", "p2/ct.nii", "p2/lab.nii", "p2/other.nii"],
+        r#""training": [{"image": "p1/ct.nii", "label": "p1/lab.nii"}, {"image": "p2/ct.nii", "label": "p2/lab.nii"},
+            {"image": "p2/other.nii"}]"#,
+    )
+    .cases(&["data/other p2/other.nii -", "data/p1/ct p1/ct.nii p1/lab.nii", "data/p2/ct p2/ct.nii p2/lab.nii"])
+    .skipped(&[]);
+}
+
+#[test]
+fn a_label_map_of_two_images_is_told_and_two_label_maps_of_one_image_are_not_chosen_between() {
+    let files = ["a.nii", "b.nii", "l.nii", "m.nii"];
+    let shared = listed(
+        &files[..3],
+        r#""training": [{"image": "a.nii", "label": "l.nii"}, {"image": "b.nii", "label": "l.nii"}]"#,
+    );
+    let notes: Vec<String> = shared.listing.datasets[0].notes.iter().map(ToString::to_string).collect();
+    assert!(notes.len() == 1 && notes[0].ends_with("l.nii for a and for b; correct the list"), "{notes:?}");
+    let both = r#""training": [{"image": "a.nii", "label": "l.nii"}, {"image": "a.nii", "label": "m.nii"},
+        {"image": "a.nii", "label": "m.nii"}, {"image": "b.nii"}]"#;
+    listed(&files, both)
+        .cases(&["data/b b.nii -"])
+        .skipped(&[("data/a", "dataset.json lists two label maps of this image; keep one")]);
+}
+
+#[test]
+fn an_image_in_two_lists_is_told() {
+    listed(&["a.nii", "b.nii"], r#""training": ["a.nii", "b.nii"], "validation": ["b.nii"], "test": ["a.nii"]"#)
+        .cases(&["data/a a.nii -", "data/b b.nii -"])
+        .notes(&[
+            DatasetNote::AlsoListed { list: "validation", example: "b".into(), count: 1 },
+            DatasetNote::AlsoListed { list: "test", example: "a".into(), count: 1 },
+            DatasetNote::NoLabels { classes: 1 },
+        ]);
+}
+
+#[test]
+fn a_background_of_another_name_is_told() {
+    let notes = |labels: &str| {
+        let json = format!(r#"{{"labels": {labels}}}"#);
+        let found = Found::in_described(&["imagesTr/a_0000.nii"], &[("dataset.json", &json)]);
+        let notes = found.listing.datasets[0].notes.clone();
+        notes.into_iter().filter(|note| matches!(note, DatasetNote::BackgroundName { .. })).count()
+    };
+    assert_eq!(notes(r#"{"liver": 0, "background": 1}"#), 1);
+    assert_eq!(notes(r#"{"0": "Background", "1": "liver"}"#), 0);
+    assert_eq!(notes(r#"{"liver": 1}"#), 0);
+}
+
+#[test]
+fn a_description_in_capital_letters_or_utf_16_is_named() {
+    assert_eq!(UnusedReason::DescriptionName.weight(), Weight::Missed);
+    // File systems of other systems may not tell letters by their case.
+    #[cfg(target_os = "linux")]
+    Found::in_files(&["Dataset.JSON", "imagesTr/a_0000.nii"])
+        .unused(&[("Dataset.JSON", UnusedReason::DescriptionName)]);
+    let dir = tempfile::tempdir().unwrap();
+    touch(dir.path(), &["imagesTr/a_0000.nii"]);
+    std::fs::write(dir.path().join("dataset.json"), b"\xff\xfe{\0}\0").unwrap();
+    let error = survey(dir.path()).unwrap_err().to_string();
+    assert!(error.ends_with("the file is in UTF-16; save it as UTF-8"), "{error}");
+}
