@@ -27,10 +27,12 @@ pub fn nearest_dataset<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str
 }
 
 /// Finds the most similar known case, compared by its key `DATASET/CASE` and by `CASE` alone. A case of exactly this
-/// name in another dataset takes precedence.
+/// name in another dataset takes precedence. Cases of other numbers are other scans and never suggested: `case_2` for
+/// `case_002`, but not `case_003`.
 #[must_use]
 pub fn nearest_case<'a>(wanted: &str, keys: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = wanted.to_lowercase();
+    let numbers = numbers_of(&wanted);
     let likeness = |key: &str| {
         let key = key.to_lowercase();
         // More than any similarity.
@@ -40,7 +42,16 @@ pub fn nearest_case<'a>(wanted: &str, keys: impl IntoIterator<Item = &'a str>) -
         let id = key.split_once('/').map_or(key.as_str(), |(_, id)| id);
         strsim::jaro_winkler(&wanted, &key).max(strsim::jaro_winkler(&wanted, id))
     };
-    most_similar(keys.into_iter().map(|key| (key, likeness(key))))
+    let same_numbers = keys.into_iter().filter(|key| numbers_of(key) == numbers);
+    most_similar(same_numbers.map(|key| (key, likeness(key))))
+}
+
+/// The numbers in the last part of a case's name, without leading zeros and without that of nnU-Net's first channel.
+fn numbers_of(name: &str) -> Vec<&str> {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let last = last.strip_suffix("_0000").unwrap_or(last);
+    let numbers = last.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty());
+    numbers.map(|number| number.trim_start_matches('0')).collect()
 }
 
 /// Returns the name of the largest similarity, if it is more than chance; the first of several equal ones.
@@ -72,5 +83,11 @@ mod tests {
         assert_eq!(nearest_case("cas_002", keys), Some("A/case_002"));
         assert_eq!(nearest_case("C/case_002", keys), Some("A/case_002"));
         assert_eq!(nearest_case("xyz", keys), None);
+        assert_eq!(nearest_case("cas_2", keys), Some("A/case_002"));
+        assert_eq!(nearest_case("Case_002_0000", keys), Some("A/case_002"));
+        // One digit is another case.
+        for other in ["case_003", "A/case_003", "case_01", "case"] {
+            assert_eq!(nearest_case(other, ["A/case_000", "A/case_002"]), None, "{other}");
+        }
     }
 }
