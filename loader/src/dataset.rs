@@ -60,7 +60,7 @@ pub use description::DescriptionFault;
 pub use dicom_head::is_without_preamble;
 pub use difference::Difference;
 pub use error::DatasetError;
-pub use exclude::Exclude;
+pub use exclude::{Exclude, Unmatched};
 pub use modality::Modalities;
 pub use note::DatasetNote;
 pub use other_file::other_file;

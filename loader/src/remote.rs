@@ -287,6 +287,8 @@ struct Facts {
     /// Labels that datasets name but no voxel has, as far as the server knows; not compared, because equal cases have
     /// equal ones.
     unseen_labels: BTreeSet<u8>,
+    /// Remarks on entries to exclude; not compared.
+    exclude_remarks: Vec<String>,
 }
 
 /// Open stream of one or several servers.
@@ -423,6 +425,13 @@ impl RemoteLoader {
     #[must_use]
     pub fn unseen_labels(&self) -> &BTreeSet<u8> {
         &self.facts.unseen_labels
+    }
+
+    /// Remarks of a server on the first entries of [`StreamConfig::exclude`] that match no dataset of its caches, a line each;
+    /// see [`remarks_on_exclude`](crate::pipeline::remarks_on_exclude).
+    #[must_use]
+    pub fn exclude_remarks(&self) -> &[String] {
+        &self.facts.exclude_remarks
     }
 
     /// Starts an endless stream of the batches from `start_step` on.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use hiend_cache::CodecPreset;
 use hiend_loader::budget::cores;
 use hiend_loader::convert::{Conversion, ConvertOptions, Event, Finding, OnSuspect, Summary};
-use hiend_loader::dataset::{Dataset, Exclude, Modalities, UnusedFile, UnusedReason, Weight, root_of, survey_of};
+use hiend_loader::dataset::{
+    Dataset, Exclude, Modalities, Unmatched, UnusedFile, UnusedReason, Weight, root_of, survey_of,
+};
 use hiend_loader::phantom::{PhantomConfig, write_dataset_until};
 use hiend_loader::plural::count;
 use hiend_loader::preprocess::PreprocessConfig;
@@ -100,8 +102,8 @@ pub(crate) fn convert<'py>(
     let found = wait(py, &stop, || find(&data, modalities, &exclude, prune))?;
     let datasets = &found.datasets;
     let (reconvert, unmatched) = Exclude::new(&reconvert).matches(datasets);
-    if let Some(pattern) = unmatched.first() {
-        return Err(Failure::config(format!("reconvert: {pattern:?} matches no dataset and no case")).into());
+    if let Some(unmatched) = unmatched.first() {
+        return Err(refuse_unmatched("reconvert", unmatched).into());
     }
     options.reconvert = reconvert;
     let num_cases: usize = datasets.iter().map(Dataset::num_listed).sum();
@@ -165,6 +167,12 @@ struct Found {
     not_used: Vec<UnusedFile>,
 }
 
+/// Error of a name that matches no dataset and no case.
+fn refuse_unmatched(argument: &str, Unmatched { pattern, nearest }: &Unmatched) -> Failure {
+    let hint = nearest.as_ref().map(|nearest| format!("; did you mean {nearest:?}?")).unwrap_or_default();
+    Failure::config(format!("{argument}: {pattern:?} matches no dataset and no case{hint}"))
+}
+
 /// Finds the cases of a folder that are not excluded. Logs contradictions within datasets, and files that are not used.
 fn find(data: &std::path::Path, modalities: Modalities, exclude: &[String], prune: bool) -> Result<Found, Failure> {
     let mut listing = survey_of(data, modalities)?;
@@ -172,8 +180,8 @@ fn find(data: &std::path::Path, modalities: Modalities, exclude: &[String], prun
         return Err(Failure::other(format!("{lost}; nothing is pruned while parts of the data cannot be seen")));
     }
     let (num_excluded, unmatched) = Exclude::new(exclude).apply(&mut listing.datasets);
-    if let Some(pattern) = unmatched.first() {
-        return Err(Failure::config(format!("exclude: {pattern:?} matches no dataset and no case")));
+    if let Some(unmatched) = unmatched.first() {
+        return Err(refuse_unmatched("exclude", unmatched));
     }
     if listing.datasets.iter().all(|dataset| dataset.num_listed() == 0) {
         return Err(Failure::config(format!("{}: every case is excluded", data.display())));

@@ -146,7 +146,7 @@ impl Loader {
         };
         let connect = || -> Result<Source, Failure> {
             let loader = RemoteLoader::connect(&servers, config.clone(), seed, options)?;
-            if let Some(remark) = config.remark_on_foreground(loader.manifest()) {
+            for remark in config.remark_on_foreground(loader.manifest()).iter().chain(loader.exclude_remarks()) {
                 tracing::warn!("{remark}");
             }
             Ok(Source::Remote(Box::new(loader)))

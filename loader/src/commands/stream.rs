@@ -120,7 +120,11 @@ fn connect(args: &RemoteArgs, options: &StreamOptions) -> anyhow::Result<RemoteL
         retry: std::time::Duration::from_secs(args.loader_retry),
         ..RemoteOptions::default()
     };
-    Ok(RemoteLoader::connect(&args.loader, config, options.seed, remote)?)
+    let loader = RemoteLoader::connect(&args.loader, config, options.seed, remote)?;
+    for remark in loader.exclude_remarks() {
+        note(format_args!("warning: {remark}"));
+    }
+    Ok(loader)
 }
 
 /// Prints a line for each batch until the reader closes the output.

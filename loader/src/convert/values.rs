@@ -20,8 +20,8 @@ use labels::LabelCounts;
 use peaks::count;
 
 pub use air::Air;
+pub(super) use histogram::RARE;
 pub use peaks::Peaks;
-pub(super) use shares::RARE;
 pub use shares::Shares;
 pub use slices::{BlankSlices, RepeatedSlices, Slices};
 pub use tissue::Tissue;

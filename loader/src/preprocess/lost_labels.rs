@@ -32,7 +32,9 @@ pub(super) fn count_labels(voxels: &[u8]) -> LabelCounts {
     let mut counts = [0; 256];
     for block in voxels.chunks(BLOCK) {
         if block.iter().any(|value| *value != 0) {
-            block.iter().for_each(|value| counts[usize::from(*value)] += 1);
+            for value in block {
+                counts[usize::from(*value)] += 1;
+            }
         }
     }
     counts[0] = 0;

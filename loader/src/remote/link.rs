@@ -200,7 +200,16 @@ impl Dialer {
             return Err(wrong("the server describes an empty stream".into()));
         }
         let unseen_labels = answer.unseen_labels.iter().filter_map(|&label| u8::try_from(label).ok()).collect();
-        let StreamFacts { digest, num_cases, steps_per_epoch, crops_per_batch, voxel_bytes, label_bytes, .. } = answer;
+        let StreamFacts {
+            digest,
+            num_cases,
+            steps_per_epoch,
+            crops_per_batch,
+            voxel_bytes,
+            label_bytes,
+            exclude_remarks,
+            ..
+        } = answer;
         Ok(Facts {
             digest,
             num_cases,
@@ -210,6 +219,7 @@ impl Dialer {
             label_bytes,
             manifest,
             unseen_labels,
+            exclude_remarks,
         })
     }
 

@@ -107,7 +107,9 @@ fn verify_reports_damage_with_its_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().to_string_lossy().into_owned();
     check(&["verify", &run], 1, "no run to resume");
-    check(&["verify", &format!("{run}/none")], 1, "none");
+    check(&["verify", &format!("{run}/none")], 1, "none: no such folder");
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    check(&["verify", &format!("{run}/file")], 1, "file: not a folder");
     let checkpoint = dir.path().join("checkpoints/step-00000001");
     std::fs::create_dir_all(&checkpoint).unwrap();
     std::fs::write(checkpoint.join("state.json"), "{}").unwrap();

@@ -4,8 +4,7 @@
 //! or divided by 2, 25% to 32%, and 80% to 96% of the voxels in 200 HU around. Soft tissue without contrast agent is 82% and
 //! 90% of the voxels from 10 on; with 200 or 500 added, 1% to 5%.
 
-use super::histogram::Histogram;
-use super::shares::RARE;
+use super::histogram::{Histogram, RARE};
 
 /// Highest value of air in HU.
 const AIR: i32 = -901;

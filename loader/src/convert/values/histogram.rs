@@ -2,6 +2,9 @@
 
 use std::ops::RangeInclusive;
 
+/// Share of voxels that is disregarded: extreme values caused by resampling or metal.
+pub(in crate::convert) const RARE: f64 = 1e-3;
+
 /// Lowest value with a bin of its own; its bin has all values below it as well.
 const LOWEST: i32 = -32_768;
 /// Highest value with a bin of its own; its bin has all values above it as well.
