@@ -67,6 +67,9 @@ pub struct SourceValues {
     /// Unusual features of the file, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<String>,
+    /// Values of the source's label map that no stored voxel has, in ascending order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost_labels: Vec<u8>,
 }
 
 impl CaseRecord {

@@ -39,7 +39,9 @@ mod error;
 mod extent;
 mod folder;
 mod identity;
+mod label_texture;
 mod labels;
+mod lost;
 mod memory;
 mod modality;
 mod origin;
@@ -48,6 +50,7 @@ mod same_scan;
 mod share;
 mod source;
 mod suspicion;
+mod unnamed;
 mod unseen;
 mod values;
 
@@ -79,8 +82,9 @@ use pass::Pass;
 pub use share::keep_share;
 pub use source::SETTLED;
 pub use suspicion::{Judged, OnSuspect, Suspicion};
+pub use unnamed::UnnamedLabels;
 pub use unseen::UnseenClasses;
-pub use values::{Peaks, Shares, Tissue, ValueStats};
+pub use values::{Air, BlankSlices, Peaks, RepeatedSlices, Shares, Slices, Tissue, ValueStats};
 
 /// Options of a conversion; no option changes a voxel of the result.
 #[derive(Clone, Debug)]
@@ -176,6 +180,8 @@ pub struct Summary {
     /// Classes that a dataset names but that occur in none of its label maps. Empty in object storage, and until all
     /// labelled cases of the dataset are in the cache.
     pub unseen: Vec<UnseenClasses>,
+    /// Label values that label maps have and their dataset does not name. Empty in object storage.
+    pub unnamed: Vec<UnnamedLabels>,
     /// Bytes of superseded records in the cache.
     pub superseded_bytes: u64,
     /// Result of pruning; `None` if it was not requested, or another run was writing into the cache.
@@ -417,6 +423,7 @@ fn take_stock(
     if !summary.interrupted && out.url().is_none() {
         let skipped: HashSet<&str> = summary.skipped.iter().map(|skipped| skipped.case.as_str()).collect();
         summary.unseen = unseen::find(&cache, datasets, &skipped);
+        summary.unnamed = unnamed::find(&cache, datasets);
     }
     summary.not_in_data = cache.cases().iter().filter(|case| !listed.contains(case.key())).count();
     let same = same_scan::find(&cache, &listed);

@@ -19,11 +19,12 @@ pub fn nearest_dataset<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str
 }
 
 /// Finds the most similar known case, compared by its key `DATASET/CASE` and by `CASE` alone. A case of exactly this
-/// name in another dataset takes precedence.
+/// name in another dataset takes precedence. Cases of other numbers are other scans and never suggested: `case_2` for
+/// `case_002`, but not `case_003`.
 #[must_use]
 pub fn nearest_case<'a>(wanted: &str, keys: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = wanted.to_lowercase();
-    most_similar(keys.into_iter().map(|key| (key, case_similarity(&wanted, key))))
+    most_similar(similar_cases(&wanted, keys))
 }
 
 /// The most similar of the known datasets and cases; see [`nearest_dataset`] and [`nearest_case`].
@@ -34,7 +35,7 @@ pub(crate) fn nearest_dataset_or_case<'a>(
 ) -> Option<&'a str> {
     let wanted = wanted.to_lowercase();
     let datasets = datasets.into_iter().map(|name| (name, dataset_similarity(&wanted, name)));
-    most_similar(datasets.chain(keys.into_iter().map(|key| (key, case_similarity(&wanted, key)))))
+    most_similar(datasets.chain(similar_cases(&wanted, keys)))
 }
 
 /// Similarity of a name in lower case and a dataset.
@@ -45,6 +46,20 @@ fn dataset_similarity(wanted: &str, name: &str) -> f64 {
         _ => &name,
     };
     strsim::jaro_winkler(wanted, &name).max(strsim::jaro_winkler(wanted, short))
+}
+
+/// Similarities of a name in lower case and the cases with its numbers: one digit is another case.
+fn similar_cases<'a>(wanted: &str, keys: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = (&'a str, f64)> {
+    let numbers = numbers_of(wanted);
+    keys.into_iter().filter(move |key| numbers_of(key) == numbers).map(move |key| (key, case_similarity(wanted, key)))
+}
+
+/// The numbers in the last part of a case's name, without leading zeros and without that of nnU-Net's first channel.
+fn numbers_of(name: &str) -> Vec<&str> {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let last = last.strip_suffix("_0000").unwrap_or(last);
+    let numbers = last.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty());
+    numbers.map(|number| number.trim_start_matches('0')).collect()
 }
 
 /// Similarity of a name in lower case and a case; more than 1 for a case of exactly this name.
@@ -86,6 +101,12 @@ mod tests {
         assert_eq!(nearest_case("cas_002", keys), Some("A/case_002"));
         assert_eq!(nearest_case("C/case_002", keys), Some("A/case_002"));
         assert_eq!(nearest_case("xyz", keys), None);
+        assert_eq!(nearest_case("cas_2", keys), Some("A/case_002"));
+        assert_eq!(nearest_case("Case_002_0000", keys), Some("A/case_002"));
+        // One digit is another case.
+        for other in ["case_003", "A/case_003", "case_01", "case"] {
+            assert_eq!(nearest_case(other, ["A/case_000", "A/case_002"]), None, "{other}");
+        }
         assert_eq!(nearest_dataset_or_case("AMOSS", datasets, keys), Some("Dataset010_AMOS"));
         assert_eq!(nearest_dataset_or_case("cas_002", datasets, keys), Some("A/case_002"));
         assert_eq!(nearest_dataset_or_case("xyz", datasets, keys), None);

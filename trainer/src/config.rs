@@ -466,7 +466,7 @@ fn align(theirs: &mut Split, ours: &Split) {
 }
 
 /// Parses a value as TOML; other text is a string.
-fn value_of(text: &str) -> Value {
+pub(crate) fn value_of(text: &str) -> Value {
     let table = format!("value = {text}").parse::<Table>();
     let value = table.ok().filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
     value.unwrap_or_else(|| Value::String(text.to_owned()))

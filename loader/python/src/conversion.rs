@@ -242,6 +242,7 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<
     dict.set_item("findings", list_findings(py, &summary.findings)?)?;
     dict.set_item("known_findings", list_findings(py, &summary.known_findings)?)?;
     dict.set_item("unseen_classes", summary.unseen.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    dict.set_item("unnamed_labels", summary.unnamed.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     dict.set_item("voxels", summary.voxels)?;
     dict.set_item("bytes_in", summary.bytes_in)?;
     dict.set_item("bytes_out", summary.bytes_out)?;

@@ -130,9 +130,15 @@ fn conclude(
         anyhow::bail!("{}: none of {} could be converted", shown(data), count(num_listed, "case"));
     }
     if !summary.unseen.is_empty() {
-        print("Classes that dataset.json names and no label map has:")?;
+        print("Classes that dataset.json names and no case has:")?;
         for unseen in &summary.unseen {
             print(format_args!("  {unseen}"))?;
+        }
+    }
+    if !summary.unnamed.is_empty() {
+        print("Label values that dataset.json does not name:")?;
+        for unnamed in &summary.unnamed {
+            print(format_args!("  {unnamed}"))?;
         }
     }
     print_stock(args, summary)?;

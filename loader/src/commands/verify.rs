@@ -11,7 +11,7 @@ use hiend_cache::shard::Shard;
 use hiend_cache::verify::{Fault, survey, verify_case};
 use hiend_cache::{Location, VolumeReader};
 use rayon::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::progress::Progress;
 use super::table::{count, size};
@@ -94,18 +94,13 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let checked = format!("{shards}, {cases}, {} in {secs:.1} s ({rate}/s)", size(bytes));
     let faults: Vec<&Fault> = survey.faults.iter().chain(found.iter().flat_map(|(_, faults)| faults)).collect();
     if args.json {
-        let fault = |fault: &Fault| {
-            let Fault { path, case, array, chunk, reason, unread } = fault;
-            let path = shown(path);
-            json!({ "path": path, "case": case, "array": array, "chunk": chunk, "reason": reason, "unread": unread })
-        };
         print(json!({
             "shards": survey.shards.len(),
             "cases": live.len(),
             "superseded_records": num_records - live.len(),
             "bytes": bytes,
             "unlisted_shards": survey.unlisted,
-            "faults": faults.iter().copied().map(fault).collect::<Vec<_>>(),
+            "faults": faults.iter().copied().map(fault_json).collect::<Vec<_>>(),
             "faults_in_superseded_records": num_superseded,
         }))?;
         return Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -116,6 +111,17 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
             "{faults} in superseded records, which nothing reads; --prune of hiend-shard removes them"
         ))?;
     }
+    conclude(args, &checked, faults)
+}
+
+fn fault_json(fault: &Fault) -> Value {
+    let Fault { path, case, array, chunk, reason, unread } = fault;
+    let path = shown(path);
+    json!({ "path": path, "case": case, "array": array, "chunk": chunk, "reason": reason, "unread": unread })
+}
+
+/// Prints the number of faults after what was `checked`, and the command that repairs them.
+fn conclude(args: &Verify, checked: &str, faults: Vec<&Fault>) -> anyhow::Result<ExitCode> {
     if faults.is_empty() {
         print(format_args!("{checked}: no fault"))?;
         return Ok(ExitCode::SUCCESS);

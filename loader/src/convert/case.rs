@@ -9,7 +9,7 @@ use super::folder::Known;
 use super::memory::{self, NoMemory, memory_needed};
 use super::source::{looks_the_same, source_of};
 use super::suspicion::{Judged, OnSuspect};
-use super::{ConvertOptions, check_extent, labels};
+use super::{ConvertOptions, check_extent, labels, lost};
 use crate::budget::ByteBudget;
 use crate::case::{CaseFiles, SkippedCase};
 use crate::preprocess::label_place::LabelPlace;
@@ -118,6 +118,10 @@ impl CaseConverter<'_> {
             SkippedCase::new(case, label.map_or(&case.image, |label| label.path()), err)
         })?;
         drop((image, label));
+        let lost_labels = prepared.lost_labels.iter().map(|lost| lost.value).collect();
+        if let Some(label) = &case.label {
+            findings.extend(lost::findings(&prepared.lost_labels, label, self.config.spacing));
+        }
         let bytes_in = source.bytes;
         let new = NewCase {
             image_bits: prepared.quantiser.bits,
@@ -133,7 +137,7 @@ impl CaseConverter<'_> {
         let encoded = encode(&new, self.options.chunk, self.options.codec)
             .map_err(|err| SkippedCase::new(case, &case.image, err))?;
         drop(share);
-        let encoded = encoded.with_values(values.to_record(findings.clone()));
+        let encoded = encoded.with_values(values.to_record(findings.clone(), lost_labels));
         Ok(Outcome::Encoded { case: Box::new(encoded), bytes_in, findings })
     }
 }

@@ -2,7 +2,7 @@
 //! (`rawdata/sub-verse004`, `derivatives/sub-verse004`), or for each source, as in `CTSpine1K` (`volumes/COLONOG`,
 //! `labels/COLONOG`).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 
 use super::Dataset;
@@ -17,6 +17,9 @@ use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
 /// Names of the folders of images and of label maps by the Brain Imaging Data Structure (BIDS).
 const BIDS: [&str; 2] = ["rawdata", "derivatives"];
+
+/// A volume and its name without the ending.
+type Named<'a> = (&'a TreeFile, &'a str);
 
 /// A dataset of this layout, and the folders that hold it.
 pub(super) struct Mirrored<'a> {
@@ -34,16 +37,29 @@ pub(super) fn read<'a>(
     let modalities = modalities.by_name(description);
     let is_filled = |child: &Folder| child.folders.iter().any(|part| part.volumes().next().is_some());
     let [images, labels] = by_names(folder, is_filled).or_else(|| bids(folder))?;
-    let mut dataset = Dataset::described(folder.name.clone(), description);
-    let mut taken: HashSet<PathBuf> = HashSet::new();
+    let mut parts = Parts {
+        modalities,
+        has_one_each: labels.folders.iter().all(|part| part.volumes().count() < 2),
+        dataset: Dataset::described(folder.name.clone(), description),
+        taken: HashSet::new(),
+        reasons: HashMap::new(),
+    };
     for part in &images.folders {
-        add_part(part, labels.folder(&part.name), modalities, &mut dataset, &mut taken);
+        parts.add(part, labels.folder(&part.name));
     }
+    let Parts { mut dataset, taken, reasons, .. } = parts;
     if dataset.cases.iter().all(|case| case.label.is_none()) {
         return None;
     }
     dataset.cases.sort();
-    let explain = |file: &TreeFile| explain(file, [images, labels], modalities);
+    let empty = [images, labels].into_iter().flat_map(|of| &of.folders).filter(|part| part.is_empty());
+    dataset.vacant = empty.map(|part| format!("{}/{}", dataset.name, part.name)).collect();
+    let explain = |file: &TreeFile| {
+        reasons.get(&file.path).cloned().unwrap_or_else(|| {
+            let is_label = file.path.starts_with(&labels.path);
+            if is_label { UnusedReason::LabelWithoutImage } else { UnusedReason::OutsideDatasets }
+        })
+    };
     dataset.unused = [images, labels].into_iter().flat_map(|of| rest(of, &taken, explain)).collect();
     dataset.note_missing_labels(true);
     Some(Mirrored { dataset, around: [images, labels] })
@@ -56,67 +72,110 @@ fn bids(folder: &Folder) -> Option<[&Folder; 2]> {
     Some([images?, labels?])
 }
 
-/// Adds the cases of a subfolder of images with label maps from the subfolder of its name.
-fn add_part(
-    part: &Folder,
-    labels: Option<&Folder>,
+/// The cases of the subfolders read so far.
+struct Parts {
     modalities: Modalities,
-    dataset: &mut Dataset,
-    taken: &mut HashSet<PathBuf>,
-) {
-    let own: Vec<(&TreeFile, &str)> =
-        part.volumes().filter(|(_, stem)| modalities.foreign_word(stem).is_none()).collect();
-    let labels: Vec<(&TreeFile, &str)> = labels.into_iter().flat_map(Folder::volumes).collect();
-    let names = ChannelNames::of(own.iter().map(|(_, stem)| *stem), labels.iter().map(|(_, stem)| *stem));
-    let is_image = |stem: &str| !matches!(names.role(stem), NameRole::Further(_));
-    let is_only = own.iter().filter(|(_, stem)| is_image(stem)).count() == 1;
-    let mut seen: HashSet<String> = HashSet::new();
-    for &(file, stem) in own.iter().filter(|(_, stem)| is_image(stem)) {
-        let label = match labels.as_slice() {
-            [(label, _)] if is_only => Some(*label),
-            several => corresponding(stem, several),
-        };
-        let case_id = if is_only { part.name.clone() } else { format!("{}/{stem}", part.name) };
-        taken.extend([file.path.clone()].into_iter().chain(label.map(|label| label.path.clone())));
-        let case = CaseFiles {
-            dataset: dataset.name.clone(),
-            case_id,
-            image: file.path.clone(),
-            slices: Vec::new(),
-            role: ImageRole::Declared,
-            label: label.map(|label| LabelFiles::Map(label.path.clone())),
-        };
-        if !seen.insert(case.case_id.clone()) {
-            dataset.skipped.push(SkippedCase::new(&case, &case.image, "next to a file of the same case; keep one"));
-        } else if matches!(names.role(stem), NameRole::FirstOfSeveral(_)) {
-            dataset.skipped.push(SkippedCase::new(&case, &case.image, several_channels(false)));
-        } else {
-            dataset.cases.push(case);
+    /// True if no subfolder of label maps holds several.
+    has_one_each: bool,
+    dataset: Dataset,
+    /// Files of the cases.
+    taken: HashSet<PathBuf>,
+    /// Reasons for volumes that belong to no case, where their folders do not tell it.
+    reasons: HashMap<PathBuf, UnusedReason>,
+}
+
+impl Parts {
+    /// Adds the cases of a subfolder of images with label maps from the subfolder of its name.
+    fn add(&mut self, part: &Folder, labels: Option<&Folder>) {
+        let (own, foreign): (Vec<Named<'_>>, Vec<Named<'_>>) =
+            part.volumes().partition(|(_, stem)| self.modalities.foreign_word(stem).is_none());
+        for (file, stem) in foreign {
+            let word = self.modalities.foreign_word(stem);
+            self.reasons.extend(word.map(|word| (file.path.clone(), UnusedReason::NamedLikeOtherModality { word })));
         }
+        let labels: Vec<Named<'_>> = labels.into_iter().flat_map(Folder::volumes).collect();
+        let names = ChannelNames::of(own.iter().map(|(_, stem)| *stem), labels.iter().map(|(_, stem)| *stem));
+        let (further, images): (Vec<Named<'_>>, Vec<Named<'_>>) =
+            own.iter().copied().partition(|(_, stem)| matches!(names.role(stem), NameRole::Further(_)));
+        self.reasons.extend(further.into_iter().map(|(file, _)| (file.path.clone(), UnusedReason::OtherChannel)));
+        let by_image = by_image(&images, &labels, &names);
+        let is_only = images.len() == 1;
+        let mut seen: HashSet<String> = HashSet::new();
+        for (file, stem) in images {
+            let of_image = by_image.get(&case_key(stem)).map_or(&[][..], Vec::as_slice);
+            let label = only(of_image).or_else(|| self.by_place(part, stem, &labels).filter(|_| is_only));
+            if label.is_none() {
+                // Several label maps of the image, or of its case by their place, of which none is named like it.
+                let of_case = if is_only && is_of_folder(part, stem) && labels.len() > 1 { &labels[..] } else { &[] };
+                let ambiguous = of_image.iter().map(|(label, _)| *label).chain(of_case.iter().map(|(label, _)| *label));
+                self.reasons.extend(ambiguous.map(|label| (label.path.clone(), UnusedReason::AmbiguousLabel)));
+            }
+            let case_id = if is_only { part.name.clone() } else { format!("{}/{stem}", part.name) };
+            self.taken.extend([file.path.clone()].into_iter().chain(label.map(|label| label.path.clone())));
+            let case = CaseFiles {
+                dataset: self.dataset.name.clone(),
+                case_id,
+                image: file.path.clone(),
+                slices: Vec::new(),
+                role: ImageRole::Declared,
+                label: label.map(|label| LabelFiles::Map(label.path.clone())),
+            };
+            let skipped = &mut self.dataset.skipped;
+            if !seen.insert(case.case_id.clone()) {
+                skipped.push(SkippedCase::new(&case, &case.image, "next to a file of the same case; keep one"));
+            } else if matches!(names.role(stem), NameRole::FirstOfSeveral(_)) {
+                skipped.push(SkippedCase::new(&case, &case.image, several_channels(false)));
+            } else {
+                self.dataset.cases.push(case);
+            }
+        }
+    }
+
+    /// The only label map of a subfolder, if it is the image's by its place: named like its folder or only as a label map; or,
+    /// where no subfolder holds several label maps, with any name next to an image that is named like this.
+    fn by_place<'a>(&self, part: &Folder, image: &str, labels: &[Named<'a>]) -> Option<&'a TreeFile> {
+        let [(label, stem)] = labels else { return None };
+        let is_its = is_of_folder(part, stem) || (self.has_one_each && is_of_folder(part, image));
+        is_its.then_some(*label)
     }
 }
 
-/// Finds the only label map of an image: one whose name differs only in words such as `ct` and `seg`, or has further
-/// words.
-fn corresponding<'a>(stem: &str, labels: &[(&'a TreeFile, &str)]) -> Option<&'a TreeFile> {
-    let (key, longer) = (case_key(stem), format!("{}_", case_key(stem)));
-    let only = |meets: &dyn Fn(&str) -> bool| {
-        let mut found = labels.iter().filter(|(_, label)| meets(&case_key(label)));
-        found.next().filter(|_| found.next().is_none()).map(|(file, _)| *file)
-    };
-    only(&|label| label == key).or_else(|| only(&|label| label.starts_with(&longer)))
+/// Returns true if a name says nothing but the role of a file, or is that of its folder.
+fn is_of_folder(part: &Folder, stem: &str) -> bool {
+    let key = case_key(stem);
+    key.is_empty() || key == case_key(&part.name)
 }
 
-/// The reason why a volume belongs to no case.
-fn explain(file: &TreeFile, [images, labels]: [&Folder; 2], modalities: Modalities) -> UnusedReason {
-    let part = file.path.parent().and_then(|part| part.parent());
-    if file.path.starts_with(&labels.path) {
-        UnusedReason::LabelWithoutImage
-    } else if part != Some(images.path.as_path()) {
-        UnusedReason::OutsideDatasets
-    } else if let Some(word) = file.stem().and_then(|stem| modalities.foreign_word(stem)) {
-        UnusedReason::NamedLikeOtherModality { word }
-    } else {
-        UnusedReason::OtherChannel
+/// The label maps of each image, by the case part of its name: those whose names differ only in words such as `ct` and `seg`
+/// (`true`), or have further words. A label map belongs to the image with the longest such name, and to none if two images
+/// have it.
+fn by_image<'a>(
+    images: &[Named<'_>],
+    labels: &[Named<'a>],
+    names: &ChannelNames,
+) -> HashMap<String, Vec<(&'a TreeFile, bool)>> {
+    let mut cases: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for &(_, stem) in images {
+        let (NameRole::Case(case) | NameRole::FirstOfSeveral(case) | NameRole::Further(case)) = names.role(stem);
+        cases.entry(case_key(stem)).or_default().insert(case);
+    }
+    let mut found: HashMap<String, Vec<(&'a TreeFile, bool)>> = HashMap::new();
+    for &(file, stem) in labels {
+        let key = case_key(stem);
+        let mut shorter = std::iter::successors(Some(key.as_str()), |key| key.rsplit_once('_').map(|(head, _)| head));
+        let image = shorter.find_map(|name| cases.get_key_value(name));
+        if let Some((image, _)) = image.filter(|(_, cases)| cases.len() == 1) {
+            found.entry(image.clone()).or_default().push((file, *image == key));
+        }
+    }
+    found
+}
+
+/// The only label map of an image that has its name; or the only one that has further words.
+fn only<'a>(labels: &[(&'a TreeFile, bool)]) -> Option<&'a TreeFile> {
+    let mut same = labels.iter().filter(|(_, is_same)| *is_same);
+    match (same.next(), same.next(), labels) {
+        (Some((label, _)), None, _) | (None, _, [(label, _)]) => Some(*label),
+        _ => None,
     }
 }

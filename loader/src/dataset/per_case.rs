@@ -16,7 +16,7 @@ use super::roles::{
     loose_key,
 };
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedReason, is_named_like_label, of_prediction, rest};
+use super::unused::{UnusedReason, is_named_like_label, of_prediction, rest_where};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, Mask, SkippedCase};
 
@@ -137,7 +137,7 @@ fn nested_case(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
     let key = case_key(stem);
     let is_named = !key.is_empty() && key == case_key(&folder.name);
     let is_own = is_named && modalities.foreign_word(stem).is_none() && folder.volumes().next().is_none();
-    is_own.then_some(CaseFolder { folder, image: *image, label: Some(*label), masks: None, is_named: false })
+    is_own.then_some(CaseFolder { folder, image, label: Some(*label), masks: None, is_named: false })
 }
 
 /// Returns true for one of several images whose names differ in a number only: of `scan_0000` and `scan_0001`, neither
@@ -176,7 +176,8 @@ impl<'a> Content<'a> {
         if nested.len() < 2 {
             nested.clear();
         }
-        for child in folder.folders.iter().filter(|child| nested.iter().all(|case| case.folder.path != child.path)) {
+        let of_nested: HashSet<&Path> = nested.iter().map(|case| case.folder.path.as_path()).collect();
+        for child in folder.folders.iter().filter(|child| !of_nested.contains(child.path.as_path())) {
             if let Some(case) = case_folder(child, modalities).filter(|case| case.is_labelled() || case.is_named) {
                 found.cases.push(case);
                 continue;
@@ -246,7 +247,8 @@ pub(super) fn read<'a>(
         dataset.labels.insert(0, super::BACKGROUND.into());
     }
     let empty = others.iter().filter(|other| other.is_empty());
-    dataset.vacant = empty.map(|other| format!("{}/{}", dataset.name, other.name)).collect();
+    dataset.vacant = empty.map(|other| format!("{}/{}", dataset.name, name_below(other, folder))).collect();
+    let apart = apart_from(folder, &cases, &others);
     let mut fewest = None;
     for case in &cases {
         let &CaseFolder { folder: place, image, label, ref masks, .. } = case;
@@ -270,16 +272,12 @@ pub(super) fn read<'a>(
         };
         let of_masks = masks.iter().flat_map(|masks| &masks.files).map(|(_, file)| file.path.clone());
         let taken: HashSet<PathBuf> = files.files().map(PathBuf::from).chain(of_masks).collect();
-        let is_of_other = |path: &Path| {
-            let mut around = others.iter().copied().chain(cases.iter().map(|case| case.folder));
-            around.any(|other| {
-                other.path != place.path && path.starts_with(&other.path) && !place.path.starts_with(&other.path)
-            })
+        let is_apart = |path: &Path| {
+            let mut below = path.ancestors().take_while(|around| *around != folder.path.as_path());
+            place.path == folder.path && below.any(|around| apart.contains(around))
         };
-        let unused = rest(place, &taken, |file| explain(file, case, modalities));
-        dataset
-            .unused
-            .extend(unused.into_iter().filter(|unused| place.path != folder.path || !is_of_other(&unused.path)));
+        let is_left = |path: &Path| !taken.contains(path) && !is_apart(path);
+        dataset.unused.extend(rest_where(place, is_left, |file| explain(file, case, modalities)));
         match (&files.label, masks) {
             (None, Some(masks)) => {
                 let reason = format!("{} masks in this dataset; a label map holds at most 255 classes", names.len());
@@ -308,6 +306,12 @@ pub(super) fn read<'a>(
     dataset.note_missing_labels(true);
     beside.sort_by(|a, b| a.path.cmp(&b.path));
     Some(Found { dataset, others, beside, is_sure })
+}
+
+/// Folders below `folder` whose files are not those of a case in `folder` itself.
+fn apart_from<'a>(folder: &Folder, cases: &[CaseFolder<'a>], others: &[&'a Folder]) -> HashSet<&'a Path> {
+    let folders = others.iter().copied().chain(cases.iter().map(|case| case.folder));
+    folders.map(|other| other.path.as_path()).filter(|path| *path != folder.path.as_path()).collect()
 }
 
 /// Name of a case by the names of its folders below that of the dataset.

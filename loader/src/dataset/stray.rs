@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::modality::Modalities;
 use super::tree::{Folder, TreeFile};
-use super::{Dataset, folder};
+use super::{Dataset, DatasetNote, folder};
 use crate::case::{CaseFiles, SkippedCase};
 use crate::volume::file_stem;
 
@@ -33,7 +33,11 @@ pub(super) fn take(
     let with_pairs: HashSet<PathBuf> = labelled.filter_map(|case| Some(case.image.parent()?.to_owned())).collect();
     let is_wanted = |path: &Path| all || path.parent().is_some_and(|place| with_pairs.contains(place));
     let mut taken: HashSet<PathBuf> = HashSet::new();
-    let mut keys: HashSet<String> = found.iter().flat_map(|(_, dataset)| &dataset.cases).map(CaseFiles::key).collect();
+    // By folder, because datasets of one name get other names later.
+    let mut ids: HashSet<(PathBuf, String)> = found
+        .iter()
+        .flat_map(|(folder, dataset)| dataset.cases.iter().map(move |case| (folder.clone(), case.case_id.clone())))
+        .collect();
     // Folders come before those within them.
     let mut cases: Vec<CaseFiles> = plain.cases.into_iter().filter(|case| is_wanted(&case.image)).collect();
     cases.sort_by_key(|case| case.image.components().count());
@@ -42,7 +46,7 @@ pub(super) fn take(
         taken.extend(case.files().map(Path::to_owned));
         case.case_id = case_id(&case.image, &dataset.0);
         case.dataset.clone_from(&dataset.1.name);
-        if keys.insert(case.key()) {
+        if ids.insert((dataset.0.clone(), case.case_id.clone())) {
             dataset.1.cases.push(case);
         } else {
             let reason = "another case of the dataset has this name, by its folder; rename one of them";
@@ -55,6 +59,8 @@ pub(super) fn take(
     }
     for (_, dataset) in found {
         dataset.cases.sort();
+        dataset.notes.retain(|note| !matches!(note, DatasetNote::Unlabelled { .. }));
+        dataset.note_missing_labels(dataset.cases.iter().any(|case| case.label.is_some()));
     }
     stray.retain(|file| !taken.contains(&file.path));
 }

@@ -4,6 +4,7 @@
 //! A path that cannot be accessed is an error here and nowhere taken for absent. The one exception is a dangling link:
 //! named like a volume it stays in the tree, so that its case is skipped with the system's reason when it is read.
 
+use std::collections::HashMap;
 use std::fs::Metadata;
 use std::path::{Component, Path, PathBuf};
 
@@ -65,9 +66,10 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// The direct subfolder of this name.
+    /// The direct subfolder of this name, found by the order of the names.
     pub(super) fn folder(&self, name: &str) -> Option<&Folder> {
-        self.folders.iter().find(|folder| folder.name == name)
+        let at = self.folders.binary_search_by(|folder| folder.name.as_str().cmp(name)).ok()?;
+        self.folders.get(at)
     }
 
     /// The volumes directly in this folder, with their stems.
@@ -103,7 +105,7 @@ pub(super) fn walk(root: &Path, unused: &mut Vec<UnusedFile>) -> Result<Folder, 
     if !data.is_dir() {
         return Err(DatasetError::NotAFolder { path: root.to_owned() });
     }
-    let mut walk = Walk { above: vec![(file_id(root, &data), root.to_owned())], seen: Vec::new(), unused };
+    let mut walk = Walk { above: vec![(file_id(root, &data), root.to_owned())], seen: HashMap::new(), unused };
     walk.folder(root, name_of(root), false)
 }
 
@@ -131,8 +133,8 @@ pub(super) fn name_of(path: &Path) -> String {
 struct Walk<'a> {
     /// Folders that contain the current one.
     above: Vec<(FileId, PathBuf)>,
-    /// Folders visited so far.
-    seen: Vec<(FileId, PathBuf)>,
+    /// Folders visited so far, by the first path to them.
+    seen: HashMap<FileId, PathBuf>,
     unused: &'a mut Vec<UnusedFile>,
 }
 
@@ -197,13 +199,13 @@ impl Walk<'_> {
         } else if let Some((_, first)) = self.above.iter().find(|(above, _)| *above == id) {
             let reason = UnusedReason::LinkLoop { to: first.clone() };
             self.unused(path, reason);
-        } else if let Some((_, first)) = self.seen.iter().find(|(seen, _)| is_linked && *seen == id) {
+        } else if is_linked && let Some(first) = self.seen.get(&id) {
             // A link met inside a linked folder leads to what was visited already: without this, folders linked to
             // each other would be walked in every order.
             let reason = UnusedReason::SameFile { first: first.clone() };
             self.unused(path, reason);
         } else {
-            self.seen.push((id, path.to_owned()));
+            self.seen.entry(id).or_insert_with(|| path.to_owned());
             self.above.push((id, path.to_owned()));
             let folder = self.folder(path, name, is_linked || is_link)?;
             self.above.pop();

@@ -321,15 +321,23 @@ pub(super) fn rest(
     taken: &HashSet<PathBuf>,
     explain: impl Fn(&TreeFile) -> UnusedReason,
 ) -> Vec<UnusedFile> {
-    let untaken = folder.all_files().filter(|file| !taken.contains(&file.path));
+    rest_where(folder, |path| !taken.contains(path), explain)
+}
+
+/// Lists the files below a folder that are left over, with `explain`'s reason for volumes. Only these files are examined.
+pub(super) fn rest_where(
+    folder: &Folder,
+    is_left: impl Fn(&Path) -> bool,
+    explain: impl Fn(&TreeFile) -> UnusedReason,
+) -> Vec<UnusedFile> {
+    let left = folder.all_files().filter(|file| is_left(&file.path));
     let reason = |file: &TreeFile| {
         let reason = of_other_file(file)?;
         // Probabilities next to the predictions of a model.
         let is_arrays = matches!(reason, UnusedReason::Arrays { .. });
         Some(of_prediction(file, &folder.path).filter(|_| is_arrays).unwrap_or(reason))
     };
-    untaken
-        .map(|file| UnusedFile { path: file.path.clone(), reason: reason(file).unwrap_or_else(|| explain(file)) })
+    left.map(|file| UnusedFile { path: file.path.clone(), reason: reason(file).unwrap_or_else(|| explain(file)) })
         .collect()
 }
 

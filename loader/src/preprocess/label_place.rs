@@ -8,11 +8,11 @@ use crate::volume::VolumeInfo;
 
 /// Largest distance in mm between the corners of two grids whose headers differ only by rounding.
 const ROUNDING_MM: f64 = 0.1;
-/// Largest distance in voxels, along each axis, between grids that correspond voxel by voxel. Headers that give the
-/// position of a voxel's corner instead of its centre, or the reverse, are half a voxel off. Slices are often much
-/// thicker than pixels are wide.
+/// Largest distance in voxels, along each axis, between grids that correspond voxel by voxel although they lie further
+/// apart than the shortest voxel side. Headers that give the position of a voxel's corner instead of its centre, or the
+/// reverse, are half a voxel off. Slices are often much thicker than pixels are wide.
 const MOST_VOXELS: f64 = 0.5;
-/// Error of such a distance that is due to the single precision of headers.
+/// Error of a distance in voxels that is due to the single precision of headers.
 const PRECISION: f64 = 1e-3;
 
 /// Relation between the arrays of an image and a label map that have the same voxels.
@@ -31,22 +31,19 @@ pub struct Shift {
     pub mm: f64,
     /// Largest component of the distance along an axis, in voxels of that axis.
     pub voxels: f64,
-    /// True if the distance is within the limits along each axis.
+    /// True if the distance is at most half a voxel along each axis, or at most the shortest voxel side.
     is_within: bool,
 }
 
 impl Shift {
     /// Distance of two grids of the same shape.
     fn between(image: &Affine, label: &Affine, shape: [usize; 3]) -> Self {
-        let sides = spacing(image);
-        let shortest = sides.into_iter().fold(f64::INFINITY, f64::min);
+        let shortest = spacing(image).into_iter().fold(f64::INFINITY, f64::min);
+        let mm = largest_shift_mm(image, label, shape);
         let parts = largest_shift_voxels(image, label, shape).unwrap_or([f64::INFINITY; 3]);
-        let is_within = |(part, side): (f64, f64)| part <= f64::max(MOST_VOXELS, shortest / side) + PRECISION;
-        Self {
-            mm: largest_shift_mm(image, label, shape),
-            voxels: parts.into_iter().fold(0.0, f64::max),
-            is_within: parts.into_iter().zip(sides).all(is_within),
-        }
+        let voxels = parts.into_iter().fold(0.0, f64::max);
+        let is_within = voxels <= MOST_VOXELS + PRECISION || mm <= shortest * (1.0 + PRECISION);
+        Self { mm, voxels, is_within }
     }
 }
 
@@ -77,7 +74,7 @@ impl LabelPlace {
         });
         match (as_stored, in_ras) {
             // A flipped axis of two voxels puts each on the place of the other, one voxel off.
-            (Some(stored), Some(shift)) if shift.mm < stored.mm - ROUNDING_MM => {
+            (Some(stored), Some(shift)) if shift.is_within && shift.mm < stored.mm - ROUNDING_MM => {
                 Ok(Self { is_same_order: false, shift })
             }
             (Some(shift), _) => Ok(Self { is_same_order: true, shift }),
@@ -156,6 +153,14 @@ mod tests {
         }
         let text = of(2, 2.0).unwrap().notable_shift().unwrap().to_string();
         assert_eq!(text, "2.00 mm (0.50 voxels)");
+        // One voxel of 1 mm along each axis is more than the side of one; half of one is not.
+        let cubes = |shift: f64| {
+            let affine = [[1.0, 0.0, 0.0, shift], [0.0, 1.0, 0.0, shift], [0.0, 0.0, 1.0, shift], [0.0, 0.0, 0.0, 1.0]];
+            VolumeInfo::new([5, 3, 4], affine).unwrap()
+        };
+        assert!(LabelPlace::of(&cubes(0.0), &cubes(0.5)).is_ok());
+        let error = LabelPlace::of(&cubes(0.0), &cubes(1.0)).unwrap_err().to_string();
+        assert!(error.starts_with("label lies 1.73 mm (1.00 voxels) off its image"), "{error}");
         // Two pixels off in the plane of thick slices.
         let error = of(0, 2.0).unwrap_err().to_string();
         assert!(error.starts_with("label lies 2.00 mm (2.00 voxels) off its image"), "{error}");

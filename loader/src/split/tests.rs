@@ -138,7 +138,10 @@ fn list_selects_exactly_its_cases() {
     let error = select(&split, &[], &[], &keys(4)).unwrap_err();
     assert!(matches!(&error, SelectError::UnknownCase { name, .. } if name == "case4"), "{error}");
     let text = error.to_string();
-    assert!(text.ends_with(": no case is named \"case4\"; did you mean \"Dataset000_SET0/case0\"?"), "{text}");
+    assert!(text.ends_with(": no case is named \"case4\""), "{text}");
+    std::fs::write(file.path(), "cas3\n").unwrap();
+    let text = select(&split, &[], &[], &keys(4)).unwrap_err().to_string();
+    assert!(text.ends_with(": no case is named \"cas3\"; did you mean \"Dataset000_SET0/case3\"?"), "{text}");
     std::fs::write(file.path(), "#\n").unwrap();
     assert!(matches!(select(&split, &[], &[], &keys(4)), Err(SelectError::EmptyList { .. })));
     std::fs::write(file.path(), "case9\nDataset000_SET0/case3").unwrap();
@@ -215,7 +218,7 @@ fn a_name_selects_one_case_or_is_refused() {
     check(&["case0", "case2"], &["A"], &[], Err(&excluded("case2", "B/case2")));
     check(&["A/case1", "case2"], &[], &["B"], Err(&excluded("case2", "B/case2")));
     check(&["A/case0", "B/case0"], &["A"], &[], Err(&excluded("B/case0", "B/case0")));
-    check(&["case0", "case3"], &["A"], &[], Err("no case is named \"case3\"; did you mean \"A/case0\"?"));
+    check(&["case0", "case3"], &["A"], &[], Err("no case is named \"case3\""));
 }
 
 #[test]

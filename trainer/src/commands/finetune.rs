@@ -12,8 +12,8 @@ use super::source::{Source, open_cache, refuse_flags_without_effect, warn_of_exc
 use super::{first_weights, micro_batch};
 use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
-use crate::config::RunConfig as _;
 use crate::config::finetune::{FinetuneConfig, FinetunePreset, UnetrSettings};
+use crate::config::{RunConfig as _, value_of};
 use crate::finetune::{FinetuneError, Finetuning, name_fault};
 use crate::initial_weights::Init;
 use crate::training::{Resume, Task as _, saved_config};
@@ -153,15 +153,19 @@ fn refuse_replaced_settings(args: &FinetuneArgs) -> Result<(), UsageError> {
         FinetuneArgs { shots: Some(_), .. } => "--shots",
         _ => return Ok(()),
     };
-    let is_within = |key: &str, section: &str| {
-        key.strip_prefix(section).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'.', ..]))
+    // A section may be set as a whole: `stream={batch=2, split="all"}`.
+    let split_of = |key: &str, value: &str, section: &str| match key.strip_prefix(section)? {
+        "" => value_of(value).get("split").cloned(),
+        ".split" => Some(value_of(value)),
+        rest => rest.starts_with(".split.").then(|| value_of(value)),
     };
     let is_replaced = |(key, value): &&(String, String)| {
+        let split = split_of(key, value, "stream");
         if args.no_validation {
-            let is_all = key == "stream.split" && value.trim_matches(['"', '\'']) == "all";
-            is_within(key, "validation") || (is_within(key, "stream.split") && !is_all)
+            let is_validation = key == "validation" || key.starts_with("validation.");
+            is_validation || split.is_some_and(|split| split.as_str() != Some("all"))
         } else {
-            is_within(key, "stream.split") || is_within(key, "validation.split")
+            split.is_some() || split_of(key, value, "validation").is_some()
         }
     };
     match args.run.set.iter().find(is_replaced) {
@@ -241,8 +245,19 @@ mod tests {
             &["--shots", "1", "--set", "validation.split.shots=2"],
             "--shots cannot be used with --set validation.split.",
         );
+        // Whole sections.
+        for flags in [
+            ["--fold", "0/2", "--set", "stream={split=\"all\"}"],
+            ["--fold", "0/2", "--set", "validation={every=5, split={fold=0, of=2, part=\"validation\"}}"],
+            ["--shots", "1", "--set", "validation={every=5, split.shots=2}"],
+        ] {
+            check(&flags, &format!("{} cannot be used with --set {}, ", flags[0], flags[3]));
+        }
+        check(&["--no-validation", "--set", "stream={split={shots=1, part=\"train\"}}"], "--no-validation cannot");
         for flags in [
             &["--set", fold][..],
+            &["--no-validation", "--set", "stream={split=\"all\"}"],
+            &["--fold", "0/2", "--set", "stream={batch=2}"],
             &["--no-validation", "--set", "stream.split=all", "--set", "optim.lr=1e-4"],
             &["--fold", "0/2", "--set", "validation.every=5"],
         ] {

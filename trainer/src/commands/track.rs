@@ -46,7 +46,7 @@ pub(super) fn run(args: &TrackArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Kind of a run by its configuration: the model of a fine-tuning has a `feature_size`.
+/// Kind of a run by its configuration: only fine-tuning has classes, validation or a `feature_size` of the model.
 ///
 /// # Errors
 /// If the file cannot be read, or is not a configuration of its kind.
@@ -54,8 +54,10 @@ fn kind_of(run_dir: &Path) -> anyhow::Result<Kind> {
     let path = run_dir.join(CONFIG);
     let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let origin = path.display().to_string();
-    let is_finetuning =
-        |table: toml::Table| table.get("model").is_some_and(|model| model.get("feature_size").is_some());
+    let is_finetuning = |table: toml::Table| {
+        let has_feature_size = || table.get("model").is_some_and(|model| model.get("feature_size").is_some());
+        ["classes", "validation"].iter().any(|key| table.contains_key(*key)) || has_feature_size()
+    };
     if text.parse::<toml::Table>().is_ok_and(is_finetuning) {
         FinetuneConfig::parse(&text, &origin)?;
         Ok(Kind::Finetune)
@@ -95,5 +97,7 @@ mod tests {
         assert_eq!(kind(PretrainPreset::Tiny.toml()), Ok(Kind::Pretrain));
         let error = kind(&FinetunePreset::Tiny.toml().replacen("every = ", "ever = ", 1)).unwrap_err();
         assert!(error.contains("unknown key `validation.ever`; did you mean `validation.every`?"), "{error}");
+        let error = kind(&FinetunePreset::Tiny.toml().replacen("feature_size = ", "feature_sise = ", 1)).unwrap_err();
+        assert!(error.contains("unknown key `model.feature_sise`; did you mean `model.feature_size`?"), "{error}");
     }
 }

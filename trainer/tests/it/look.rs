@@ -121,10 +121,11 @@ fn pictures_are_drawn_from_files_and_caches_alike() {
     let [run, cache, files, cases] = ["run", "cache", "files", "cases"].map(|name| folder.text(name));
     let scan = folder.scan();
     let centre = "12,12,8";
-    let base = ["--model", &run, "--spacing", "5", "--device", "cpu"];
     let with = |command: &'static str, more: &[&str]| -> String {
-        let args: Vec<&str> = [command].into_iter().chain(base).chain(more.iter().copied()).collect();
-        succeed(&args)
+        let base = [command, "--model", &run, "--device", "cpu"];
+        // The scans of a cache have its spacing.
+        let spacing: &[&str] = if more.contains(&"--shards") { &[] } else { &["--spacing", "5"] };
+        succeed(&[&base[..], spacing, more].concat())
     };
     let printed = with("reconstruct", &[&scan, "--centre", centre, "--out", &files]);
     assert!(printed.contains(": loss "), "{printed}");

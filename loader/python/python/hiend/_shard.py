@@ -84,9 +84,10 @@ def shard(
         ``{"case", "path", "reason"}``), ``not_used`` (a list of ``{"path", "reason"}``: files that belong to no case,
         such as images that ``dataset.json`` does not list; also logged as warnings), ``findings`` (a list of
         ``{"case", "text"}``), ``known_findings`` (the same of unchanged cases), ``unseen_classes`` (a list of texts on
-        classes that ``dataset.json`` names and no label map has), ``voxels``, ``bytes_in``, ``bytes_out``, ``shards``,
-        ``not_in_data``, ``twice`` (a list of pairs: a case that is not in the data, and one of the data with the same
-        image), ``repeated`` (a list of pairs: a case of the data, and the first one of the data with the same image),
+        classes that ``dataset.json`` names and no case has), ``unnamed_labels`` (a list of texts on label values that
+        ``dataset.json`` does not name), ``voxels``, ``bytes_in``, ``bytes_out``, ``shards``, ``not_in_data``, ``twice``
+        (a list of pairs: a case that is not in the data, and one of the data with the same image), ``repeated`` (a list
+        of pairs: a case of the data, and the first one of the data with the same image),
         ``superseded_bytes``, ``pruned_cases`` and ``secs``. All data were converted if ``skipped`` and ``not_used`` are
         empty.
 

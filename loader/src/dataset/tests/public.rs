@@ -12,7 +12,8 @@ fn pairs_of_files_are_cases_wherever_they_lie() {
             "data/b/z b/z.nii b/z_seg.nii",
             "data/c/w c/w.nii -",
         ])
-        .unused(&[]);
+        .unused(&[])
+        .notes(&[DatasetNote::Unlabelled { count: 1, of: 4, example: "c/w".into() }]);
     // A pair at the top.
     Found::in_files(&["x.nii", "x_seg.nii", "b/y.nii", "b/y_seg.nii", "b/z.nii", "b/z_seg.nii", "b/v_seg.nii"])
         .cases(&["data/b/y b/y.nii b/y_seg.nii", "data/b/z b/z.nii b/z_seg.nii", "data/x x.nii x_seg.nii"])
@@ -27,7 +28,21 @@ fn pairs_of_files_are_cases_wherever_they_lie() {
     // Next to folders that are cases by their names, scans without label maps remain outside.
     Found::in_files(&["k/p/imaging.nii", "k/p/segmentation.nii", "m/y.nii", "m/y_seg.nii", "m/z.nii", "n/v.nii"])
         .cases(&["k/p k/p/imaging.nii k/p/segmentation.nii", "m/y m/y.nii m/y_seg.nii", "m/z m/z.nii -"])
-        .unused(&[("n/v.nii", UnusedReason::OutsideDatasets)]);
+        .unused(&[("n/v.nii", UnusedReason::OutsideDatasets)])
+        .notes(&[DatasetNote::Unlabelled { count: 1, of: 2, example: "z".into() }]);
+    // Two folders of one name have cases of the same names.
+    let of = |folder: &str| ["y", "y_seg", "z", "z_seg"].map(|stem| format!("{folder}/s/{stem}.nii"));
+    let files = [of("m"), of("n")].concat();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    Found::in_files(&[&files[..], &["k/p/imaging.nii", "k/p/segmentation.nii"][..]].concat())
+        .cases(&[
+            "k/p k/p/imaging.nii k/p/segmentation.nii",
+            "m-s/y m/s/y.nii m/s/y_seg.nii",
+            "m-s/z m/s/z.nii m/s/z_seg.nii",
+            "n-s/y n/s/y.nii n/s/y_seg.nii",
+            "n-s/z n/s/z.nii n/s/z_seg.nii",
+        ])
+        .skipped(&[]);
     // Next to datasets of other layouts, all of them do.
     Found::in_files(&["D/imagesTr/a_0000.nii", "m/y.nii", "m/y_seg.nii", "m/z.nii", "m/z_seg.nii"])
         .cases(&["D/a D/imagesTr/a_0000.nii -"]);
@@ -105,6 +120,53 @@ fn images_and_label_maps_may_have_subfolders_of_the_same_names() {
     Found::in_files(&["images/p1/ct.nii", "labels/p1/seg.nii", "images/p2/ct.nii", "images/p2/t1.nii"])
         .cases(&["data/p1 images/p1/ct.nii labels/p1/seg.nii", "data/p2 images/p2/ct.nii -"])
         .unused(&[("images/p2/t1.nii", UnusedReason::NamedLikeOtherModality { word: "t1".into() })]);
+}
+
+#[test]
+fn a_label_map_in_a_subfolder_is_that_of_the_image_with_its_name() {
+    // The subset of a source, with an image and the label map of another one.
+    Found::in_files(&["labels/S/b_seg.nii", "labels/T/x_seg.nii", "volumes/S/a.nii", "volumes/T/x.nii"])
+        .cases(&["data/S volumes/S/a.nii -", "data/T volumes/T/x.nii labels/T/x_seg.nii"])
+        .unused(&[("labels/S/b_seg.nii", UnusedReason::LabelWithoutImage)]);
+    // The label map of `a_b` has further words than `a`, but not than `a_b`.
+    Found::in_files(&["images/S/a.nii", "images/S/a_b.nii", "labels/S/a_b_seg.nii"])
+        .cases(&["data/S/a images/S/a.nii -", "data/S/a_b images/S/a_b.nii labels/S/a_b_seg.nii"])
+        .unused(&[]);
+    // One mask is no label map where other cases have several.
+    let masks = ["labels/p1/liver.nii", "labels/p2/liver.nii", "labels/p2/lung.nii"];
+    let images = ["images/p1/ct.nii", "images/p2/ct.nii", "images/p3/ct.nii", "labels/p3/seg.nii"];
+    Found::in_files(&[&masks[..], &images[..]].concat())
+        .cases(&[
+            "data/p1 images/p1/ct.nii -",
+            "data/p2 images/p2/ct.nii -",
+            "data/p3 images/p3/ct.nii labels/p3/seg.nii",
+        ])
+        .unused(&[
+            (masks[0], UnusedReason::LabelWithoutImage),
+            (masks[1], UnusedReason::AmbiguousLabel),
+            (masks[2], UnusedReason::AmbiguousLabel),
+        ]);
+    Found::in_files(&[masks[0], masks[1], images[0], "images/p2/p2.nii"])
+        .cases(&["data/p1 images/p1/ct.nii labels/p1/liver.nii", "data/p2 images/p2/p2.nii labels/p2/liver.nii"])
+        .unused(&[]);
+}
+
+#[test]
+fn cases_of_empty_folders_do_not_count_as_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |name: &str, files: &[&str], empty: &str, expected: &str| {
+        let data = dir.path().join(name);
+        touch(&data, files);
+        std::fs::create_dir_all(data.join(empty)).unwrap();
+        assert_eq!(survey(&data).unwrap().datasets[0].vacant, [expected]);
+    };
+    let files = ["images/p1/ct.nii", "labels/p1/seg.nii"];
+    check("a", &files, "images/p3", "a/p3");
+    check("b", &files, "labels/p4", "b/p4");
+    // A study of AutoPET, and a patient.
+    let files = ["PETCT_1/s1/CTres.nii.gz", "PETCT_1/s1/SEG.nii.gz"];
+    check("c", &files, "PETCT_1/s2", "c/PETCT_1/s2");
+    check("d", &files, "PETCT_2", "d/PETCT_2");
 }
 
 #[test]

@@ -399,6 +399,20 @@ fn findings_are_reported_before_during_and_after_a_conversion() {
     assert!(ran.out.contains("suspicious   1 case ") && ran.out.contains(values), "{}", ran.out);
 }
 
+#[test]
+fn label_values_that_dataset_json_does_not_name_are_listed() {
+    let place = Place::with_phantoms(1);
+    let description = place.path("data/Dataset001_Phantom/dataset.json");
+    let text = std::fs::read_to_string(&description).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json["labels"].as_object_mut().unwrap().remove("spine").unwrap();
+    std::fs::write(&description, json.to_string()).unwrap();
+    let ran = place.convert(&[], 0);
+    let listed = "Label values that dataset.json does not name:\n  Dataset001_Phantom: label value 5 in 1 of 1 labelled case, such \
+                  as Dataset001_Phantom/phantom_000, has no name in dataset.json;";
+    assert!(ran.out.contains(listed), "{}", ran.out);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_case_beyond_the_memory_of_the_system_is_skipped() {
