@@ -147,7 +147,7 @@ mod tests {
     fn slices_of_one_value_are_found_where_a_scan_has_content() {
         assert_eq!(of(|_, value| value), Slices::default());
         // Air at both ends, and between others.
-        assert_eq!(of(|[_, _, z], value| if !(2..=9).contains(&z) { -1024 } else { value }), Slices::default());
+        assert_eq!(of(|[_, _, z], value| if (2..=9).contains(&z) { value } else { -1024 }), Slices::default());
         let stack = BlankSlices { value: -1024.0, axis: 2, num: 2, ends: [7, 8], all: 12, is_padded: false };
         let between = of(|[_, _, z], value| if z == 7 || z == 8 { -1024 } else { value });
         assert_eq!(between, Slices { blank: Some(stack), repeated: None });
