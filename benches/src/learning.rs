@@ -12,6 +12,7 @@
 
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "counts of voxels, steps and cases")]
 
+mod arm_result;
 mod chart;
 mod data;
 mod phantom;

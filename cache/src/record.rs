@@ -67,6 +67,9 @@ pub struct SourceValues {
     /// Unusual features of the file, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<String>,
+    /// Values of the source's label map that no stored voxel has, in ascending order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost_labels: Vec<u8>,
 }
 
 impl CaseRecord {
@@ -151,6 +154,9 @@ pub struct SourceFiles {
     /// Modification time of the label file, as for the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_modified_ns: Option<i64>,
+    /// Absolute path of the converted folder, without links; `None` in records of programs that did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<String>,
 }
 
 /// Position of a case in its shard.

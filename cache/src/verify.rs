@@ -10,12 +10,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::case::{Case, VolumeReader};
 use crate::damage::ShardError;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileError, Result};
 use crate::index::{ChunkIndex, Entry};
 use crate::location::Location;
 use crate::manifest::{FILE_NAME, Manifest};
@@ -39,6 +40,8 @@ pub struct Fault {
     pub chunk: Option<usize>,
     /// Description of the fault.
     pub reason: String,
+    /// `true` if bytes could not be read, so that nothing is known about them: a refused permission, a network that is away.
+    pub unread: bool,
 }
 
 impl fmt::Display for Fault {
@@ -60,7 +63,7 @@ impl fmt::Display for Fault {
 
 impl Fault {
     fn file(path: &Path, reason: impl fmt::Display) -> Self {
-        Self { path: path.to_owned(), case: None, array: None, chunk: None, reason: reason.to_string() }
+        Self { path: path.to_owned(), case: None, array: None, chunk: None, reason: reason.to_string(), unread: false }
     }
 
     fn from_error(path: &Path, err: &Error) -> Self {
@@ -70,8 +73,22 @@ impl Fault {
             Error::File(err) => format!("cannot {}: {}", err.action, err.source),
             other => other.to_string(),
         };
-        Self::file(path, reason)
+        Self { unread: matches!(err, Error::File(err) if is_unread(err)), ..Self::file(path, reason) }
     }
+}
+
+/// Returns `true` for an error that tells nothing about the bytes of a file. A disk that has lost a sector answers with
+/// `EIO`, which is damage.
+fn is_unread(err: &FileError) -> bool {
+    let kind = err.source.kind();
+    let is_damage = matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+        || err.source.raw_os_error() == Some(libc::EIO);
+    !is_damage || is_object(&err.path)
+}
+
+/// Returns `true` for the URL of an object or a cache.
+fn is_object(path: &Path) -> bool {
+    Location::from(path).url().is_some()
 }
 
 /// First pass over a cache: the shards that open, and the faults of the others.
@@ -88,13 +105,18 @@ pub struct Survey {
 /// Opens every shard of a cache and compares its location with its manifest.
 ///
 /// # Errors
-/// If the location cannot be listed, or holds neither manifest nor shards.
+/// If the location cannot be listed, holds neither manifest nor shards, or is in object storage and cannot be read.
 pub fn survey(at: impl Into<Location>) -> Result<Survey> {
     let location = at.into();
     let place = Place::of(&location)?;
     let mut faults = Vec::new();
     let manifest_path = location.join(FILE_NAME);
-    let read = Manifest::read_in(&place, &location);
+    let is_remote = location.url().is_some();
+    let read = match Manifest::read_in(&place, &location) {
+        Err(err @ Error::File(_)) if is_remote => return Err(err),
+        read => read,
+    };
+    let is_known = matches!(read, Ok(_) | Err(Error::NoCache { .. }));
     let listed = read.as_ref().map(|manifest| manifest.shards.clone()).unwrap_or_default();
     let opened = open_all(&place, &listed, &OpenOptions::for_one_pass())?;
     match read {
@@ -111,7 +133,7 @@ pub fn survey(at: impl Into<Location>) -> Result<Survey> {
             faults.push(Fault::file(path, "listed in manifest.json but missing"));
         }
     }
-    let unlisted = opened.shards.iter().filter(|(path, _)| !listed.contains(path)).count();
+    let unlisted = opened.shards.iter().filter(|(path, _)| is_known && !listed.contains(path)).count();
     let mut shards = Vec::with_capacity(opened.shards.len());
     for (path, shard) in opened.shards {
         match shard {
@@ -119,6 +141,7 @@ pub fn survey(at: impl Into<Location>) -> Result<Survey> {
                 faults.extend(repeated(&shard));
                 shards.push(Arc::new(shard));
             }
+            Err(err @ Error::File(_)) if is_remote => return Err(err),
             Err(err) => faults.push(Fault::from_error(&path, &err)),
         }
     }
@@ -144,12 +167,14 @@ pub fn verify_case(shard: &Arc<Shard>, idx: usize, reader: &mut VolumeReader) ->
             check.tiles(&index);
             let mut expected = Expected::new(&index);
             check.image(&index, reader, &expected);
-            check.label(&index, reader, &mut expected);
+            if !check.is_unread() {
+                check.label(&index, reader, &mut expected);
+            }
         }
         Err(Error::BadShard { reason: ShardError::Case { error, .. }, .. }) => {
             check.fault(None, None, error.to_string());
         }
-        Err(err) => check.fault(None, None, Fault::from_error(shard.path(), &err).reason),
+        Err(err) => check.error(None, None, &err),
     }
     check.faults
 }
@@ -185,15 +210,25 @@ struct Check<'a> {
 impl Check<'_> {
     fn fault(&mut self, array: Option<&'static str>, chunk: Option<usize>, reason: String) {
         let path = self.case.shard().path().to_owned();
-        self.faults.push(Fault { path, case: Some(self.case.key().to_owned()), array, chunk, reason });
+        self.faults.push(Fault { path, case: Some(self.case.key().to_owned()), array, chunk, reason, unread: false });
     }
 
-    fn chunk_error(&mut self, array: &'static str, chunk: usize, err: Error) {
-        let reason = match err {
-            Error::CorruptChunk { reason, .. } => reason.to_string(),
-            other => Fault::from_error(self.case.shard().path(), &other).reason,
-        };
-        self.fault(Some(array), Some(chunk), reason);
+    fn error(&mut self, array: Option<&'static str>, chunk: Option<usize>, err: &Error) {
+        let case = Some(self.case.key().to_owned());
+        self.faults.push(Fault { case, array, chunk, ..Fault::from_error(self.case.shard().path(), err) });
+    }
+
+    fn chunk_error(&mut self, array: &'static str, chunk: usize, err: &Error) {
+        match err {
+            Error::CorruptChunk { reason, .. } => self.fault(Some(array), Some(chunk), reason.to_string()),
+            other => self.error(Some(array), Some(chunk), other),
+        }
+    }
+
+    /// Returns `true` once bytes could not be read. The rest of the case is then left alone: a store that does not answer is
+    /// waited for at each request.
+    fn is_unread(&self) -> bool {
+        self.faults.last().is_some_and(|fault| fault.unread)
     }
 
     /// Checks that the chunks tile the bytes from the start of the case to its index, so that none goes unchecked.
@@ -222,7 +257,10 @@ impl Check<'_> {
         let mut values = Vec::new();
         for chunk in 0..index.grid.num_chunks() {
             if let Err(err) = reader.image_chunk(self.case, index, chunk, &mut values) {
-                self.chunk_error("image", chunk, err);
+                self.chunk_error("image", chunk, &err);
+                if self.is_unread() {
+                    return;
+                }
                 continue;
             }
             let found = values.iter().filter(|&&value| value > threshold).count();
@@ -244,7 +282,10 @@ impl Check<'_> {
         let mut values = Vec::new();
         for chunk in 0..index.grid.num_chunks() {
             if let Err(err) = reader.label_chunk(self.case, index, chunk, &mut values) {
-                self.chunk_error("label", chunk, err);
+                self.chunk_error("label", chunk, &err);
+                if self.is_unread() {
+                    return;
+                }
                 continue;
             }
             let mut counts = [0u32; 256];
@@ -258,5 +299,38 @@ impl Check<'_> {
                 self.fault(Some("label"), Some(chunk), reason);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_reading_are_told_from_damage() {
+        let unread = |path: &str, source: io::Error| {
+            Fault::from_error(Path::new(path), &FileError::at(path, "read")(source).into()).unread
+        };
+        for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::TimedOut, io::ErrorKind::Other] {
+            assert!(unread("cache/a.shard", kind.into()), "{kind:?}");
+        }
+        for kind in [io::ErrorKind::NotFound, io::ErrorKind::UnexpectedEof, io::ErrorKind::InvalidData] {
+            assert!(!unread("cache/a.shard", kind.into()), "{kind:?}");
+            // Removed, replaced or cut on the way: the object may be whole.
+            assert!(unread("s3://bucket/a.shard", kind.into()), "{kind:?}");
+        }
+        assert!(!unread("cache/a.shard", io::Error::from_raw_os_error(libc::EIO)));
+        let damaged = Error::BadShard { path: "a.shard".into(), reason: ShardError::Magic };
+        assert!(!Fault::from_error(Path::new("a.shard"), &damaged).unread);
+    }
+
+    #[test]
+    fn a_manifest_that_cannot_be_read_says_nothing_about_shards() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join(FILE_NAME)).unwrap();
+        std::fs::write(dir.path().join("g0001-w000-0000.shard"), b"damaged").unwrap();
+        let survey = survey(dir.path()).unwrap();
+        let unread: Vec<bool> = survey.faults.iter().map(|fault| fault.unread).collect();
+        assert_eq!((survey.unlisted, unread), (0, vec![true, false]), "{:?}", survey.faults);
     }
 }

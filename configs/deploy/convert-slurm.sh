@@ -24,7 +24,9 @@ cache=${2:?usage: sbatch --array=0-N convert-slurm.sh DATA CACHE [more flags]}
 shift 2
 
 # --memory bounds the cases being converted; the rest of --mem serves the page cache, the writer and uploads.
-srun hiend-shard "$data" --out "$cache" --claim --jobs "${SLURM_CPUS_PER_TASK}" --memory 12GiB "$@"
+# Since Slurm 22.05, srun takes the number of cores from its own flag alone: without it, the program gets one.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" hiend-shard "$data" --out "$cache" --claim \
+    --jobs "$SLURM_CPUS_PER_TASK" --memory 12GiB "$@"
 code=$?
 [ "$code" -eq 3 ] && code=0
 exit "$code"

@@ -21,5 +21,7 @@ token=${2:?usage: sbatch serve-slurm.sh CACHE TOKEN_FILE URL_FILE}
 urls=${3:?usage: sbatch serve-slurm.sh CACHE TOKEN_FILE URL_FILE}
 
 scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's|.*|http://&:9443|' >"$urls"
-exec srun hiend-serve --shards "$cache" --listen 0.0.0.0:9443 --token-file "$token" --insecure \
+# Since Slurm 22.05, srun takes the number of cores from its own flag alone: without it, the program gets one.
+exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" hiend-serve --shards "$cache" \
+    --listen 0.0.0.0:9443 --token-file "$token" --insecure \
     --threads "$SLURM_CPUS_PER_TASK" --memory 24GiB --metrics-listen 0.0.0.0:9465

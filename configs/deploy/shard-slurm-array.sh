@@ -27,7 +27,8 @@ cache=${2:?usage: sbatch --array=0-N shard-slurm-array.sh DATA CACHE [more flags
 shift 2
 
 # --memory bounds the cases being converted; the rest of --mem serves the page cache and the writer.
-srun hiend-shard "$data" --out "$cache" \
+# Since Slurm 22.05, srun takes the number of cores from its own flag alone: without it, the program gets one.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" hiend-shard "$data" --out "$cache" \
     --worker "${SLURM_ARRAY_TASK_ID}/${SLURM_ARRAY_TASK_COUNT}" \
     --jobs "${SLURM_CPUS_PER_TASK}" --memory 12GiB "$@"
 code=$?

@@ -32,8 +32,9 @@ HIEND_TOKEN=$(openssl rand -hex 16)
 export HIEND_TOKEN
 
 # --kill-on-bad-exit=0: a rank that is lost is noticed by the others, and rank 0 needs time to save.
-srun --kill-on-bad-exit=0 hiend-train --ranks slurm --shards "$cache" --run-dir "$run" --resume auto \
-    --display lines --memory 16GiB "$@"
+# Since Slurm 22.05, srun takes the number of cores from its own flag alone: without it, the program gets one.
+srun --kill-on-bad-exit=0 --cpus-per-task="$SLURM_CPUS_PER_TASK" hiend-train --ranks slurm \
+    --shards "$cache" --run-dir "$run" --resume auto --display lines --memory 16GiB "$@"
 code=$?
 case $code in
     75 | 69) scontrol requeue "$SLURM_JOB_ID" ;;

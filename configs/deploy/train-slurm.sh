@@ -18,7 +18,9 @@
 
 set -u
 # SIGUSR1 comes two minutes before the time limit. hiend-train finishes the step, saves and exits with 75.
-srun hiend-train "$@" --resume=auto --display=lines --metrics-listen=0.0.0.0:9464 &
+# Since Slurm 22.05, srun takes the number of cores from its own flag alone: without it, the program gets one.
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" hiend-train "$@" \
+    --resume=auto --display=lines --metrics-listen=0.0.0.0:9464 &
 child=$!
 trap 'kill -USR1 "$child"' USR1
 trap 'kill -TERM "$child"' TERM

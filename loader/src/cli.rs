@@ -15,7 +15,7 @@ use crate::program::{
 };
 #[cfg(feature = "client")]
 pub(crate) use stream::RemoteArgs;
-pub(crate) use stream::{Replay, Stream, StreamOptions};
+pub(crate) use stream::{Replay, SampleByArg, Stream, StreamOptions};
 
 /// Smallest memory limit of a conversion: a case of ordinary size takes more.
 const MIN_MEMORY: ByteSize = ByteSize::mib(16);
@@ -124,8 +124,8 @@ pub(crate) struct Convert {
     /// Compare the content of files even where size and modification time are unchanged; reads all data
     #[arg(long, conflicts_with = "dry_run")]
     pub checksum: bool,
-    /// Convert a dataset or case again even if unchanged, for example to repair damage that `verify` found;
-    /// `*` and `?` are wildcards; may be repeated
+    /// Convert a dataset or case again even if unchanged, for example to repair damage that `verify` found, or to replace
+    /// the scans of another folder of the same name; `*` and `?` are wildcards; may be repeated
     #[arg(long, value_name = "NAME")]
     pub reconvert: Vec<String>,
     /// Convert again cases that the cache holds with another normalisation, spacing, window, range or codec

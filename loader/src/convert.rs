@@ -16,7 +16,8 @@
 //! A path that cannot be examined is an error ([`dataset`](crate::dataset)) or skips its case; the case's record stays.
 //! Labelled records are not superseded by unlabelled ones when a dataset has lost all its label maps, and nothing is
 //! pruned below a folder that exists but is empty: an unmounted disk looks like either. Cases of lost and damaged
-//! shards are converted again where they are in the data; where they are not, the run ends before it writes anything.
+//! shards are converted again where they are in the data; where they are not, the run ends before it writes anything. So
+//! does a run whose data would replace the scans of another dataset that has the same name.
 //!
 //! # Several workers
 //! A case belongs to worker `blake3(DATASET/CASE) mod N` ([`keep_share`]): every worker finds its share by itself, and
@@ -38,17 +39,22 @@ mod error;
 mod extent;
 mod folder;
 mod identity;
+mod label_texture;
 mod labels;
+mod lost;
 mod memory;
 mod modality;
+mod origin;
 mod pass;
+mod same_scan;
 mod share;
 mod source;
 mod suspicion;
+mod unnamed;
 mod unseen;
 mod values;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -62,7 +68,7 @@ use crate::preprocess::PreprocessConfig;
 use crate::stop::Stop;
 use case::{CaseConverter, Outcome};
 use claiming::Claiming;
-use folder::Names;
+use folder::{Known, Names};
 
 pub use case::{Probed, probe};
 pub(crate) use case::{headers, label_notes};
@@ -76,8 +82,9 @@ use pass::Pass;
 pub use share::keep_share;
 pub use source::SETTLED;
 pub use suspicion::{Judged, OnSuspect, Suspicion};
+pub use unnamed::UnnamedLabels;
 pub use unseen::UnseenClasses;
-pub use values::{Peaks, Shares, Tissue, ValueStats};
+pub use values::{Air, BlankSlices, Peaks, RepeatedSlices, Shares, Slices, Tissue, ValueStats};
 
 /// Options of a conversion; no option changes a voxel of the result.
 #[derive(Clone, Debug)]
@@ -142,6 +149,8 @@ impl Default for ConvertOptions {
 pub struct Summary {
     /// Number of cases converted in this run.
     pub converted: usize,
+    /// Number of converted cases of which the cache had an earlier version.
+    pub replaced: usize,
     /// Number of cases that were already in the cache, from the same files with the same parameters.
     pub unchanged: usize,
     /// Number of cases that other runs converted or found unchanged; nonzero only with [`ConvertOptions::claim`].
@@ -166,9 +175,13 @@ pub struct Summary {
     pub not_in_data: usize,
     /// Scans that the cache holds twice: a case that is not in this data, and a case of the data with the same image.
     pub twice: Vec<[String; 2]>,
+    /// Scans that the data hold twice: a case, and the first one of the data with the same image.
+    pub repeated: Vec<[String; 2]>,
     /// Classes that a dataset names but that occur in none of its label maps. Empty in object storage, and until all
     /// labelled cases of the dataset are in the cache.
     pub unseen: Vec<UnseenClasses>,
+    /// Label values that label maps have and their dataset does not name. Empty in object storage.
+    pub unnamed: Vec<UnnamedLabels>,
     /// Bytes of superseded records in the cache.
     pub superseded_bytes: u64,
     /// Result of pruning; `None` if it was not requested, or another run was writing into the cache.
@@ -292,8 +305,8 @@ impl<'a> Conversion<'a> {
     /// Converts new and changed cases.
     ///
     /// # Errors
-    /// If the cache cannot be written (disk full), holds cases of other parameters, lost cases that are not in the data,
-    /// or a case is suspicious under [`OnSuspect::Fail`].
+    /// If the cache cannot be written (disk full), holds cases of other parameters, lost cases that are not in the data, or
+    /// scans of another dataset that would be replaced, or a case is suspicious under [`OnSuspect::Fail`].
     pub fn run(self) -> Result<Summary, ConvertError> {
         let started = Instant::now();
         let Self { root, datasets, out, config, options, stop, mut observe } = self;
@@ -305,14 +318,14 @@ impl<'a> Conversion<'a> {
         let lock = RunLock::shared_telling(out, || {
             tracing::info!(cache = %out, "waiting for another run that prunes this cache");
         })?;
-        let known = folder::prepare(out, datasets, &config, &options)?;
+        let known = folder::prepare(out, root, datasets, &config, &options)?;
         let mut summary = Summary::default();
         let mut share = datasets.to_vec();
         keep_share(&mut share, options.worker);
         if options.on_suspect != OnSuspect::Warn {
             let refused: Vec<SkippedCase> = share
                 .iter_mut()
-                .flat_map(|dataset| modality::refuse(dataset, |key| known.records.contains_key(key)))
+                .flat_map(|dataset| modality::refuse(dataset, |key| known.record(key).is_some()))
                 .collect();
             if let (OnSuspect::Fail, Some(first)) = (options.on_suspect, refused.into_iter().next()) {
                 return Err(ConvertError::Suspect(first));
@@ -328,12 +341,16 @@ impl<'a> Conversion<'a> {
             .map(|dataset| dataset.name.as_str())
             .collect();
         let mut cases: Vec<&CaseFiles> = share.iter().flat_map(|dataset| &dataset.cases).collect();
+        // First, because the manifest of a run that is interrupted no longer names what was lost.
+        cases.sort_by_cached_key(|case| !known.is_lost(&case.key()));
         if let Some(claiming) = &claiming {
             cases = claiming.order(cases);
         }
         let budget = ByteBudget::new(options.memory_bytes);
+        let data_folder = origin::folder_of(root).to_string_lossy().into_owned();
         let converter = CaseConverter {
             root,
+            folder: &data_folder,
             config: &config,
             options: &options,
             parameters: &parameters,
@@ -347,7 +364,8 @@ impl<'a> Conversion<'a> {
             loop {
                 let pass =
                     Pass { converter: &converter, labelled: &labelled, claiming: claiming.as_ref(), stop: &stop };
-                let left = pass.run(&cases, &mut |outcome| store(outcome, &mut shards, &mut summary, &mut observe))?;
+                let left =
+                    pass.run(&cases, &mut |outcome| store(outcome, &known, &mut shards, &mut summary, &mut observe))?;
                 let mut pending = left.pending;
                 summary.elsewhere += left.over;
                 num_left = left.untouched + pending.len();
@@ -405,17 +423,12 @@ fn take_stock(
     if !summary.interrupted && out.url().is_none() {
         let skipped: HashSet<&str> = summary.skipped.iter().map(|skipped| skipped.case.as_str()).collect();
         summary.unseen = unseen::find(&cache, datasets, &skipped);
+        summary.unnamed = unnamed::find(&cache, datasets);
     }
-    let (own, others): (Vec<&Case>, Vec<&Case>) = cache.cases().iter().partition(|case| listed.contains(case.key()));
-    summary.not_in_data = others.len();
-    // Under two names, as of a file that was renamed, a scan is in the cache twice.
-    let image = |case: &Case| case.record().source.image_blake3.clone();
-    let own: HashMap<String, &str> = own.into_iter().map(|case| (image(case), case.key())).collect();
-    let twice = others.into_iter().filter_map(|case| {
-        let other = own.get(&image(case))?;
-        Some([case.key().to_owned(), (*other).to_owned()])
-    });
-    summary.twice = twice.collect();
+    summary.not_in_data = cache.cases().iter().filter(|case| !listed.contains(case.key())).count();
+    let same = same_scan::find(&cache, &listed);
+    summary.twice = same.twice;
+    summary.repeated = same.repeated;
     Ok(())
 }
 
@@ -432,6 +445,7 @@ fn refuse_vacant(out: &Location, datasets: &[Dataset], listed: &HashSet<String>)
 
 fn store(
     outcome: Outcome,
+    known: &Known,
     shards: &mut RollingShardWriter,
     summary: &mut Summary,
     observe: &mut impl FnMut(Event<'_>),
@@ -446,6 +460,7 @@ fn store(
                 summary.findings.push(finding);
             }
             summary.converted += 1;
+            summary.replaced += usize::from(known.records.contains_key(&case));
             summary.with_label += usize::from(record.label.is_some());
             summary.voxels += record.shape.iter().product::<usize>() as u64;
             summary.bytes_in += bytes_in;

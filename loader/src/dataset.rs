@@ -60,10 +60,11 @@ pub use description::DescriptionFault;
 pub use dicom_head::is_without_preamble;
 pub use difference::Difference;
 pub use error::DatasetError;
-pub use exclude::Exclude;
+pub use exclude::{Exclude, Unmatched};
 pub use modality::Modalities;
 pub use note::DatasetNote;
 pub use other_file::other_file;
+pub use tree::root_of;
 pub use unused::{UnusedFile, UnusedReason, Weight};
 
 /// Name of label 0.
@@ -154,7 +155,7 @@ pub fn survey(root: &Path) -> Result<Listing, DatasetError> {
 /// # Errors
 /// If a path cannot be examined, or no volume is found outside of datasets whose `dataset.json` cannot be used.
 pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, DatasetError> {
-    let root = &std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+    let root = &root_of(root);
     let mut listing = Listing::default();
     let mut tree = tree::walk(root, &mut listing.unused)?;
     nnunet_output::take_out(&mut tree, &mut listing.unused);

@@ -62,6 +62,8 @@ mod escape;
 pub mod geometry;
 pub mod mix;
 pub mod nearest;
+#[cfg(feature = "client")]
+mod pem;
 pub mod phantom;
 pub mod picture;
 pub mod pipeline;

@@ -15,15 +15,7 @@ pub fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Op
 #[must_use]
 pub fn nearest_dataset<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = wanted.to_lowercase();
-    let similarity = |name: &str| {
-        let name = name.to_lowercase();
-        let short = match name.split_once('_') {
-            Some((head, tail)) if head.starts_with("dataset") || head.starts_with("task") => tail,
-            _ => &name,
-        };
-        strsim::jaro_winkler(&wanted, &name).max(strsim::jaro_winkler(&wanted, short))
-    };
-    most_similar(known.into_iter().map(|name| (name, similarity(name))))
+    most_similar(known.into_iter().map(|name| (name, dataset_similarity(&wanted, name))))
 }
 
 /// Finds the most similar known case, compared by its key `DATASET/CASE` and by `CASE` alone. A case of exactly this
@@ -32,18 +24,34 @@ pub fn nearest_dataset<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str
 #[must_use]
 pub fn nearest_case<'a>(wanted: &str, keys: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = wanted.to_lowercase();
-    let numbers = numbers_of(&wanted);
-    let likeness = |key: &str| {
-        let key = key.to_lowercase();
-        // More than any similarity.
-        if key.rsplit('/').next() == wanted.rsplit('/').next() {
-            return 1.0 + strsim::jaro_winkler(&wanted, &key);
-        }
-        let id = key.split_once('/').map_or(key.as_str(), |(_, id)| id);
-        strsim::jaro_winkler(&wanted, &key).max(strsim::jaro_winkler(&wanted, id))
+    most_similar(similar_cases(&wanted, keys))
+}
+
+/// The most similar of the known datasets and cases; see [`nearest_dataset`] and [`nearest_case`].
+pub(crate) fn nearest_dataset_or_case<'a>(
+    wanted: &str,
+    datasets: impl IntoIterator<Item = &'a str>,
+    keys: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let wanted = wanted.to_lowercase();
+    let datasets = datasets.into_iter().map(|name| (name, dataset_similarity(&wanted, name)));
+    most_similar(datasets.chain(similar_cases(&wanted, keys)))
+}
+
+/// Similarity of a name in lower case and a dataset.
+fn dataset_similarity(wanted: &str, name: &str) -> f64 {
+    let name = name.to_lowercase();
+    let short = match name.split_once('_') {
+        Some((head, tail)) if head.starts_with("dataset") || head.starts_with("task") => tail,
+        _ => &name,
     };
-    let same_numbers = keys.into_iter().filter(|key| numbers_of(key) == numbers);
-    most_similar(same_numbers.map(|key| (key, likeness(key))))
+    strsim::jaro_winkler(wanted, &name).max(strsim::jaro_winkler(wanted, short))
+}
+
+/// Similarities of a name in lower case and the cases with its numbers: one digit is another case.
+fn similar_cases<'a>(wanted: &str, keys: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = (&'a str, f64)> {
+    let numbers = numbers_of(wanted);
+    keys.into_iter().filter(move |key| numbers_of(key) == numbers).map(move |key| (key, case_similarity(wanted, key)))
 }
 
 /// The numbers in the last part of a case's name, without leading zeros and without that of nnU-Net's first channel.
@@ -52,6 +60,16 @@ fn numbers_of(name: &str) -> Vec<&str> {
     let last = last.strip_suffix("_0000").unwrap_or(last);
     let numbers = last.split(|c: char| !c.is_ascii_digit()).filter(|number| !number.is_empty());
     numbers.map(|number| number.trim_start_matches('0')).collect()
+}
+
+/// Similarity of a name in lower case and a case; more than 1 for a case of exactly this name.
+fn case_similarity(wanted: &str, key: &str) -> f64 {
+    let key = key.to_lowercase();
+    if key.rsplit('/').next() == wanted.rsplit('/').next() {
+        return 1.0 + strsim::jaro_winkler(wanted, &key);
+    }
+    let id = key.split_once('/').map_or(key.as_str(), |(_, id)| id);
+    strsim::jaro_winkler(wanted, &key).max(strsim::jaro_winkler(wanted, id))
 }
 
 /// Returns the name of the largest similarity, if it is more than chance; the first of several equal ones.
@@ -89,5 +107,8 @@ mod tests {
         for other in ["case_003", "A/case_003", "case_01", "case"] {
             assert_eq!(nearest_case(other, ["A/case_000", "A/case_002"]), None, "{other}");
         }
+        assert_eq!(nearest_dataset_or_case("AMOSS", datasets, keys), Some("Dataset010_AMOS"));
+        assert_eq!(nearest_dataset_or_case("cas_002", datasets, keys), Some("A/case_002"));
+        assert_eq!(nearest_dataset_or_case("xyz", datasets, keys), None);
     }
 }

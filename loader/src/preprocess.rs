@@ -11,6 +11,7 @@
 pub mod foreground;
 mod grid;
 pub mod label_place;
+pub mod lost_labels;
 mod matrix;
 pub mod normalize;
 mod oblique;
@@ -27,6 +28,7 @@ use crate::geometry::{cropped, spacing};
 use crate::volume::{LabelVolume, Volume, VolumeInfo};
 use foreground::ForegroundBox;
 use label_place::{LabelPlace, Shift};
+use lost_labels::{LostLabel, count_labels, lost_labels};
 use normalize::{Normalize, Units};
 use resample::{Resampling, nearest, trilinear};
 use window::{Quantiser, Store};
@@ -135,6 +137,8 @@ pub struct Prepared {
     pub image: Vec<u16>,
     /// Label map.
     pub label: Option<Vec<u8>>,
+    /// Label values of the source without a voxel in `label`.
+    pub lost_labels: Vec<LostLabel>,
     /// Relation between stored values and HU or z-scores.
     pub quantiser: Quantiser,
     /// Position of the voxels in the world.
@@ -225,16 +229,20 @@ pub fn preprocess(
             Normalize::Zscore => PreprocessError::Constant,
         });
     };
-    let label = label.map(|(label, on_image)| {
-        // Like MONAI, by the label's own header: if it differs by rounding, ties between two voxels fall differently
-        // too.
-        let own = Resampling::new(&label.info, config.spacing);
-        let is_usable = own.shape() == shape && on_image.orientation == label.info.orientation;
-        let as_image = if is_usable { own } else { Resampling::new(&on_image, config.spacing) };
-        let mut resampled = nearest(&label.voxels, &as_image);
-        foreground::crop(&mut resampled, shape, &region);
-        resampled
-    });
+    let (label, lost) = label
+        .map(|(label, on_image)| {
+            // Like MONAI, by the label's own header: if it differs by rounding, ties between two voxels fall differently
+            // too.
+            let own = Resampling::new(&label.info, config.spacing);
+            let is_usable = own.shape() == shape && on_image.orientation == label.info.orientation;
+            let as_image = if is_usable { own } else { Resampling::new(&on_image, config.spacing) };
+            let mut resampled = nearest(&label.voxels, &as_image);
+            let [source, before] = [&label.voxels, &resampled].map(|voxels| count_labels(voxels));
+            foreground::crop(&mut resampled, shape, &region);
+            let lost = lost_labels(&source, &before, &count_labels(&resampled));
+            (resampled, lost)
+        })
+        .unzip();
     foreground::crop(&mut samples, shape, &region);
     let affine = cropped(&resampling.affine(), region.start);
     let geometry = Geometry {
@@ -244,7 +252,8 @@ pub fn preprocess(
         source_affine: image.info.affine,
         foreground_box: region,
     };
-    Ok(Prepared { shape: region.shape(), image: samples, label, quantiser, geometry })
+    let lost_labels = lost.unwrap_or_default();
+    Ok(Prepared { shape: region.shape(), image: samples, label, lost_labels, quantiser, geometry })
 }
 
 /// Checks that a label map lies on its image's grid; returns the label's header with the image's geometry, expressed in
@@ -329,6 +338,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn label_values_between_the_voxels_of_a_coarser_grid_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = TestFile::new(SHAPE, &vec![40; SHAPE.iter().product()]).affine(&AFFINE);
+        let image = read_volume(&image.write(&dir.path().join("image.nii"))).unwrap();
+        // One voxel next to the corner from which the coarser grid starts.
+        let mut values = vec![1; SHAPE.iter().product()];
+        values[3] = 7;
+        let label = TestFile::new(SHAPE, &[]).with_u8(&values).affine(&AFFINE);
+        let label = read_labels(&label.write(&dir.path().join("label.nii"))).unwrap();
+        let lost = |spacing| {
+            let config = PreprocessConfig { spacing, ..PreprocessConfig::default() };
+            preprocess(&image, Some(&label), &config).unwrap().lost_labels
+        };
+        assert!(lost(None).is_empty());
+        let expected = LostLabel { value: 7, num_voxels: 1, step: lost_labels::LosingStep::Resampling };
+        assert_eq!(lost(Some([6.0; 3])), [expected]);
     }
 
     #[test]

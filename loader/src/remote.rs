@@ -36,6 +36,7 @@ mod receive;
 mod silence;
 mod stream;
 
+pub use crate::pem::PemError;
 pub use address::AddressError;
 pub use stream::RemoteStream;
 
@@ -144,6 +145,14 @@ pub enum RemoteError {
         path: PathBuf,
         /// Error from reading the file.
         source: std::io::Error,
+    },
+    /// A file with certificates holds none that can be used.
+    #[error("{}", path.display())]
+    InvalidCa {
+        /// Path of the file of CA certificates.
+        path: PathBuf,
+        /// Fault of the file.
+        source: PemError,
     },
     /// No certificates of the system were found.
     #[error("{url}: no certificates of the system were found; name a file with the server's")]
@@ -278,6 +287,8 @@ struct Facts {
     /// Labels that datasets name but no voxel has, as far as the server knows; not compared, because equal cases have
     /// equal ones.
     unseen_labels: BTreeSet<u8>,
+    /// Remarks on entries to exclude; not compared.
+    exclude_remarks: Vec<String>,
 }
 
 /// Open stream of one or several servers.
@@ -414,6 +425,13 @@ impl RemoteLoader {
     #[must_use]
     pub fn unseen_labels(&self) -> &BTreeSet<u8> {
         &self.facts.unseen_labels
+    }
+
+    /// Remarks of a server on the first entries of [`StreamConfig::exclude`] that match no dataset of its caches, a line each;
+    /// see [`remarks_on_exclude`](crate::pipeline::remarks_on_exclude).
+    #[must_use]
+    pub fn exclude_remarks(&self) -> &[String] {
+        &self.facts.exclude_remarks
     }
 
     /// Starts an endless stream of the batches from `start_step` on.

@@ -40,6 +40,7 @@ mod config;
 mod hub;
 mod listen;
 mod metrics;
+mod monitor;
 mod pass;
 mod rpc;
 mod schedule;
@@ -50,7 +51,8 @@ mod streams;
 pub use config::{ServiceConfig, ServiceError, Tls};
 pub use listen::{Listen, ListenError};
 pub use metrics::METRICS;
-pub use status::{Monitor, Recent, Status};
+pub use monitor::Monitor;
+pub use status::{Recent, Status};
 
 use client::Clients;
 use hub::Hub;

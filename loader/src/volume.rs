@@ -269,9 +269,7 @@ impl Volume {
     /// If the range reaches beyond the volume.
     pub fn read_f32(&self, start: usize, out: &mut [f32]) {
         let Stored { dtype, is_big_endian: big } = self.info.stored;
-        // Bounds and offsets were checked against the buffer when the volume was read.
-        let first = self.offset + start * dtype.len();
-        let bytes = &self.bytes[first..first + out.len() * dtype.len()];
+        let bytes = self.stored(start, out.len());
         let (slope, intercept) = (self.slope, self.intercept);
         #[expect(clippy::float_cmp, reason = "exactly no scaling")]
         let plain = slope == 1.0 && intercept == 0.0;
@@ -302,6 +300,17 @@ impl Volume {
             Dtype::F32 => convert!(f32),
             Dtype::F64 => convert!(f64),
         }
+    }
+
+    /// Bytes of voxels `start..start + num` in file order, as stored.
+    ///
+    /// # Panics
+    /// If the range reaches beyond the volume.
+    pub(crate) fn stored(&self, start: usize, num: usize) -> &[u8] {
+        // Bounds and offsets were checked against the buffer when the volume was read.
+        let voxel = self.info.stored.dtype.len();
+        let first = self.offset + start * voxel;
+        &self.bytes[first..first + num * voxel]
     }
 
     /// Calls `see` with every row along the fastest axis, in file order.

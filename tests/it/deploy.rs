@@ -232,6 +232,23 @@ fn shell_scripts_parse() {
 }
 
 #[test]
+fn programs_that_slurm_starts_get_the_cores_of_their_task() {
+    let mut num_calls = 0;
+    for (name, text) in files("deploy", &["sh"]).into_iter().filter(|(_, text)| text.contains("#SBATCH")) {
+        let joined = text.replace("\\\n", " ");
+        let commands = joined.lines().map(|line| line.strip_prefix("exec ").unwrap_or(line));
+        for command in commands.filter(|command| command.starts_with("srun ")) {
+            assert!(text.contains("#SBATCH --cpus-per-task="), "{name}: no number of cores");
+            // As of Slurm 22.05, srun does not take the number from the job.
+            let (flags, _) = command.split_once(" hiend-").unwrap();
+            assert!(flags.contains("--cpus-per-task=\"$SLURM_CPUS_PER_TASK\""), "{name}: {command}");
+            num_calls += 1;
+        }
+    }
+    assert_eq!(num_calls, 5);
+}
+
+#[test]
 fn systemd_units_have_known_sections_and_whole_lines() {
     for (name, text) in files("deploy", &["service"]) {
         let joined = text.replace("\\\n", " ");

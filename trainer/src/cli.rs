@@ -196,6 +196,10 @@ mod tests {
             let line = refused(&format!("evaluate --labels l --predictions p --tolerance-mm={mm}"));
             assert!(line.ends_with("expected a distance in mm of 0 or more"), "{line}");
         }
+        for number in ["1", "99", "-1", "1000001"] {
+            let line = refused(&format!("evaluate --labels l --predictions p --bootstrap={number}"));
+            assert!(line.ends_with("expected 0 or a number of resamples from 100 to 1000000"), "{line}");
+        }
         for ratio in ["0", "1", "-1", "NaN"] {
             let line = refused(&format!("reconstruct --model m in --out o --mask-ratio={ratio}"));
             assert!(line.ends_with("expected a fraction above 0 and below 1"), "{line}");

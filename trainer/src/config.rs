@@ -4,6 +4,7 @@
 //! validated. The resolved configuration is saved with the run and compared when the run is resumed.
 
 pub mod finetune;
+mod message;
 mod micro_batch;
 pub mod pretrain;
 
@@ -16,6 +17,7 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::split::Split;
 use hiend_loader::transform::Chain;
+use message::in_words;
 pub use micro_batch::MicroBatch;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -206,15 +208,16 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     /// # Errors
     /// The first error found.
     fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let parse_error = |message: &str| {
-            // The parser's message has several lines: the first says where, the last says what.
-            let message = message.trim().replace(['\n', '\r'], " ");
+        let parse_error = |error: toml::de::Error| {
+            let start = error.span().and_then(|span| text.get(..span.start));
+            let line = start.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
+            let message = format!("{}{}", line.unwrap_or_default(), in_words(error.message()));
             ConfigError::Parse { origin: origin.to_owned(), message }
         };
-        let table: Table = text.parse().map_err(|e: toml::de::Error| parse_error(e.message()))?;
+        let table: Table = text.parse().map_err(parse_error)?;
         let known = Self::with_every_key().to_toml().parse::<Table>().expect("written by ourselves");
         check_keys("", &table, &known, &known, origin)?;
-        let config: Self = toml::from_str(text).map_err(|e| parse_error(&e.to_string()))?;
+        let config: Self = toml::from_str(text).map_err(parse_error)?;
         config.validate(origin)?;
         Ok(config)
     }
@@ -261,7 +264,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         // write.
         let config: Self = table.try_into().map_err(|error: toml::de::Error| ConfigError::Parse {
             origin: origin.clone(),
-            message: error.to_string().trim().replace(['\n', '\r'], " "),
+            message: in_words(&error.to_string()),
         })?;
         config.validate(origin)?;
         Ok(config)

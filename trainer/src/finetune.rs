@@ -26,10 +26,11 @@ use crate::loss::class_map::ClassMap;
 use crate::loss::dice_ce::{DiceCe, dice_ce};
 use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
+use crate::trained_on::differing;
 use crate::training::{Beginning, CaseScores, Counts, KeptValues, PictureError, Share, Stop, Task, TrainingError};
 
-pub use classes::ClassesError;
 use classes::Given;
+pub use classes::{ClassesError, name_fault};
 use validation::ValidationSet;
 
 /// Errors from setting up a fine-tuning.
@@ -60,11 +61,14 @@ pub enum FinetuneError {
     #[error("the servers' manifest.json: invalid preprocess")]
     ServedPreprocess(#[source] serde_json::Error),
     /// A cache whose preprocessing differs from the configuration.
-    #[error("the cache was made with {cache}; the configuration's preprocess says {config}")]
+    #[error(
+        "the cache was made with {cache}; the configuration's preprocess says {config}; choose another cache (a resumed run needs \
+         the one that it began with), or remove [preprocess]"
+    )]
     Preprocess {
-        /// Preprocessing of the cache, as JSON.
+        /// Settings of the cache that differ.
         cache: String,
-        /// Preprocessing of the configuration, as JSON.
+        /// Settings of the configuration that differ.
         config: String,
     },
 }
@@ -202,8 +206,8 @@ fn remarks_on_weights(init: &Init, config: &FinetuneConfig, cache: &PreprocessCo
 fn settle_preprocess(config: &mut FinetuneConfig, cache: &PreprocessConfig) -> Result<(), FinetuneError> {
     match &config.preprocess {
         Some(expected) if expected != cache => {
-            let text = |preprocess| serde_json::to_string(preprocess).unwrap_or_default();
-            Err(FinetuneError::Preprocess { cache: text(cache), config: text(expected) })
+            let [cache, config] = differing(cache, expected);
+            Err(FinetuneError::Preprocess { cache, config })
         }
         _ => {
             config.preprocess = Some(cache.clone());

@@ -8,6 +8,7 @@
 //! The file is synced before every checkpoint ([`Journal::sync`]), so no checkpoint is ahead of its journal.
 
 mod follow;
+mod missing;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -16,9 +17,11 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use hiend_cache::durable;
+use hiend_loader::program::count;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use follow::{Chunk, Follower};
+pub use missing::{describe_steps, missing_steps};
 
 /// Maximum length of a line, in bytes. A step takes about 300; a longer line means that the file is not a journal.
 const MAX_LINE: u64 = 1 << 20;
@@ -178,7 +181,8 @@ impl Journal {
         let Tail { kept, sound, num_garbage } = Tail::of(&tail, tail_start > 0);
         let len = tail_start + kept.len() as u64;
         if num_garbage > 0 {
-            tracing::warn!(num_garbage, "{}: removed lines that a power cut left unreadable", path.display());
+            let lines = count(num_garbage, "unreadable line");
+            tracing::warn!("{}: {lines} at the end removed, as a power cut can leave", path.display());
         }
         file.seek(SeekFrom::Start(tail_start + sound as u64))?;
         durable::append_to(&mut file, path, &kept[sound..])?;

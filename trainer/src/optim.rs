@@ -73,20 +73,20 @@ impl AdamWSettings {
     pub fn fault(&self) -> Option<(&'static str, String)> {
         let not_negative = |v: f64| v.is_finite() && v >= 0.0;
         if !not_negative(self.lr) {
-            return Some(("lr", format!("{} must be at least 0", self.lr)));
+            return Some(("lr", format!("{} must be a finite number of at least 0", self.lr)));
         }
         if self.betas.iter().any(|b| !(0.0..1.0).contains(b)) {
             return Some(("betas", format!("{:?} must lie in [0, 1)", self.betas)));
         }
         if !not_negative(self.epsilon) || self.epsilon == 0.0 {
-            return Some(("epsilon", format!("{} must be positive", self.epsilon)));
+            return Some(("epsilon", format!("{} must be positive and finite", self.epsilon)));
         }
         if !not_negative(self.weight_decay) {
-            return Some(("weight_decay", format!("{} must be at least 0", self.weight_decay)));
+            return Some(("weight_decay", format!("{} must be a finite number of at least 0", self.weight_decay)));
         }
         self.clip_norm
             .filter(|&norm| !not_negative(norm) || norm == 0.0)
-            .map(|norm| ("clip_norm", format!("{norm} must be positive; leave it out for no clipping")))
+            .map(|norm| ("clip_norm", format!("{norm} must be positive and finite; leave it out for no clipping")))
     }
 }
 

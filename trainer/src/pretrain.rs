@@ -20,6 +20,7 @@ use crate::model::hi_end_mae::HiEndMae;
 use crate::model::init::WeightInit;
 use crate::model::patch_embed::{grid_of, unpatchify};
 use crate::report::picture::{Panel, render};
+use crate::trained_on::differing;
 use crate::training::{
     Beginning, Event, KeptValues, PictureError, Share, Stream, Summary, Task, TrainOptions, TrainingError, train,
 };
@@ -34,13 +35,13 @@ pub enum PretrainError {
     Manifest(#[source] serde_json::Error),
     /// A cache whose preprocessing differs from the configuration.
     #[error(
-        "the cache was made with {cache}; the configuration's preprocess says {config}; choose another cache, or remove \
-         [preprocess]"
+        "the cache was made with {cache}; the configuration's preprocess says {config}; choose another cache (a resumed run needs \
+         the one that it began with), or remove [preprocess]"
     )]
     Preprocess {
-        /// Preprocessing of the cache, as JSON.
+        /// Settings of the cache that differ.
         cache: String,
-        /// Preprocessing of the configuration, as JSON.
+        /// Settings of the configuration that differ.
         config: String,
     },
 }
@@ -53,8 +54,8 @@ pub fn settle_preprocess(config: &mut PretrainConfig, manifest: &Manifest) -> Re
     let cache = preprocess_of(manifest)?;
     match &config.preprocess {
         Some(expected) if *expected != cache => {
-            let text = |preprocess| serde_json::to_string(preprocess).unwrap_or_default();
-            Err(PretrainError::Preprocess { cache: text(&cache), config: text(expected) })
+            let [cache, config] = differing(&cache, expected);
+            Err(PretrainError::Preprocess { cache, config })
         }
         _ => {
             config.preprocess = Some(cache);

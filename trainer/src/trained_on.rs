@@ -2,6 +2,7 @@
 
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
+use hiend_loader::preprocess::window::Store;
 
 use crate::config::RunConfig;
 
@@ -60,6 +61,26 @@ impl TrainedOn {
     }
 }
 
+/// Describes two ways of preprocessing by the settings in which they differ, such as `spacing 2 mm`.
+pub(crate) fn differing(one: &PreprocessConfig, other: &PreprocessConfig) -> [String; 2] {
+    let settings = |preprocess: &PreprocessConfig| {
+        let [low, high] = preprocess.window;
+        let store = match preprocess.store {
+            Store::Window => "the window",
+            Store::Full => "all HU",
+        };
+        [
+            format!("normalize {}", preprocess.normalize.name()),
+            format!("spacing {}", preprocess.spacing.map_or("native".to_owned(), |mm| spacing_text(Some(mm)))),
+            format!("window {low} to {high}"),
+            format!("{store} stored"),
+        ]
+    };
+    let pairs = settings(one).into_iter().zip(settings(other)).filter(|(one, other)| one != other);
+    let (one, other): (Vec<String>, Vec<String>) = pairs.unzip();
+    [one.join(", "), other.join(", ")]
+}
+
 /// A spacing in words.
 pub(crate) fn spacing_text(spacing: Option<[f64; 3]>) -> String {
     match spacing {
@@ -73,6 +94,17 @@ pub(crate) fn spacing_text(spacing: Option<[f64; 3]>) -> String {
 mod tests {
     use super::*;
     use crate::config::pretrain::PretrainPreset;
+
+    #[test]
+    fn only_settings_that_differ_are_described() {
+        let hu = PreprocessConfig::default();
+        let coarse = PreprocessConfig { spacing: Some([2.0; 3]), ..hu.clone() };
+        assert_eq!(differing(&coarse, &hu), ["spacing 2 mm", "spacing 1.5 mm"]);
+        let native = PreprocessConfig { spacing: None, window: [0.0, 9.5], store: Store::Full, ..hu.clone() };
+        let expected =
+            ["spacing native, window 0 to 9.5, all HU stored", "spacing 1.5 mm, window -175 to 250, the window stored"];
+        assert_eq!(differing(&native, &hu), expected);
+    }
 
     #[test]
     fn differences_of_scans_are_reported_as_far_as_they_were_recorded() {

@@ -217,6 +217,10 @@ fn lead<T: Task>(
         let line = format!("the checkpoint of step {step}, which the run repeats, is kept as {}", path.display());
         watch(&Event::Note(&line));
     }
+    if let Some(path) = &run.earlier_journal {
+        let line = format!("the journal of a run without a checkpoint in this folder is kept as {}", path.display());
+        watch(&Event::Note(&line));
+    }
     for warning in std::mem::take(&mut run.warnings) {
         watch(&Event::Warning(warning));
     }

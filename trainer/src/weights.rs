@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use hiend_cache::FileError;
+use hiend_loader::plural::count;
 use thiserror::Error;
 
 use crate::model::pos_embed::grid_of_table;
@@ -72,11 +73,13 @@ pub enum WeightsError {
     /// Tensors that belong to no known model.
     #[error(
         "neither a pre-training checkpoint (encoder.blocks…) nor a UNETR (vit.blocks…): {}",
-        first.as_ref().map_or_else(|| "the file holds no tensors".to_owned(), |key| format!("its first tensor is {key}"))
+        content(first.as_deref(), *num_not_float)
     )]
     UnknownModel {
-        /// First tensor in alphabetical order, if there is any.
+        /// First floating point tensor in alphabetical order, if there is any.
         first: Option<String>,
+        /// Number of tensors of other types.
+        num_not_float: usize,
     },
     /// A tensor whose shape differs from the model's.
     #[error("{key} has shape {found:?}, the model needs {expected:?}")]
@@ -108,6 +111,18 @@ pub enum WeightsError {
         /// Message of the backend.
         reason: String,
     },
+}
+
+/// Content of a file of an unknown model, for its error.
+fn content(first: Option<&str>, num_not_float: usize) -> String {
+    match (first, num_not_float) {
+        (Some(key), _) => format!("its first tensor is {key}"),
+        (None, 0) => "the file holds no tensors".to_owned(),
+        (None, number) => {
+            let tensors = count(number, "tensor");
+            format!("the file holds {tensors}, none of floating point numbers (float16, bfloat16, float32 or float64)")
+        }
+    }
 }
 
 /// A tensor on the host, the last axis fastest.
@@ -176,7 +191,8 @@ impl StateDict {
         } else if has("encoder.blocks.") {
             Ok(ModelKind::Pretraining)
         } else {
-            Err(WeightsError::UnknownModel { first: self.tensors.keys().next().cloned() })
+            let num_not_float = self.not_float.len();
+            Err(WeightsError::UnknownModel { first: self.tensors.keys().next().cloned(), num_not_float })
         }
     }
 
@@ -241,6 +257,16 @@ mod tests {
         let config = UnetrConfig::for_encoder_of(&pretraining(), CROP, 3).unwrap();
         let config = UnetrConfig { feature_size: 2, in_channels, ..config };
         config.init(&mut WeightInit::new(seed, &Device::flex()))
+    }
+
+    #[test]
+    fn tensors_of_whole_numbers_are_counted() {
+        let not_float = ["a", "b"].map(str::to_owned).into();
+        let whole = StateDict { not_float, ..StateDict::default() };
+        let error = whole.model_kind().unwrap_err().to_string();
+        assert!(error.contains("the file holds 2 tensors, none of floating point numbers"), "{error}");
+        let error = StateDict::default().model_kind().unwrap_err().to_string();
+        assert!(error.ends_with("the file holds no tensors"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use hiend_loader::picture::Canvas;
 use plotters::prelude::*;
 use plotters::style::register_font;
 
-use super::report::{ArmResult, Point};
+use super::arm_result::{ArmResult, Point};
 
 const WIDTH: usize = 1200;
 const HEIGHT: usize = 680;

@@ -6,52 +6,11 @@ use std::path::Path;
 use hiend_cache::durable;
 use serde::Serialize;
 
+use super::arm_result::{ArmResult, Spread};
 use super::phantom::CLASSES;
 use super::probe::ProbeScore;
 use super::runs::{Arm, FinetuneResult, Losses};
 use super::{chart, probe};
-
-/// Mean and sample standard deviation over seeds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(super) struct Spread {
-    /// Mean.
-    pub mean: f64,
-    /// Sample standard deviation; 0 for a single value.
-    pub deviation: f64,
-}
-
-impl Spread {
-    /// Spread of some values.
-    fn of(values: &[f64]) -> Self {
-        let count = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / count;
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        let deviation = if values.len() > 1 { (squares / (count - 1.0)).sqrt() } else { 0.0 };
-        Self { mean, deviation }
-    }
-}
-
-/// Foreground Dice of an arm after a number of steps.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Point {
-    /// Optimizer steps.
-    pub step: u64,
-    /// Mean and spread over seeds.
-    pub dice: Spread,
-    /// Values by seed.
-    pub by_seed: Vec<f64>,
-}
-
-/// Results of an arm.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct ArmResult {
-    /// Name of the arm.
-    pub arm: &'static str,
-    /// Learning curve.
-    pub curve: Vec<Point>,
-    /// Dice of each class after the last step, background first; absent for a class that no test case has.
-    pub by_class: Vec<Option<Spread>>,
-}
 
 /// Everything that `summary.json` holds.
 #[derive(Debug, Serialize)]
@@ -77,7 +36,7 @@ pub(super) struct Report {
 impl Report {
     /// Summarises runs; there is at least one per arm, and all have the same validated steps.
     pub(super) fn new(results: &[FinetuneResult], probe: Vec<ProbeScore>, losses: Losses) -> Self {
-        let arms = Arm::ALL.map(|arm| summarise(arm, results));
+        let arms = Arm::ALL.map(|arm| ArmResult::of(arm, results));
         let [pretrained, scratch] = arms.each_ref().map(|arm| arm.curve.last().expect("the end of a run is validated"));
         let differences: Vec<f64> = pretrained.by_seed.iter().zip(&scratch.by_seed).map(|(a, b)| a - b).collect();
         let caught_up = arms[0].curve.iter().find(|point| point.dice.mean >= scratch.dice.mean);
@@ -147,23 +106,6 @@ impl Report {
             writeln!(text, "| {features} | {width} | {few:.3} | {many:.3} |").expect("strings take all text");
         }
         text
-    }
-}
-
-fn summarise(arm: Arm, results: &[FinetuneResult]) -> ArmResult {
-    let runs: Vec<_> = results.iter().filter(|result| result.arm == arm).collect();
-    let steps = runs[0].validations.iter().map(|record| record.step);
-    let curve = steps.enumerate().map(|(idx, step)| {
-        let by_seed: Vec<f64> = runs.iter().map(|run| run.validations[idx].mean_fg_dice).collect();
-        Point { step, dice: Spread::of(&by_seed), by_seed }
-    });
-    let last = |class: usize| -> Option<Vec<f64>> {
-        runs.iter().map(|run| run.validations.last()?.dice_per_class.get(class).copied().flatten()).collect()
-    };
-    ArmResult {
-        arm: arm.title(),
-        curve: curve.collect(),
-        by_class: (0..CLASSES.len()).map(|class| last(class).map(|values| Spread::of(&values))).collect(),
     }
 }
 

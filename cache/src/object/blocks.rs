@@ -3,17 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::lru::{Block, Lru};
+use super::block::{Block, BlockKey};
+use super::lru::Lru;
 use crate::error::FileError;
-
-/// Name of a block: the object's identity, which includes its version, and the block's number in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct BlockKey {
-    /// Hash of URL, version and length.
-    pub(crate) object: u128,
-    /// Number of the block, from 0.
-    pub(crate) number: u32,
-}
 
 /// A store that keeps blocks for a while. Any block may disappear at any time; a block that is present is complete.
 pub(crate) trait BlockStore: fmt::Debug + Send + Sync {

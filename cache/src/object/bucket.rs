@@ -13,7 +13,7 @@ use object_store::{
     GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, PutPayload, UpdateVersion,
 };
 
-use super::connect::{connect, io_error};
+use super::connect::{connect, io_error, is_absent};
 use super::runtime::wait;
 use super::transport::is_abandoned;
 use crate::error::{FileError, Result};
@@ -131,7 +131,7 @@ impl Bucket {
         let found = wait(async move { store.head(&path).await });
         match found.map_err(FileError::at(self.url_of(name), "look up"))? {
             Ok(meta) => Ok(Object::of(meta)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(err) if is_absent(&err) => Ok(None),
             Err(err) => Err(FileError::at(self.url_of(name), "look up")(io_error(&err))),
         }
     }
@@ -149,7 +149,7 @@ impl Bucket {
         });
         match read.map_err(FileError::at(self.url_of(name), "read"))? {
             Ok(read) => Ok(Some(read)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(err) if is_absent(&err) => Ok(None),
             Err(err) => Err(FileError::at(self.url_of(name), "read")(io_error(&err))),
         }
     }
@@ -248,7 +248,7 @@ impl Bucket {
         let removed = wait(async move { store.delete(&path).await });
         match removed.map_err(FileError::at(self.url_of(name), "remove"))? {
             Ok(()) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(err) if is_absent(&err) => Ok(false),
             Err(err) => Err(FileError::at(self.url_of(name), "remove")(io_error(&err))),
         }
     }

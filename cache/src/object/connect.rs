@@ -14,8 +14,8 @@ use object_store::path::Path as ObjectPath;
 use object_store::{BackoffConfig, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig};
 use url::{Position, Url};
 
-use super::runtime;
 use super::transport::{Abandoned, Connector, NoCredentials, innermost};
+use super::{environment, runtime};
 use crate::error::FileError;
 use crate::location::Location;
 
@@ -49,6 +49,7 @@ pub(super) fn connect(location: &Location, retry: Duration) -> Result<(Arc<dyn O
     if let Some(store) = connected.get(&key) {
         return Ok((Arc::clone(store), prefix));
     }
+    environment::check(url.scheme(), std::env::var_os).map_err(|err| failed(err.to_string()))?;
     if let Some(missing) = missing_variable(url.scheme(), |name| std::env::var_os(name).is_some()) {
         return Err(failed(format!("incomplete credentials: {missing} is not set")));
     }
@@ -125,11 +126,25 @@ fn missing_variable(scheme: &str, is_set: impl Fn(&str) -> bool) -> Option<&'sta
     }
 }
 
+/// Returns `true` if a request fails because there is no such bucket or container, by the codes of S3, Google and Azure.
+fn is_bucket_missing(err: &object_store::Error) -> bool {
+    let text = err.to_string();
+    ["<Code>NoSuchBucket</Code>", "<Code>ContainerNotFound</Code>"].into_iter().any(|code| text.contains(code))
+}
+
+/// Returns `true` if a request fails because the bucket has no such object.
+pub(super) fn is_absent(err: &object_store::Error) -> bool {
+    matches!(err, object_store::Error::NotFound { .. }) && !is_bucket_missing(err)
+}
+
 /// Converts a request error to an I/O error of a matching kind, with a text of one line.
 pub(super) fn io_error(err: &object_store::Error) -> io::Error {
     use object_store::Error;
     if cause::<Abandoned>(err).is_some() {
         return io::Error::new(io::ErrorKind::Interrupted, Abandoned);
+    }
+    if is_bucket_missing(err) {
+        return io::Error::other("there is no such bucket; create it, or check its name and the endpoint");
     }
     let kind = match err {
         Error::NotFound { .. } => io::ErrorKind::NotFound,
@@ -179,6 +194,22 @@ mod tests {
             "Error performing GET http://host/x in 3.1s, after 7 retries: HTTP error: error sending request - refused";
         assert_eq!(without_limits(text), expected);
         assert_eq!(without_limits("Not found: a - b"), "Not found: a - b");
+    }
+
+    #[test]
+    fn a_bucket_that_is_missing_is_not_an_object_that_is_missing() {
+        let source = |code: &str| -> Box<dyn StdError + Send + Sync> {
+            format!("404 Not Found: <?xml ..?> <Error><Code>{code}</Code></Error>").into()
+        };
+        let object = |code: &str| object_store::Error::NotFound { path: "cache/a".into(), source: source(code) };
+        let of_list = object_store::Error::Generic { store: "S3", source: source("NoSuchBucket") };
+        for err in [of_list, object("NoSuchBucket"), object("ContainerNotFound")] {
+            assert!(!is_absent(&err), "{err}");
+            assert!(io_error(&err).to_string().starts_with("there is no such bucket;"), "{}", io_error(&err));
+            assert_ne!(io_error(&err).kind(), io::ErrorKind::NotFound);
+        }
+        assert!(is_absent(&object("NoSuchKey")));
+        assert_eq!(io_error(&object("NoSuchKey")).kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -1,42 +1,13 @@
 //! Blocks held by the process; the least recently used are dropped first.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::blocks::BlockKey;
-use crate::map::Map;
+use super::block::{Block, BlockKey};
 
 /// Number of parts, each with a lock of its own, so that decoding threads rarely meet.
 const PARTS: usize = 16;
-
-/// Bytes of one block.
-#[derive(Debug)]
-pub(crate) enum Block {
-    /// A file of the disk cache, mapped.
-    Mapped(Map),
-    /// Bytes in memory.
-    Owned(Box<[u8]>),
-}
-
-impl Block {
-    /// The bytes. A result computed from them is valid only if [`Self::check`] succeeds afterwards.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map.bytes(),
-            Self::Owned(bytes) => bytes,
-        }
-    }
-
-    /// Fails if pages of a mapped file could not be read.
-    pub(crate) fn check(&self) -> io::Result<()> {
-        match self {
-            Self::Mapped(map) => map.check(),
-            Self::Owned(_) => Ok(()),
-        }
-    }
-}
 
 /// Blocks by key, up to a number of bytes.
 #[derive(Debug)]

@@ -13,9 +13,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use super::blocks::{BlockKey, BlockStore};
+use super::block::{Block, BlockKey};
+use super::blocks::BlockStore;
 use super::bucket::{Bucket, Object};
-use super::lru::Block;
 use super::runtime::{check_process, handle, next, wait};
 use super::transport::is_hopeless;
 use crate::error::FileError;

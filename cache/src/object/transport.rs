@@ -19,6 +19,8 @@ use object_store::client::{
 };
 use object_store::{ClientConfigKey, ClientOptions};
 
+use super::environment::is_truthy;
+
 /// Duration of failing requests after which a message says what the program waits for.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Time after which a request without an answer counts as failing. A busy server may take seconds.
@@ -93,6 +95,8 @@ struct Store {
     variables: &'static str,
     /// URL of the service that gives the credentials of this machine, if the environment names one.
     metadata: Option<String>,
+    /// `true` if a refused request for a token is followed by requests without one, as machines of older times have them.
+    asks_without_token: bool,
     state: Mutex<State>,
 }
 
@@ -110,7 +114,9 @@ impl Connector {
     /// Creates the connector of the store at `origin`, whose failed requests are retried for `retry`.
     pub(super) fn new(origin: &str, retry: Duration, variables: &'static str) -> Self {
         let metadata = std::env::var("AWS_METADATA_ENDPOINT").ok().filter(|url| !url.is_empty());
-        let store = Store { origin: origin.to_owned(), retry, variables, metadata, state: Mutex::default() };
+        let asks_without_token = std::env::var("AWS_IMDSV1_FALLBACK").is_ok_and(|value| is_truthy(&value));
+        let origin = origin.to_owned();
+        let store = Store { origin, retry, variables, metadata, asks_without_token, state: Mutex::default() };
         Self { store: Arc::new(store) }
     }
 }
@@ -235,8 +241,9 @@ impl Store {
                 self.lock().has_role = true;
                 return Ok(response);
             }
-            // `object_store` then asks in the way of older machines.
-            Ok(response) if had_role || response.status().as_u16() == 403 => return Ok(response),
+            Ok(response) if had_role || (response.status().as_u16() == 403 && self.asks_without_token) => {
+                return Ok(response);
+            }
             Err(err) if had_role => return Err(err),
             Ok(response) => format!("HTTP status {}", response.status()),
             Err(err) => innermost(&err),
@@ -280,21 +287,13 @@ impl Store {
 }
 
 /// Returns `true` if a retry may succeed: the server is unreachable or busy, not one of another kind.
-fn heals(err: &HttpError) -> bool {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(err);
-    while let Some(error) = cause {
-        if error.is::<rustls::Error>() {
-            return false;
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            // rustls reports its errors with this kind.
-            if error.kind() == io::ErrorKind::InvalidData {
-                return false;
-            }
-        }
-        cause = error.source();
-    }
-    true
+fn heals(err: &(dyn StdError + 'static)) -> bool {
+    std::iter::successors(Some(err), |&error| error.source()).all(|error| match error.downcast_ref::<io::Error>() {
+        // rustls reports its errors with this kind. The source of an I/O error is that of the error within it, which may be
+        // another I/O error.
+        Some(error) => error.kind() != io::ErrorKind::InvalidData && error.get_ref().is_none_or(|within| heals(within)),
+        None => !error.is::<rustls::Error>(),
+    })
 }
 
 /// Failure of a request in an environment that names a proxy. Only the HTTP client, which reads the environment too,
@@ -439,7 +438,12 @@ mod tests {
             assert_eq!(error.kind(), HttpErrorKind::Connect, "{kind:?}");
         }
         assert!(store.lock().failing_since.is_some());
-        // A certificate that is not trusted, or a server without TLS.
+        // A certificate that is not trusted, or a server without TLS, as it comes from the client's layers.
+        let of_tls = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let of_tls = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, of_tls));
+        assert!(!heals(&HttpError::new(HttpErrorKind::Connect, of_tls)));
+        let ended = io::Error::other(io::Error::from(io::ErrorKind::UnexpectedEof));
+        assert!(heals(&HttpError::new(HttpErrorKind::Connect, ended)));
         let error = request(&store, Fake::Io(io::ErrorKind::InvalidData), DATA).unwrap_err();
         assert_eq!(error.kind(), HttpErrorKind::Unknown);
         assert_eq!(error.to_string().matches("HTTP error").count(), 1, "{error}");
@@ -497,6 +501,9 @@ mod tests {
         assert!(error.to_string().contains("no credentials: set A and B; this machine has no role"), "{error}");
         let error = request(&store, Fake::Status(404), METADATA).unwrap_err();
         assert!(error.to_string().contains("no credentials") && error.to_string().contains("404"), "{error}");
+        // A machine whose metadata are switched off.
+        let error = request(&store, Fake::Status(403), METADATA).unwrap_err();
+        assert!(error.to_string().contains("no credentials") && error.to_string().contains("403"), "{error}");
         assert_eq!(request(&store, Fake::Status(200), METADATA).unwrap(), 200);
         let error = request(&store, Fake::Io(io::ErrorKind::ConnectionRefused), METADATA).unwrap_err();
         assert_eq!(error.kind(), HttpErrorKind::Connect, "a machine that had a role is asked again");

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use hiend_cache::CodecPreset;
 use hiend_loader::budget::cores;
 use hiend_loader::convert::{Conversion, ConvertOptions, Event, Finding, OnSuspect, Summary};
-use hiend_loader::dataset::{Dataset, Exclude, Modalities, UnusedFile, UnusedReason, Weight, survey_of};
+use hiend_loader::dataset::{
+    Dataset, Exclude, Modalities, Unmatched, UnusedFile, UnusedReason, Weight, root_of, survey_of,
+};
 use hiend_loader::phantom::{PhantomConfig, write_dataset_until};
 use hiend_loader::plural::count;
 use hiend_loader::preprocess::PreprocessConfig;
@@ -100,12 +102,12 @@ pub(crate) fn convert<'py>(
     let found = wait(py, &stop, || find(&data, modalities, &exclude, prune))?;
     let datasets = &found.datasets;
     let (reconvert, unmatched) = Exclude::new(&reconvert).matches(datasets);
-    if let Some(pattern) = unmatched.first() {
-        return Err(Failure::config(format!("reconvert: {pattern:?} matches no dataset and no case")).into());
+    if let Some(unmatched) = unmatched.first() {
+        return Err(refuse_unmatched("reconvert", unmatched).into());
     }
     options.reconvert = reconvert;
     let num_cases: usize = datasets.iter().map(Dataset::num_listed).sum();
-    let root = std::path::absolute(&data).unwrap_or(data);
+    let root = root_of(&data);
     let mut raised = None;
     let summary = std::thread::scope(|scope| {
         let (sender, receiver) = flume::bounded::<Report>(64);
@@ -165,6 +167,12 @@ struct Found {
     not_used: Vec<UnusedFile>,
 }
 
+/// Error of a name that matches no dataset and no case.
+fn refuse_unmatched(argument: &str, Unmatched { pattern, nearest }: &Unmatched) -> Failure {
+    let hint = nearest.as_ref().map(|nearest| format!("; did you mean {nearest:?}?")).unwrap_or_default();
+    Failure::config(format!("{argument}: {pattern:?} matches no dataset and no case{hint}"))
+}
+
 /// Finds the cases of a folder that are not excluded. Logs contradictions within datasets, and files that are not used.
 fn find(data: &std::path::Path, modalities: Modalities, exclude: &[String], prune: bool) -> Result<Found, Failure> {
     let mut listing = survey_of(data, modalities)?;
@@ -172,8 +180,8 @@ fn find(data: &std::path::Path, modalities: Modalities, exclude: &[String], prun
         return Err(Failure::other(format!("{lost}; nothing is pruned while parts of the data cannot be seen")));
     }
     let (num_excluded, unmatched) = Exclude::new(exclude).apply(&mut listing.datasets);
-    if let Some(pattern) = unmatched.first() {
-        return Err(Failure::config(format!("exclude: {pattern:?} matches no dataset and no case")));
+    if let Some(unmatched) = unmatched.first() {
+        return Err(refuse_unmatched("exclude", unmatched));
     }
     if listing.datasets.iter().all(|dataset| dataset.num_listed() == 0) {
         return Err(Failure::config(format!("{}: every case is excluded", data.display())));
@@ -210,6 +218,7 @@ fn warn_of(not_used: &[UnusedFile]) {
 fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     dict.set_item("converted", summary.converted)?;
+    dict.set_item("replaced", summary.replaced)?;
     dict.set_item("unchanged", summary.unchanged)?;
     dict.set_item("with_label", summary.with_label)?;
     dict.set_item("excluded", found.num_excluded)?;
@@ -233,13 +242,17 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<
     dict.set_item("findings", list_findings(py, &summary.findings)?)?;
     dict.set_item("known_findings", list_findings(py, &summary.known_findings)?)?;
     dict.set_item("unseen_classes", summary.unseen.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    dict.set_item("unnamed_labels", summary.unnamed.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     dict.set_item("voxels", summary.voxels)?;
     dict.set_item("bytes_in", summary.bytes_in)?;
     dict.set_item("bytes_out", summary.bytes_out)?;
     dict.set_item("shards", summary.shards)?;
     dict.set_item("not_in_data", summary.not_in_data)?;
-    let twice: Vec<(&str, &str)> = summary.twice.iter().map(|[other, own]| (other.as_str(), own.as_str())).collect();
-    dict.set_item("twice", twice)?;
+    let pairs = |cases: &[[String; 2]]| -> Vec<(String, String)> {
+        cases.iter().map(|[case, other]| (case.clone(), other.clone())).collect()
+    };
+    dict.set_item("twice", pairs(&summary.twice))?;
+    dict.set_item("repeated", pairs(&summary.repeated))?;
     dict.set_item("superseded_bytes", summary.superseded_bytes)?;
     dict.set_item("pruned_cases", summary.pruned.as_ref().map(|pruned| pruned.cases))?;
     dict.set_item("secs", summary.secs)?;

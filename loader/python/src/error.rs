@@ -95,6 +95,7 @@ impl From<RemoteError> for Failure {
             | RemoteError::SkipOfSeveral
             | RemoteError::Refused { is_invalid: true, .. }
             | RemoteError::Address(_)
+            | RemoteError::InvalidCa { .. }
             | RemoteError::Select(_)
             | RemoteError::TooLittleMemory { .. } => Kind::Config,
             _ => Kind::Other,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hiend_cache::{Access, Copies, DiskCacheOptions, OpenOptions};
+use hiend_cache::{Access, Copies, DiskCacheOptions, Location, OpenOptions};
 use hiend_loader::batch::VoxelForm;
 use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 use hiend_loader::stop::Stop;
@@ -69,6 +69,15 @@ impl Loader {
             "pread" => Access::Pread,
             other => return Err(unknown("access", other, "\"mmap\" or \"pread\"").into()),
         };
+        let of_objects = [
+            ("disk_cache", disk_cache.is_some()),
+            ("disk_cache_size", disk_cache_size.is_some()),
+            ("storage_retry", storage_retry.is_some()),
+        ];
+        let is_folder = |(path, _): &(PathBuf, u32)| {
+            Location::parse(path.as_os_str()).is_ok_and(|location| location.folder().is_some())
+        };
+        let without_effect = of_objects.into_iter().find(|(_, given)| *given && caches.iter().all(is_folder));
         let copies = Copies::Disk(DiskCacheOptions { dir: disk_cache, bytes: disk_cache_size });
         let retry = storage_retry.map(|secs| seconds("storage_retry", secs)).transpose()?;
         let options_of_cache = OpenOptions { access, copies, retry };
@@ -81,6 +90,11 @@ impl Loader {
                 caches.iter().filter_map(|(cache, _)| config.remark_on_foreground(cache.manifest())).collect();
             let opened = caches.iter().map(|(cache, _)| &**cache);
             remarks.extend(pipeline::remarks_on_exclude(opened, &config.exclude));
+            remarks.extend(without_effect.map(|(key, _)| {
+                format!(
+                    "{key} has no effect on caches in folders; it is for object storage, such as s3://BUCKET/PREFIX"
+                )
+            }));
             let source = Source::Local(pipeline::Loader::open_mix(caches, config, seed, &options)?);
             for remark in remarks {
                 tracing::warn!("{remark}");
@@ -132,7 +146,7 @@ impl Loader {
         };
         let connect = || -> Result<Source, Failure> {
             let loader = RemoteLoader::connect(&servers, config.clone(), seed, options)?;
-            if let Some(remark) = config.remark_on_foreground(loader.manifest()) {
+            for remark in config.remark_on_foreground(loader.manifest()).iter().chain(loader.exclude_remarks()) {
                 tracing::warn!("{remark}");
             }
             Ok(Source::Remote(Box::new(loader)))

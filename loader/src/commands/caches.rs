@@ -37,8 +37,8 @@ pub(super) fn open(
     if caches.len() == 1 && num_weights == 1 {
         note("warning: --weights has no effect with one cache");
     }
-    if let Some(flag) = storage.flag_without_effect(caches) {
-        note(format_args!("warning: {flag} has no effect: it is for caches in object storage, and these are folders"));
+    if let Some(remark) = storage.remark(caches.iter().map(PathBuf::as_path)) {
+        note(format_args!("warning: {remark}"));
     }
     let weights = weights.iter().copied().chain(std::iter::repeat(1));
     let options = storage.options();

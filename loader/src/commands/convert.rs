@@ -28,6 +28,9 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     if let Some(folder) = args.retry.location(&args.out).folder() {
         check_output_folder(folder)?;
     }
+    if let Some(remark) = args.retry.remark(&args.out) {
+        note(format_args!("warning: {remark}"));
+    }
     let mut task = Task::find(data, &args.preprocess)?;
     task.options.shard_bytes = args.shard_size.as_u64();
     task.options.prune = args.prune;
@@ -127,9 +130,15 @@ fn conclude(
         anyhow::bail!("{}: none of {} could be converted", shown(data), count(num_listed, "case"));
     }
     if !summary.unseen.is_empty() {
-        print("Classes that dataset.json names and no label map has:")?;
+        print("Classes that dataset.json names and no case has:")?;
         for unseen in &summary.unseen {
             print(format_args!("  {unseen}"))?;
+        }
+    }
+    if !summary.unnamed.is_empty() {
+        print("Label values that dataset.json does not name:")?;
+        for unnamed in &summary.unnamed {
+            print(format_args!("  {unnamed}"))?;
         }
     }
     print_stock(args, summary)?;
@@ -141,7 +150,7 @@ fn conclude(
     Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) })
 }
 
-/// Prints the number of cases that are in the cache but not in the data.
+/// Prints the number of cases that are in the cache but not in the data, and the scans that are there twice.
 fn print_stock(args: &cli::Convert, summary: &Summary) -> anyhow::Result<()> {
     if args.worker.is_none() && !args.claim && summary.not_in_data > 0 {
         let cases = count(summary.not_in_data, "case");
@@ -155,6 +164,14 @@ fn print_stock(args: &cli::Convert, summary: &Summary) -> anyhow::Result<()> {
     if summary.twice.len() > MAX_TWICE {
         print(format_args!("... and {} more", count(summary.twice.len() - MAX_TWICE, "scan")))?;
     }
+    if let Some([case, first]) = summary.repeated.first() {
+        let cases = count(summary.repeated.len(), "case");
+        let have = if summary.repeated.len() == 1 { "has" } else { "have" };
+        print(format_args!(
+            "{cases} of this data {have} the image of another one, such as {case} that of {first}; training and validation \
+             may share a scan; remove one of each two, or exclude it with --exclude NAME --prune."
+        ))?;
+    }
     if summary.superseded_bytes > 0 {
         let bytes = size(summary.superseded_bytes);
         print(format_args!("Superseded records take {bytes}; --prune frees this space."))?;
@@ -166,8 +183,14 @@ fn rows(summary: &Summary, excluded: usize, other_files: String) -> Vec<(&'stati
     let per = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
     let per_voxel = per(summary.bytes_out as f64, summary.voxels as f64);
     let shards = count(summary.shards, "shard");
+    let replaced = match summary.replaced {
+        0 => String::new(),
+        1 => "; 1 replaces an earlier version".to_owned(),
+        more => format!("; {more} replace earlier versions"),
+    };
+    let converted = count(summary.converted, "case");
     let mut rows = vec![
-        ("converted", format!("{} ({} with labels)", count(summary.converted, "case"), summary.with_label)),
+        ("converted", format!("{converted} ({} with labels{replaced})", summary.with_label)),
         ("unchanged", count(summary.unchanged, "case")),
         ("skipped", count(summary.skipped.len(), "case")),
         ("excluded", count(excluded, "case")),

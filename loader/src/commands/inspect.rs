@@ -28,6 +28,9 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
     if let Some(folder) = &args.report {
         check_output_folder(folder)?;
     }
+    if let Some(remark) = args.retry.remark(&args.cache) {
+        note(format_args!("warning: {remark}"));
+    }
     let cache = Cache::open_with(args.retry.location(&args.cache), OpenOptions::for_one_pass())?;
     match &args.case {
         None if args.json => {
@@ -273,6 +276,7 @@ fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
         ("foreground", share(index.occupancy.foreground.total())),
         ("image", source(&record.source.image, &record.source.image_blake3)),
         ("label", label.map_or_else(|| "none".into(), |(path, hash)| source(path, hash))),
+        ("in the folder", record.source.folder.clone().unwrap_or_else(|| "unknown".into())),
         ("source size", size(record.source.bytes)),
         ("parameters", record.parameters.clone()),
         ("stored in", file_name(case.shard().path())),

@@ -14,9 +14,10 @@ use clap_complete::Shell;
 use super::caches;
 use super::table::count;
 use crate::case::shown;
+use crate::pem;
 use crate::program::health::Health;
 use crate::program::metrics_server::MetricsServer;
-use crate::program::{self, StorageArgs, note, on_interrupt, parse_some_bytes};
+use crate::program::{self, StorageArgs, UsageError, note, on_interrupt, parse_some_bytes};
 use crate::service::{self, Listen, Monitor, Service, ServiceConfig, Tls};
 use crate::stats;
 
@@ -81,7 +82,13 @@ struct Cli {
     #[arg(long, value_name = "DIR", exclusive = true, hide = true)]
     man: Option<PathBuf>,
     /// Seconds that the making of a batch may take before /healthz answers 503
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 600,
+        requires = "metrics_listen",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
     stalled_after: u64,
     #[command(flatten)]
     storage: StorageArgs,
@@ -183,10 +190,32 @@ fn watch(health: &Health, monitor: Monitor, limit: Duration) {
     });
 }
 
-fn config(cli: &Cli) -> anyhow::Result<ServiceConfig> {
+/// Reads certificate and key; an error names the file that is wrong.
+fn read_tls(cert: &Path, key: &Path) -> anyhow::Result<Tls> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("{}: cannot read the file", shown(path)));
+    let (cert_pem, key_pem) = (read(cert)?, read(key)?);
+    let certificates = pem::certificates(&cert_pem).with_context(|| shown(cert))?;
+    pem::check_key(&key_pem, certificates).with_context(|| shown(key))?;
+    Ok(Tls { cert_pem, key_pem })
+}
+
+/// Refuses a flag about addresses of a kind that `--listen` does not name.
+fn refuse_flags_without_effect(cli: &Cli) -> Result<(), UsageError> {
+    let is_unix = |listen: &Listen| matches!(listen, Listen::Unix(_));
+    let message = if cli.tls_cert.is_some() && cli.listen.iter().all(is_unix) {
+        "--tls-cert has no effect: no address of --listen is IP:PORT"
+    } else if cli.no_shared_memory && !cli.listen.iter().any(is_unix) {
+        "--no-shared-memory has no effect: no address of --listen begins with unix:"
+    } else {
+        return Ok(());
+    };
+    Err(UsageError::new(message))
+}
+
+fn config(cli: &Cli) -> anyhow::Result<ServiceConfig> {
+    refuse_flags_without_effect(cli)?;
     let tls = match (&cli.tls_cert, &cli.tls_key) {
-        (Some(cert), Some(key)) => Some(Tls { cert_pem: read(cert)?, key_pem: read(key)? }),
+        (Some(cert), Some(key)) => Some(read_tls(cert, key)?),
         _ => None,
     };
     let token = match &cli.token_file {
@@ -224,6 +253,44 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_certificate_and_key_name_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let certified = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let cert = write("cert.pem", &certified.cert.pem());
+        let key = write("key.pem", &certified.signing_key.serialize_pem());
+        read_tls(&cert, &key).unwrap();
+        let check = |cert: &Path, key: &Path, named: &Path, reason: &str| {
+            let error = format!("{:#}", read_tls(cert, key).unwrap_err());
+            assert!(error.starts_with(&format!("{}: {reason}", named.display())), "{error}");
+        };
+        check(&key, &cert, &key, "no certificate found, but PRIVATE KEY");
+        check(&cert, &cert, &cert, "no private key found, but CERTIFICATE");
+        check(&write("empty.pem", ""), &key, &dir.path().join("empty.pem"), "no certificate found;");
+        let other = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+        let other = write("other.pem", &other.signing_key.serialize_pem());
+        check(&cert, &other, &other, "not the private key of the certificate");
+        check(&cert, &dir.path().join("none"), &dir.path().join("none"), "cannot read the file");
+    }
+
+    #[test]
+    fn flags_about_other_addresses_are_refused() {
+        let refused = |flags: &str| {
+            let words = format!("hiend-serve --shards a {flags}");
+            let cli = Cli::try_parse_from(words.split(' ')).unwrap();
+            refuse_flags_without_effect(&cli).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        let both = "--listen unix:/s --listen 127.0.0.1:1 --tls-cert c --tls-key k --no-shared-memory";
+        assert_eq!(refused(both), "");
+        assert!(refused("--listen unix:/s --tls-cert c --tls-key k").starts_with("--tls-cert has no effect"));
+        assert!(refused("--listen 127.0.0.1:1 --no-shared-memory").starts_with("--no-shared-memory has no effect"));
+    }
+
+    #[test]
     fn the_default_memory_admits_the_ranks_of_eight_gpus() {
         let cli = Cli::try_parse_from(["hiend-serve", "--shards", "a", "--listen", "127.0.0.1:1"]).unwrap();
         let ServiceConfig { memory_bytes, client_memory_bytes, .. } = ServiceConfig::default();
@@ -241,6 +308,9 @@ mod tests {
         assert!(parse("--shards a --listen 127.0.0.1").is_err());
         assert!(parse("--shards a --listen 127.0.0.1:1 --tls-cert c").is_err());
         assert!(parse("--listen 127.0.0.1:1").is_err());
+        let stalled = "--shards a --listen 127.0.0.1:1 --stalled-after 5";
+        assert!(parse(stalled).unwrap_err().to_string().contains("--metrics-listen"));
+        assert!(parse(&format!("{stalled} --metrics-listen 127.0.0.1:2")).is_ok());
         for flags in [
             "--weights 0",
             "--memory 0",

@@ -1,5 +1,7 @@
 //! `hiend-shard stream`: the batches of a stream, one JSON line each, without a trainer.
 
+#[cfg(feature = "client")]
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,14 +14,15 @@ use crate::batch::Batch;
 use crate::batch::VoxelForm;
 #[cfg(feature = "client")]
 use crate::cli::RemoteArgs;
-use crate::cli::{Stream, StreamOptions};
+use crate::cli::{SampleByArg, Stream, StreamOptions};
 use crate::pipeline::{Loader, LoaderOptions, StreamConfig, remarks_on_exclude};
 #[cfg(feature = "client")]
 use crate::program::read_token;
-use crate::program::{note, print};
+use crate::program::{UsageError, note, print};
 #[cfg(feature = "client")]
 use crate::remote::{RemoteLoader, RemoteOptions};
 use crate::split::{FileSplit, FoldRule, FoldSplit, ListSplit, Part, Split};
+use crate::verdict::Verdict;
 
 /// One line of output.
 #[derive(Serialize)]
@@ -35,8 +38,19 @@ struct Line<'a> {
     augment_ms: f64,
 }
 
+/// Refuses flags that need another one, in the words that were typed.
+fn check(options: &StreamOptions) -> Result<(), UsageError> {
+    let kind = match options.sample_by {
+        SampleByArg::Label if !options.labels => "label",
+        SampleByArg::Class if !options.labels => "class",
+        _ => return Ok(()),
+    };
+    Err(UsageError::new(format!("--sample-by {kind} requires --labels")))
+}
+
 /// Opens the stream that flags describe, over caches mixed by weight.
 pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions) -> anyhow::Result<Loader> {
+    check(options)?;
     let loader_options = LoaderOptions {
         threads: options.threads.map_or(0, usize::from),
         memory_bytes: options.memory.as_u64(),
@@ -67,14 +81,34 @@ pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
     }
     // The time of the first batch is that of filling the stream, so a verdict takes two.
     if stream.total().batches > 0 {
-        note(loader.verdict(stream.total()));
+        note(Verdict { consumer: "consumer", ..loader.verdict(stream.total()) });
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a flag about servers of a kind that `--loader` does not name, and a server that it names twice.
+#[cfg(feature = "client")]
+fn refuse_flags_without_effect(args: &RemoteArgs) -> Result<(), UsageError> {
+    let names = |scheme: &str| args.loader.iter().any(|url| url.starts_with(scheme));
+    let mut seen = BTreeSet::new();
+    if let Some(url) = args.loader.iter().find(|url| !seen.insert(*url)) {
+        return Err(UsageError::new(format!("--loader names {url} twice")));
+    }
+    let message = if args.tls_ca.is_some() && !names("https:") {
+        "--tls-ca has no effect: no URL of --loader begins with https://"
+    } else if args.no_shared_memory && !names("unix:") {
+        "--no-shared-memory has no effect: no URL of --loader begins with unix:"
+    } else {
+        return Ok(());
+    };
+    Err(UsageError::new(message))
 }
 
 /// Opens the stream that flags describe at servers.
 #[cfg(feature = "client")]
 fn connect(args: &RemoteArgs, options: &StreamOptions) -> anyhow::Result<RemoteLoader> {
+    refuse_flags_without_effect(args)?;
+    check(options)?;
     let config = config(options);
     let remote = RemoteOptions {
         rank: options.rank,
@@ -86,7 +120,11 @@ fn connect(args: &RemoteArgs, options: &StreamOptions) -> anyhow::Result<RemoteL
         retry: std::time::Duration::from_secs(args.loader_retry),
         ..RemoteOptions::default()
     };
-    Ok(RemoteLoader::connect(&args.loader, config, options.seed, remote)?)
+    let loader = RemoteLoader::connect(&args.loader, config, options.seed, remote)?;
+    for remark in loader.exclude_remarks() {
+        note(format_args!("warning: {remark}"));
+    }
+    Ok(loader)
 }
 
 /// Prints a line for each batch until the reader closes the output.
@@ -140,5 +178,26 @@ fn config(options: &StreamOptions) -> StreamConfig {
         exclude: options.exclude.clone(),
         split,
         augment: options.augment.into(),
+    }
+}
+
+#[cfg(all(test, feature = "client"))]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn flags_about_other_servers_are_refused() {
+        let refused = |flags: &str| {
+            let cli = Cli::try_parse_from(format!("hiend-shard stream --loader {flags}").split(' ')).unwrap();
+            let Some(Command::Stream(args)) = cli.command else { unreachable!() };
+            refuse_flags_without_effect(&args.remote).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(refused("https://a:1,unix:///s --tls-ca f --no-shared-memory"), "");
+        assert_eq!(refused("http://a:1,http://b:1,http://a:1"), "--loader names http://a:1 twice");
+        assert!(refused("http://a:1 --tls-ca f").starts_with("--tls-ca has no effect"));
+        assert!(refused("https://a:1 --no-shared-memory").starts_with("--no-shared-memory has no effect"));
     }
 }

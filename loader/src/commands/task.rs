@@ -7,7 +7,7 @@ use crate::budget::cores;
 use crate::case::shown;
 use crate::cli::PreprocessArgs;
 use crate::convert::ConvertOptions;
-use crate::dataset::{Dataset, Exclude, Listing, UnusedFile, Weight, survey_of};
+use crate::dataset::{Dataset, Exclude, Listing, Unmatched, UnusedFile, Weight, root_of, survey_of};
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Normalize;
 use crate::program::{UsageError, note};
@@ -63,7 +63,7 @@ impl Task {
         {
             tracing::warn!("{}: {remark}", dataset.name);
         }
-        let root = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+        let root = root_of(data);
         let list_skipped = args.list_skipped;
         Ok(Self { root, datasets, excluded, unused, list_skipped, config, options })
     }
@@ -80,12 +80,15 @@ impl Task {
 }
 
 /// Rejects patterns that match nothing: a misspelt name would otherwise change the selection silently.
-pub(super) fn refuse_unmatched(flag: &str, patterns: &[String], data: &Path) -> Result<(), UsageError> {
-    if patterns.is_empty() {
+pub(super) fn refuse_unmatched(flag: &str, unmatched: &[Unmatched], data: &Path) -> Result<(), UsageError> {
+    if unmatched.is_empty() {
         return Ok(());
     }
+    let patterns: Vec<&str> = unmatched.iter().map(|unmatched| unmatched.pattern.as_str()).collect();
+    let nearest: Vec<&str> = unmatched.iter().filter_map(|unmatched| unmatched.nearest.as_deref()).collect();
+    let hint = if nearest.is_empty() { String::new() } else { format!("; did you mean {}?", nearest.join(", ")) };
     let (patterns, data) = (patterns.join(", "), shown(data));
-    Err(UsageError::new(format!("{flag} {patterns}: no dataset and no case of this name in {data}")))
+    Err(UsageError::new(format!("{flag} {patterns}: no dataset and no case of this name in {data}{hint}")))
 }
 
 /// Number of cases in datasets, skipped ones included.

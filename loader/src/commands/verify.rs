@@ -7,23 +7,26 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use hiend_cache::VolumeReader;
 use hiend_cache::shard::Shard;
 use hiend_cache::verify::{Fault, survey, verify_case};
+use hiend_cache::{Location, VolumeReader};
 use rayon::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::progress::Progress;
 use super::table::{count, size};
 use crate::case::shown;
 use crate::cli::Verify;
-use crate::program::{INTERRUPTED, StdoutError, interrupt_flag, print};
+use crate::program::{INTERRUPTED, interrupt_flag, note, print};
 
 /// Largest number of damaged cases that the repair command names individually; for more, it names datasets.
 const MAX_NAMED: usize = 20;
 
 pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
+    if let Some(remark) = args.retry.remark(&args.cache) {
+        note(format_args!("warning: {remark}"));
+    }
     let location = args.retry.location(&args.cache);
     let is_remote = location.url().is_some();
     let survey = survey(location)?;
@@ -42,7 +45,7 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let pool = pool.map_err(|err| anyhow::anyhow!("cannot start threads: {err}; use fewer, with --threads"))?;
     let stop = interrupt_flag("finishing the cases in progress; press Ctrl-C again to stop at once")?;
     let progress = Mutex::new(Progress::new(cases.len(), bytes));
-    let verify = |reader: &mut VolumeReader, &(shard, idx): &(&Arc<_>, usize)| -> Result<Vec<Fault>, StdoutError> {
+    let verify = |reader: &mut VolumeReader, &(shard, idx): &(&Arc<_>, usize)| -> anyhow::Result<Vec<Fault>> {
         if stop.load(Ordering::Relaxed) {
             return Ok(Vec::new());
         }
@@ -50,6 +53,10 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
         if is_remote && stop.load(Ordering::Relaxed) && !faults.is_empty() {
             // The error may be the interruption of a request, not damage.
             return Ok(Vec::new());
+        }
+        // Every further request would wait for the store as long as this one.
+        if let Some(fault) = faults.iter().find(|fault| is_remote && fault.unread) {
+            anyhow::bail!("{fault}; not every case was checked");
         }
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         if !args.json {
@@ -60,7 +67,7 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
         progress.advance(shard.cases()[idx].span.len());
         Ok(faults)
     };
-    let found: Result<Vec<Vec<Fault>>, StdoutError> =
+    let found: anyhow::Result<Vec<Vec<Fault>>> =
         pool.install(|| cases.par_iter().map_init(VolumeReader::new, verify).collect());
     progress.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
     // Nothing reads a superseded record: damage in it is reported and does no harm.
@@ -80,20 +87,20 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
     let rate = size((bytes as f64 / secs.max(1e-3)) as u64);
     let num_records = cases.len();
-    let (shards, cases) = (count(survey.shards.len(), "shard"), count(num_records, "case"));
+    let (shards, mut cases) = (count(survey.shards.len(), "shard"), count(live.len(), "case"));
+    if num_records > live.len() {
+        cases = format!("{cases}, {}", count(num_records - live.len(), "superseded record"));
+    }
     let checked = format!("{shards}, {cases}, {} in {secs:.1} s ({rate}/s)", size(bytes));
     let faults: Vec<&Fault> = survey.faults.iter().chain(found.iter().flat_map(|(_, faults)| faults)).collect();
     if args.json {
-        let fault = |fault: &Fault| {
-            let Fault { path, case, array, chunk, reason } = fault;
-            json!({ "path": shown(path), "case": case, "array": array, "chunk": chunk, "reason": reason })
-        };
         print(json!({
             "shards": survey.shards.len(),
-            "cases": num_records,
+            "cases": live.len(),
+            "superseded_records": num_records - live.len(),
             "bytes": bytes,
             "unlisted_shards": survey.unlisted,
-            "faults": faults.iter().copied().map(fault).collect::<Vec<_>>(),
+            "faults": faults.iter().copied().map(fault_json).collect::<Vec<_>>(),
             "faults_in_superseded_records": num_superseded,
         }))?;
         return Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -104,14 +111,38 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
             "{faults} in superseded records, which nothing reads; --prune of hiend-shard removes them"
         ))?;
     }
+    conclude(args, &checked, faults)
+}
+
+fn fault_json(fault: &Fault) -> Value {
+    let Fault { path, case, array, chunk, reason, unread } = fault;
+    let path = shown(path);
+    json!({ "path": path, "case": case, "array": array, "chunk": chunk, "reason": reason, "unread": unread })
+}
+
+/// Prints the number of faults after what was `checked`, and the command that repairs them.
+fn conclude(args: &Verify, checked: &str, faults: Vec<&Fault>) -> anyhow::Result<ExitCode> {
     if faults.is_empty() {
         print(format_args!("{checked}: no fault"))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let files: BTreeSet<_> = faults.iter().map(|fault| &fault.path).collect();
-    let (num_faults, num_files) = (count(faults.len(), "fault"), count(files.len(), "file"));
-    print(format_args!("{checked}: {num_faults} in {num_files}"))?;
-    print(repair(&args.cache, &faults))?;
+    let (unread, damaged): (Vec<&Fault>, Vec<&Fault>) = faults.into_iter().partition(|fault| fault.unread);
+    let num_files = |faults: &[&Fault]| {
+        let files: BTreeSet<_> = faults.iter().map(|fault| &fault.path).collect();
+        count(files.len(), "file")
+    };
+    if damaged.is_empty() {
+        print(format_args!("{checked}: no fault in what could be read"))?;
+    } else {
+        let num_faults = count(damaged.len(), "fault");
+        print(format_args!("{checked}: {num_faults} in {}", num_files(&damaged)))?;
+    }
+    if !unread.is_empty() {
+        print(format_args!("{} could not be read, so that nothing is known about the rest", num_files(&unread)))?;
+    }
+    if !damaged.is_empty() {
+        print(repair(&args.cache, &damaged))?;
+    }
     Ok(ExitCode::FAILURE)
 }
 
@@ -132,6 +163,9 @@ fn live_records(shards: &[Arc<Shard>]) -> BTreeSet<(&Path, usize)> {
 
 /// Instructions to repair the faults: commands that convert damaged cases again, and files to restore or delete.
 fn repair(cache: &Path, faults: &[&Fault]) -> String {
+    if Location::from(cache).is_read_only() {
+        return "To repair: do it in the cache that this one is a copy of, and copy the repaired files.".to_owned();
+    }
     let cases: BTreeSet<&str> = faults.iter().filter_map(|fault| fault.case.as_deref()).collect();
     let mut ways = Vec::new();
     if !cases.is_empty() {

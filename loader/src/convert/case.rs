@@ -9,7 +9,7 @@ use super::folder::Known;
 use super::memory::{self, NoMemory, memory_needed};
 use super::source::{looks_the_same, source_of};
 use super::suspicion::{Judged, OnSuspect};
-use super::{ConvertOptions, check_extent, labels};
+use super::{ConvertOptions, check_extent, labels, lost};
 use crate::budget::ByteBudget;
 use crate::case::{CaseFiles, SkippedCase};
 use crate::preprocess::label_place::LabelPlace;
@@ -31,6 +31,8 @@ pub(super) enum Outcome {
 /// Everything on which the conversion of a case depends.
 pub(super) struct CaseConverter<'a> {
     pub root: &'a Path,
+    /// Folder that records name as that of their files.
+    pub folder: &'a str,
     pub config: &'a PreprocessConfig,
     pub options: &'a ConvertOptions,
     pub parameters: &'a str,
@@ -48,7 +50,7 @@ impl CaseConverter<'_> {
     pub(super) fn looks_unchanged(&self, case: &CaseFiles) -> Option<Outcome> {
         let key = case.key();
         let is_wanted_again = self.options.reconvert.contains(&key) || self.options.checksum;
-        let record = self.known.records.get(&key).filter(|_| !is_wanted_again)?;
+        let record = self.known.record(&key).filter(|_| !is_wanted_again)?;
         let source = source_of(self.root, case, SystemTime::now()).ok()?;
         let is_unchanged = record.parameters == self.parameters && looks_the_same(&record.source, &source);
         is_unchanged.then(|| unchanged(record, source.bytes))
@@ -57,15 +59,15 @@ impl CaseConverter<'_> {
     /// Returns `true` if the cache held the case with these parameters before the run, and the case is not to be
     /// converted again.
     pub(super) fn is_stored(&self, key: &str) -> bool {
-        let record = self.known.records.get(key).filter(|_| !self.options.reconvert.contains(key));
+        let record = self.known.record(key).filter(|_| !self.options.reconvert.contains(key));
         record.is_some_and(|record| record.parameters == self.parameters)
     }
 
     fn try_convert(&self, case: &CaseFiles, has_labels: bool) -> Result<Outcome, SkippedCase> {
         let key = case.key();
         let mut source = source_of(self.root, case, SystemTime::now())?;
-        let known = self.known.records.get(&key);
-        if !has_labels && let Some(path) = known.and_then(|record| record.source.label.as_ref()) {
+        let stored = self.known.records.get(&key);
+        if !has_labels && let Some(path) = stored.and_then(|record| record.source.label.as_ref()) {
             let reason = format!(
                 "the cache has labels of this case ({path}), and no label map is left in its dataset; restore them, or \
                  convert into another cache"
@@ -73,6 +75,7 @@ impl CaseConverter<'_> {
             return Err(SkippedCase::new(case, &case.image, reason));
         }
         let is_wanted_again = self.options.reconvert.contains(&key);
+        let known = self.known.record(&key);
         let known = known.filter(|record| record.parameters == self.parameters && !is_wanted_again);
         if let Some(record) = known.filter(|record| !self.options.checksum && looks_the_same(&record.source, &source)) {
             return Ok(unchanged(record, source.bytes));
@@ -92,6 +95,7 @@ impl CaseConverter<'_> {
         let label = label.map(|label| label.volume);
         source.image_blake3.clone_from(&image.blake3);
         source.label_blake3 = label.as_ref().map(|label| label.blake3.clone());
+        source.folder = Some(self.folder.to_owned());
         source.bytes = image.file_bytes + label.as_ref().map_or(0, |label| label.file_bytes);
         if let Some(record) = known.filter(|record| {
             record.source.image_blake3 == source.image_blake3 && record.source.label_blake3 == source.label_blake3
@@ -114,6 +118,10 @@ impl CaseConverter<'_> {
             SkippedCase::new(case, label.map_or(&case.image, |label| label.path()), err)
         })?;
         drop((image, label));
+        let lost_labels = prepared.lost_labels.iter().map(|lost| lost.value).collect();
+        if let Some(label) = &case.label {
+            findings.extend(lost::findings(&prepared.lost_labels, label, self.config.spacing));
+        }
         let bytes_in = source.bytes;
         let new = NewCase {
             image_bits: prepared.quantiser.bits,
@@ -129,7 +137,7 @@ impl CaseConverter<'_> {
         let encoded = encode(&new, self.options.chunk, self.options.codec)
             .map_err(|err| SkippedCase::new(case, &case.image, err))?;
         drop(share);
-        let encoded = encoded.with_values(values.to_record(findings.clone()));
+        let encoded = encoded.with_values(values.to_record(findings.clone(), lost_labels));
         Ok(Outcome::Encoded { case: Box::new(encoded), bytes_in, findings })
     }
 }
@@ -183,7 +191,7 @@ pub fn probe(
 ) -> Result<Probed, SkippedCase> {
     let started = Instant::now();
     let (known, budget) = (Known::nothing(), ByteBudget::new(options.memory_bytes));
-    let converter = CaseConverter { root, config, options, parameters: "", known: &known, budget: &budget };
+    let converter = CaseConverter { root, folder: "", config, options, parameters: "", known: &known, budget: &budget };
     let (bytes_out, findings) = match converter.convert(case, true) {
         Outcome::Encoded { case, findings, .. } => (case.len(), findings),
         Outcome::Unchanged { bytes_in, findings, .. } => (bytes_in, findings),

@@ -1,12 +1,12 @@
 //! Changes that a conversion would make to a cache, derived from its records and from file sizes and times. Writes
 //! nothing and reads no voxels; reads only those headers that name a separate file with the voxels.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::time::SystemTime;
 
 use hiend_cache::{Cache, Location, OpenOptions};
 
+use super::folder::Known;
 use super::source::{looks_the_same, source_of};
 use super::{ConvertError, ConvertOptions, folder, identity, keep_share};
 use crate::dataset::Dataset;
@@ -42,22 +42,28 @@ pub fn changes(
     options: &ConvertOptions,
 ) -> Result<Changes, ConvertError> {
     let parameters = identity::parameters(config, options.codec);
-    let records =
-        match Cache::salvage(Location::from(out).with_retry(options.storage_retry), OpenOptions::for_one_pass()) {
-            Ok((cache, faults)) => folder::check(&cache, &faults, datasets, config, options)?,
-            Err(hiend_cache::Error::NoCache { .. }) => HashMap::new(),
-            Err(error) => return Err(error.into()),
-        };
+    let location = Location::from(out).with_retry(options.storage_retry);
+    let known = match Cache::salvage(location, OpenOptions::for_one_pass()) {
+        Ok((cache, mut faults)) => {
+            // Shards that are whole but cannot be read are not lost; the conversion refuses them, too.
+            if let Some(other) = faults.iter().position(|fault| !folder::is_damage(fault)) {
+                return Err(faults.swap_remove(other).into());
+            }
+            folder::check(&cache, &faults, root, datasets, config, options)?
+        }
+        Err(hiend_cache::Error::NoCache { .. }) => Known::nothing(),
+        Err(error) => return Err(error.into()),
+    };
     let listed = folder::listed(datasets);
     let mut changes = Changes::default();
-    changes.not_in_data.extend(records.keys().filter(|key| !listed.contains(*key)).cloned());
+    changes.not_in_data.extend(known.records.keys().filter(|key| !listed.contains(*key)).cloned());
     changes.not_in_data.sort();
     let mut share = datasets.to_vec();
     keep_share(&mut share, options.worker);
     let now = SystemTime::now();
     for case in share.iter().flat_map(|dataset| &dataset.cases) {
         let Ok(source) = source_of(root, case, now) else { continue };
-        let list = match records.get(&case.key()) {
+        let list = match known.record(&case.key()) {
             None => &mut changes.new,
             Some(record)
                 if record.parameters == parameters

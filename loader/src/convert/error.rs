@@ -110,6 +110,26 @@ pub enum ConvertError {
         /// The first class that differs, with both names and an example image.
         difference: String,
     },
+    /// The cache has scans of the names in this data from another dataset.
+    #[error(
+        "{}: holds {} of another dataset named {dataset}, such as {example} from {}, which this data would replace; rename \
+         one of the two folders, choose another --out, or replace them with --reconvert {dataset}",
+        path.display(),
+        crate::plural::count(count, "case"),
+        crate::case::shown(from)
+    )]
+    OtherFolder {
+        /// Path of the cache.
+        path: PathBuf,
+        /// Name of both datasets.
+        dataset: String,
+        /// Number of cases that both have.
+        count: usize,
+        /// Example to name in the message, as `DATASET/CASE`.
+        example: String,
+        /// Path of the image that the example was made from.
+        from: PathBuf,
+    },
     /// Pruning would drop cases whose folder is empty.
     #[error(
         "{}: {} of the cache, such as {example}, of a folder that exists but is empty (is its disk mounted?) or whose \

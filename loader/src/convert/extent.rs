@@ -80,6 +80,21 @@ pub fn check_extent(info: &VolumeInfo, config: &PreprocessConfig) -> Result<(), 
     Err(ExtentError::TooLarge { spacing, voxels })
 }
 
+/// Returns true for the affines of programs that were given none: the identity in RAS+, as nibabel writes it, or in LPS+, as
+/// ITK does.
+fn is_default(affine: &Affine) -> bool {
+    let is_identity = |in_plane: f64| {
+        let diagonal = [in_plane, in_plane, 1.0, 1.0];
+        (0..4).all(|row| {
+            (0..4).all(|column| {
+                let expected = if row == column { diagonal[row] } else { 0.0 };
+                (affine[row][column] - expected).abs() < 1e-6
+            })
+        })
+    };
+    is_identity(1.0) || is_identity(-1.0)
+}
+
 /// Unusual features of a scan's size, each in one line.
 pub(crate) fn extent_findings(info: &VolumeInfo) -> Vec<String> {
     let (spacing, extent) = lengths(info);

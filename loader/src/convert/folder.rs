@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use hiend_cache::shard::{generation_in_name, open_named, record::CaseRecord, set_aside, writer::remove_stale};
 use hiend_cache::{Cache, DatasetInfo, FileError, Location, Manifest, OpenOptions, ShardError};
 
-use super::{ConvertError, ConvertOptions, identity};
+use super::{ConvertError, ConvertOptions, identity, origin};
 use crate::case::{CaseFiles, LabelFiles, shown};
 use crate::dataset::{Dataset, Difference};
 use crate::preprocess::PreprocessConfig;
@@ -16,6 +16,8 @@ use crate::preprocess::normalize::Normalize;
 pub(super) struct Known {
     /// Live records, by case.
     pub records: HashMap<String, CaseRecord>,
+    /// Cases whose newest record was lost with its shard: any record that is left of them is older.
+    lost: BTreeSet<String>,
     /// Generation of the shards to write.
     pub generation: u64,
 }
@@ -23,7 +25,23 @@ pub(super) struct Known {
 impl Known {
     /// Content of an empty folder.
     pub(super) fn nothing() -> Self {
-        Self { records: HashMap::new(), generation: 1 }
+        Self { records: HashMap::new(), lost: BTreeSet::new(), generation: 1 }
+    }
+
+    /// A folder with these records.
+    #[cfg(test)]
+    pub(super) fn of(records: impl IntoIterator<Item = CaseRecord>) -> Self {
+        Self { records: records.into_iter().map(|record| (record.key(), record)).collect(), ..Self::nothing() }
+    }
+
+    /// Record of a case that is not to be converted again for the loss of its newest one.
+    pub(super) fn record(&self, key: &str) -> Option<&CaseRecord> {
+        self.records.get(key).filter(|_| !self.lost.contains(key))
+    }
+
+    /// Returns true if the newest record of the case was lost with its shard.
+    pub(super) fn is_lost(&self, key: &str) -> bool {
+        self.lost.contains(key)
     }
 }
 
@@ -33,6 +51,7 @@ impl Known {
 /// If the folder cannot be read, or [`check`] refuses it.
 pub(super) fn prepare(
     out: &Location,
+    root: &Path,
     datasets: &[Dataset],
     config: &PreprocessConfig,
     options: &ConvertOptions,
@@ -45,7 +64,7 @@ pub(super) fn prepare(
         write_manifest(out, datasets, config, Names::Replaced)?;
     }
     let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;
-    let records = check(&cache, &faults, datasets, config, options)?;
+    let known = check(&cache, &faults, root, datasets, config, options)?;
     for fault in faults {
         handle_fault(out, fault)?;
     }
@@ -54,38 +73,46 @@ pub(super) fn prepare(
     if datasets.iter().any(|dataset| dataset.num_listed() > 0 && is_new(dataset)) {
         write_manifest(out, datasets, config, Names::Kept)?;
     }
-    let generation = cache.shards().iter().map(|shard| shard.generation()).max().map_or(1, |last| last + 1);
-    Ok(Known { records, generation })
+    Ok(known)
 }
 
-/// Checks that a conversion of `datasets` loses nothing that the cache holds; returns the cache's records by case.
+/// Checks that a conversion of `datasets`, found in `root`, loses nothing that the cache holds; returns the cache's content.
 /// `faults` are the errors of its lost and damaged shards.
 ///
 /// # Errors
 /// If a lost shard held cases outside the data, cases were made with other parameters, classes are numbered differently,
-/// or labelled cases that are not in the data would get other class names.
+/// labelled cases that are not in the data would get other class names, or scans of another folder would be replaced.
 pub(super) fn check(
     cache: &Cache,
     faults: &[hiend_cache::Error],
+    root: &Path,
     datasets: &[Dataset],
     config: &PreprocessConfig,
     options: &ConvertOptions,
-) -> Result<HashMap<String, CaseRecord>, ConvertError> {
+) -> Result<Known, ConvertError> {
     let records: HashMap<String, CaseRecord> =
         cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect();
-    if !options.forget_lost {
-        check_lost(cache, faults, datasets)?;
-    }
+    let lost = check_lost(cache, faults, datasets, options)?;
     check_parameters(cache, datasets, config, options)?;
     check_classes(cache.dir(), &cache.manifest().datasets, &records, datasets)?;
     check_names(cache.dir(), &cache.manifest().datasets, &records, datasets, options)?;
-    Ok(records)
+    let generation = cache.shards().iter().map(|shard| shard.generation()).max().map_or(1, |last| last + 1);
+    let known = Known { records, lost, generation };
+    origin::check(cache.dir(), root, datasets, &known, options)?;
+    Ok(known)
 }
 
-/// Checks that all cases of lost and damaged shards are in the data, so that they can be converted again.
-fn check_lost(cache: &Cache, faults: &[hiend_cache::Error], datasets: &[Dataset]) -> Result<(), ConvertError> {
+/// Checks that all cases of lost and damaged shards are in the data, so that they can be converted again, unless
+/// [`ConvertOptions::forget_lost`] gives them up. Returns the cases whose newest record was in such a shard.
+fn check_lost(
+    cache: &Cache,
+    faults: &[hiend_cache::Error],
+    datasets: &[Dataset],
+    options: &ConvertOptions,
+) -> Result<BTreeSet<String>, ConvertError> {
     let listed = listed(datasets);
     let mut lost: BTreeSet<&String> = BTreeSet::new();
+    let mut gone: BTreeSet<&String> = BTreeSet::new();
     let mut shards: Vec<PathBuf> = Vec::new();
     for fault in faults {
         let path = match fault {
@@ -96,6 +123,9 @@ fn check_lost(cache: &Cache, faults: &[hiend_cache::Error], datasets: &[Dataset]
         };
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(keys) = cache.manifest().cases.get(name.as_ref()) else {
+            if options.forget_lost {
+                continue;
+            }
             return Err(ConvertError::LostShard { path: path.clone() });
         };
         // An older record of the case does not replace the lost one.
@@ -105,14 +135,18 @@ fn check_lost(cache: &Cache, faults: &[hiend_cache::Error], datasets: &[Dataset]
             (Some(case), Some(generation)) => case.shard().generation() < generation,
             (Some(_), None) => false,
         };
-        let before = lost.len();
-        lost.extend(keys.iter().filter(|key| is_lost(key) && !listed.contains(*key)));
-        if lost.len() > before {
+        let own: Vec<&String> = keys.iter().filter(|key| is_lost(key)).collect();
+        let before = gone.len();
+        gone.extend(own.iter().copied().filter(|key| !listed.contains(*key)));
+        if gone.len() > before {
             shards.push(path.clone());
         }
+        lost.extend(own);
     }
-    let Some(example) = lost.first() else { return Ok(()) };
-    Err(ConvertError::LostCases { shards, count: lost.len(), example: (*example).clone() })
+    match gone.first().filter(|_| !options.forget_lost) {
+        Some(example) => Err(ConvertError::LostCases { shards, count: gone.len(), example: (*example).clone() }),
+        None => Ok(lost.into_iter().cloned().collect()),
+    }
 }
 
 /// Checks that the cache holds no cases with other parameters, unless they are in the data and
@@ -232,6 +266,14 @@ pub(super) fn folder_error(error: hiend_cache::Error) -> ConvertError {
     match error {
         hiend_cache::Error::File(FileError { path, source, .. }) => ConvertError::Folder { path, source },
         other => other.into(),
+    }
+}
+
+/// Returns `true` for a shard that is lost or damaged, and `false` for one that cannot be read or that a later version wrote.
+pub(super) fn is_damage(fault: &hiend_cache::Error) -> bool {
+    match fault {
+        hiend_cache::Error::BadShard { reason, .. } => !matches!(reason, ShardError::Version { .. }),
+        other => matches!(other, hiend_cache::Error::MissingShard { .. }),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The label map of a case, read from one file or merged from one mask per class.
 
+use super::label_texture;
 use crate::case::{LabelFiles, Mask};
 use crate::plural::count;
 use crate::preprocess::label_place::{LabelPlace, Shift};
@@ -43,12 +44,12 @@ pub(super) fn read(label: &LabelFiles) -> Result<CaseLabel, VolumeError> {
     }
 }
 
-/// Unusual features of a case's masks, each in one line.
+/// Unusual features of a case's masks or label map, each in one line.
 pub(super) fn findings(label: &CaseLabel) -> Vec<String> {
     let shifted = label.shifted.as_ref().map(|(name, shift)| {
         format!("mask {name} lies {shift} off the first one by their headers; taken voxel by voxel")
     });
-    shifted.into_iter().chain(finding(&label.overlaps)).collect()
+    shifted.into_iter().chain(finding(&label.overlaps)).chain(label_texture::finding(&label.volume)).collect()
 }
 
 /// Describes overlaps of masks in one line, the largest first; `None` without any.
@@ -120,6 +121,12 @@ fn merge(masks: &[Mask]) -> Result<Option<CaseLabel>, VolumeError> {
         merged.blake3 = hasher.finalize().to_hex().to_string();
     }
     Ok(merged.map(|volume| CaseLabel { volume, overlaps, shifted }))
+}
+
+/// Name of the mask of a class; `None` for a label map in one file.
+pub(super) fn mask_name(label: &LabelFiles, class: u8) -> Option<String> {
+    let LabelFiles::Masks { masks, .. } = label else { return None };
+    masks.iter().find(|mask| mask.class == class).map(name_of)
 }
 
 /// Name of a mask's file without its ending.

@@ -12,7 +12,7 @@ use crate::volume::{detached, of_data_file};
 /// modification time, as file systems count time in increments of up to two seconds.
 pub const SETTLED: Duration = Duration::from_secs(3);
 
-/// Describes a case's files by name, size and time; hashes are filled in later.
+/// Describes a case's files by name, size and time; hashes and the folder are filled in later.
 ///
 /// # Errors
 /// If a file is missing or cannot be examined.
@@ -93,9 +93,10 @@ fn settled(modified: SystemTime, now: SystemTime) -> Option<i64> {
     is_settled.then(|| i64::try_from(since.as_nanos()).ok()).flatten()
 }
 
-/// Returns true if all fields except the hashes are equal.
+/// Returns true if all fields except the hashes and the folder are equal. `now` is a result of [`source_of`], without either.
 pub(super) fn looks_the_same(known: &SourceFiles, now: &SourceFiles) -> bool {
     let is_timed = known.image_modified_ns.is_some() && (known.label.is_none() || known.label_modified_ns.is_some());
-    let without_hashes = SourceFiles { image_blake3: String::new(), label_blake3: None, ..known.clone() };
-    is_timed && without_hashes == *now
+    // A folder that was moved holds the same files.
+    let comparable = SourceFiles { image_blake3: String::new(), label_blake3: None, folder: None, ..known.clone() };
+    is_timed && comparable == *now
 }

@@ -1,11 +1,10 @@
 //! Signs that an image is not a CT in Hounsfield units, each with its remedy.
 
-use std::fmt;
+mod text;
 
 use super::extent::extent_findings;
-use super::values::{RARE, ValueStats};
+use super::values::{BlankSlices, RARE, RepeatedSlices, ValueStats};
 use crate::case::ImageRole;
-use crate::plural::count;
 use crate::preprocess::normalize::Normalize;
 use crate::preprocess::zscore::ZScore;
 use crate::volume::{Format, Volume};
@@ -16,6 +15,8 @@ const NORMALISED: [f32; 2] = [-20.0, 20.0];
 const EIGHT_BIT: [f32; 2] = [-10.0, 265.0];
 /// Range of values that is too narrow for a CT: contains [-50, 50] and signed 8-bit numbers.
 const NARROW: [f32; 2] = [-128.0, 128.0];
+/// Range of signed 8-bit numbers. HU of which only the lowest 8 bits are left may look like soft tissue, but fill this range.
+const SIGNED_BYTE: [f32; 2] = [-128.0, 127.0];
 /// Share of voxels near 1024 from which an image is a CT with an offset. Two CTs of the torso have 0.01% and 0.03%.
 const OFFSET_SHARE: f64 = 0.1;
 /// Share of voxels far below the air of HU, and not of one value as padding is, above which an image has another scale.
@@ -73,8 +74,8 @@ impl OnSuspect {
     ///
     /// # Errors
     /// The sign for which the image is refused: under [`OnSuspect::Skip`] and [`OnSuspect::Fail`] any but values that a
-    /// clipped CT has as well, and under [`OnSuspect::Warn`] the values of a label map or mask in a file that nothing
-    /// declares to be an image, as in a plain folder.
+    /// clipped, padded or masked CT has as well, and under [`OnSuspect::Warn`] the values of a label map or mask in a file
+    /// that nothing declares to be an image, as in a plain folder.
     pub fn judge(
         self,
         image: &Volume,
@@ -221,6 +222,39 @@ pub enum Suspicion {
         /// Share of voxels at or below the window's lower end.
         share: f64,
     },
+    /// Neighbouring voxels differ as much as any two.
+    Noise {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+    },
+    /// Many voxels of few values where HU have neither air nor fat, and no air where HU have it.
+    Moved {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+        /// Share of these voxels.
+        share: f64,
+        /// Lowest and highest value of the range in which they lie.
+        ends: [i32; 2],
+    },
+    /// Many voxels of the lowest value, which lies within the window.
+    Clipped {
+        /// Lowest value.
+        min: f32,
+        /// Highest value.
+        max: f32,
+        /// Share of voxels from `value` to the next whole number.
+        share: f64,
+        /// Value at which air was clipped, as a whole number.
+        value: i32,
+    },
+    /// Slices that hold nothing but one value.
+    Blank(BlankSlices),
+    /// Slices that equal the one before.
+    Repeated(RepeatedSlices),
     /// A few extreme voxels cause most of the variance, so that the z-scores of all others hardly differ.
     Extremes {
         /// Number of voxels more than 20 standard deviations from the mean.
@@ -241,13 +275,40 @@ impl Suspicion {
     /// Most important sign in an image's values; `None` for a plausible CT.
     #[must_use]
     pub fn of(stats: &ValueStats) -> Option<Self> {
-        let &ValueStats { below, above, .. } = stats;
-        Self::of_mask(stats).or_else(|| Self::of_range(stats)).or_else(|| Self::of_scale(stats)).or_else(|| {
-            if above >= MOSTLY_ABOVE {
-                return Some(Self::AboveWindow { share: above });
-            }
-            (below >= MOSTLY_BELOW).then_some(Self::BelowWindow { share: below })
-        })
+        Self::of_mask(stats)
+            .or_else(|| Self::of_range(stats))
+            .or_else(|| Self::of_scale(stats))
+            .or_else(|| Self::of_window(stats))
+            .or_else(|| Self::of_content(stats))
+            .or_else(|| Self::of_slices(stats))
+    }
+
+    /// Signs that hardly anything lies within the window.
+    fn of_window(&ValueStats { below, above, .. }: &ValueStats) -> Option<Self> {
+        if above >= MOSTLY_ABOVE {
+            return Some(Self::AboveWindow { share: above });
+        }
+        (below >= MOSTLY_BELOW).then_some(Self::BelowWindow { share: below })
+    }
+
+    /// Signs in values whose range and scale may be those of HU.
+    fn of_content(stats: &ValueStats) -> Option<Self> {
+        let &ValueStats { min, max, below, odd_air, is_noise, .. } = stats;
+        if is_noise {
+            return Some(Self::Noise { min, max });
+        }
+        if let Some((ends, share)) = odd_air.moved {
+            return Some(Self::Moved { min, max, share, ends });
+        }
+        // At or below the window's lower end, clipped air is no foreground.
+        let (value, share) = odd_air.clipped.filter(|_| below < RARE)?;
+        Some(Self::Clipped { min, max, share, value })
+    }
+
+    /// Signs of slices that were lost, filled or padded.
+    fn of_slices(stats: &ValueStats) -> Option<Self> {
+        let blank = stats.slices.blank.map(Self::Blank);
+        blank.or_else(|| stats.slices.repeated.map(Self::Repeated))
     }
 
     /// Signs of a mask or label map.
@@ -278,7 +339,8 @@ impl Suspicion {
         if let Some(share) = shares.tenth {
             return Some(Self::Tenth { min, max, share });
         }
-        (nearly_all(shares.narrow) && !is_soft).then_some(Self::Narrow { min, max })
+        let is_signed_byte = [min, max].map(f32::to_bits) == SIGNED_BYTE.map(f32::to_bits);
+        (nearly_all(shares.narrow) && (!is_soft || is_signed_byte)).then_some(Self::Narrow { min, max })
     }
 
     /// Signs of HU in another scale, sign or origin.
@@ -316,10 +378,12 @@ impl Suspicion {
         matches!(self, Self::Constant { .. } | Self::LabelMap { .. } | Self::Probabilities { .. })
     }
 
-    /// Returns true for values that also fit a CT in HU clipped below 0, or masked.
+    /// Returns true for values that also fit a CT in HU clipped below 0, padded or masked.
     fn may_be_clipped(self) -> bool {
         match self {
             Self::Narrow { min, .. } | Self::NoNegatives { min, .. } => min < 0.0,
+            Self::Clipped { .. } => true,
+            Self::Blank(blank) => blank.is_padded,
             _ => false,
         }
     }
@@ -339,163 +403,8 @@ impl Suspicion {
             return Some(Self::Extremes { num: extremes.num, value, spread: extremes.spread });
         }
         let share = below + above;
-        (share >= NOTABLY_CLAMPED).then_some(Self::Clamped { share })
-    }
-}
-
-/// Offset of a CT with air at this value, if programs are known to use that offset.
-fn offset_of(air: f32) -> Option<f32> {
-    // -1000 HU, and the lowest value of 12 bits.
-    let is_air = |hu: f32| (hu + 1000.0).abs() <= PEAK_TOLERANCE || (hu + 1024.0).abs() <= PEAK_TOLERANCE;
-    OFFSETS.into_iter().find(|offset| is_air(air - offset))
-}
-
-/// Remedy in the header, for formats in whose headers programs agree on an offset.
-fn or_in_header(format: Format, offset: f32) -> String {
-    match format {
-        Format::Nifti => format!(", or lower scl_inter by {offset} (with a scl_slope of 1 where that is 0)"),
-        Format::Dicom => {
-            format!(", or lower RescaleIntercept by {offset} in all files (set it to -{offset} where they lack it)")
-        }
-        Format::Nrrd | Format::MetaImage => String::new(),
-    }
-}
-
-/// Clause that nearly all values lie between two ends; empty if all do.
-fn nearly_all_within(min: f32, max: f32, [low, high]: [f32; 2]) -> String {
-    if min >= low && max <= high { String::new() } else { format!(", nearly all of them from {low} to {high}") }
-}
-
-/// Writes the report of an offset; `share` is that of voxels near 1024.
-fn write_offset(
-    f: &mut fmt::Formatter<'_>,
-    [min, max]: [f32; 2],
-    share: f64,
-    air: Option<f32>,
-    format: Format,
-) -> fmt::Result {
-    write!(f, "values {min} to {max}")?;
-    match (air, air.and_then(offset_of)) {
-        (Some(air), Some(offset)) => {
-            let remedy = or_in_header(format, offset);
-            write!(f, ", with air at {air}: HU with an offset of {offset}; subtract it{remedy}")
-        }
-        (Some(air), None) => write!(
-            f,
-            ": HU with an offset; the lowest frequent value is {air}, which is about the offset - 1000 if it is air; subtract \
-             the offset, or convert the original scan"
-        ),
-        (None, _) if share >= OFFSET_SHARE => write!(
-            f,
-            ", {:.0}% of them near 1024: HU with an offset; subtract it (1024 as a rule){}",
-            share * 100.0,
-            or_in_header(format, 1024.0)
-        ),
-        (None, _) => {
-            write!(f, ": HU with an offset whose size the values do not show; convert the original scan")
-        }
-    }
-}
-
-impl fmt::Display for Suspicion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = |share: &f64| share * 100.0;
-        match self {
-            Self::Constant { value } => {
-                write!(f, "every voxel is {value}: an empty scan or mask; replace the file, or exclude the case")
-            }
-            Self::LabelMap { num, min, max } if *min >= 0.0 => {
-                write!(f, "a label map by its values ({num} whole numbers up to {max}); expected an image")
-            }
-            Self::LabelMap { num, min, max } => {
-                write!(f, "a label map by its values ({num} whole numbers from {min} to {max}); expected an image")
-            }
-            Self::Probabilities { min, max } => {
-                write!(
-                    f,
-                    "values {min} to {max}, nearly all close to 0 or 1: probabilities of a class; expected an image"
-                )
-            }
-            &Self::Normalised { min, max } => {
-                let most = nearly_all_within(min, max, NORMALISED);
-                write!(f, "values {min} to {max}{most}: normalised, not HU; convert the original scan")
-            }
-            &Self::EightBit { min, max } => {
-                let most = nearly_all_within(min, max, EIGHT_BIT);
-                write!(f, "values {min} to {max}{most}: an 8-bit picture, not HU; convert the original scan")
-            }
-            &Self::Narrow { min, max } => {
-                let most = nearly_all_within(min, max, NARROW);
-                write!(
-                    f,
-                    "values {min} to {max}{most}: in another scale, or clipped to a part of the range of HU, or masked; convert \
-                     the original scan"
-                )
-            }
-            &Self::Offset { min, max, share, air, format } => write_offset(f, [min, max], share, air, format),
-            Self::Tenfold { min, max, share } => write!(
-                f,
-                "values {min} to {max}, {:.0}% of them near -10000: HU times 10; divide them by 10, or convert the original \
-                 scan",
-                percent(share)
-            ),
-            Self::Tens { min, max } => write!(
-                f,
-                "values {min} to {max}, multiples of 10: HU times 10; divide them by 10, or convert the original scan"
-            ),
-            Self::Inverted { min, max, share } => write!(
-                f,
-                "values {min} to {max}, {:.0}% of them near 1000 and hardly any above: HU with inverted sign; multiply them \
-                 by -1, or convert the original scan",
-                percent(share)
-            ),
-            Self::Tenth { min, max, share } => write!(
-                f,
-                "values {min} to {max}, {:.0}% of them near -100: HU divided by 10; multiply them by 10, or convert the \
-                 original scan",
-                percent(share)
-            ),
-            Self::FarBelow { min, max, share } => write!(
-                f,
-                "values {min} to {max}, {:.0}% of them below -1250 and different: HU in another scale; convert the original \
-                 scan",
-                percent(share)
-            ),
-            Self::NoNegatives { min, max } => write!(
-                f,
-                "values {min} to {max}, {}; exclude it, or convert the original scan{}",
-                if *min >= 0.0 {
-                    "none negative: an MR, or a CT that is not in HU"
-                } else {
-                    "hardly any below -50: an MR, a CT that is not in HU, or one that was clipped or masked"
-                },
-                if *min >= 0.0 { "" } else { "; leave it if the values are HU" }
-            ),
-            Self::AboveWindow { share } => {
-                write!(
-                    f,
-                    "{:.1}% of the voxels lie above the window; not HU, or another --window is needed",
-                    percent(share)
-                )
-            }
-            Self::BelowWindow { share } => {
-                write!(f, "{:.2}% of the voxels lie below the window; not HU, or a nearly empty scan", percent(share))
-            }
-            Self::Extremes { num, value, spread } => write!(
-                f,
-                "{} more than 20 standard deviations from the mean, up to the value {value}, with most of the variance: the \
-                 z-scores of all other voxels have a deviation of {spread:.1e} in place of about 1; clip these values in the \
-                 file, or exclude the case",
-                count(*num, "voxel")
-            ),
-            Self::Clamped { share } => {
-                write!(
-                    f,
-                    "{:.3}% of the voxels lie beyond the range of z-scores and are clamped; --window -100,100 keeps more",
-                    percent(share)
-                )
-            }
-        }
+        let clamped = (share >= NOTABLY_CLAMPED).then_some(Self::Clamped { share });
+        Self::of_slices(stats).or(clamped)
     }
 }
 

@@ -1,4 +1,5 @@
 mod classes;
+mod folders;
 mod lost;
 
 use std::fs::File;
@@ -207,6 +208,24 @@ fn a_scan_of_two_names_is_reported() {
     let options = ConvertOptions { prune: true, ..ConvertOptions::default() };
     assert!(place.convert_with(options).unwrap().twice.is_empty());
     assert_eq!(place.keys(), ["data/b", "data/c"]);
+}
+
+#[test]
+fn a_scan_that_the_data_hold_twice_is_told() {
+    let place = Place::new(&[
+        ("D/imagesTr/b_0000.nii", image()),
+        ("D/imagesTr/c_0000.nii", image().scaling(1.0, 5.0)),
+        ("E/imagesTr/a_0000.nii", image()),
+        ("E/imagesTr/d_0000.nii", image()),
+    ]);
+    let expected = ["E/a", "E/d"].map(|case| [case.to_owned(), "D/b".to_owned()]);
+    let summary = place.convert();
+    assert_eq!((summary.converted, &summary.repeated[..], summary.twice.len()), (4, &expected[..], 0));
+    // Unchanged cases are compared as well.
+    std::fs::remove_file(place.data().join("E/imagesTr/d_0000.nii")).unwrap();
+    let summary = place.convert();
+    assert_eq!((summary.unchanged, &summary.repeated[..]), (3, &expected[..1]));
+    assert_eq!(summary.twice, [["E/d".to_owned(), "D/b".to_owned()]]);
 }
 
 #[test]

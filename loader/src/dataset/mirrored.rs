@@ -60,7 +60,7 @@ pub(super) fn read<'a>(
             if is_label { UnusedReason::LabelWithoutImage } else { UnusedReason::OutsideDatasets }
         })
     };
-    dataset.unused = [images, labels].into_iter().flat_map(|of| rest(of, &taken, &explain)).collect();
+    dataset.unused = [images, labels].into_iter().flat_map(|of| rest(of, &taken, explain)).collect();
     dataset.note_missing_labels(true);
     Some(Mirrored { dataset, around: [images, labels] })
 }

@@ -137,7 +137,7 @@ fn nested_case(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
     let key = case_key(stem);
     let is_named = !key.is_empty() && key == case_key(&folder.name);
     let is_own = is_named && modalities.foreign_word(stem).is_none() && folder.volumes().next().is_none();
-    is_own.then_some(CaseFolder { folder, image: *image, label: Some(*label), masks: None, is_named: false })
+    is_own.then_some(CaseFolder { folder, image, label: Some(*label), masks: None, is_named: false })
 }
 
 /// Returns true for one of several images whose names differ in a number only: of `scan_0000` and `scan_0001`, neither
@@ -248,14 +248,7 @@ pub(super) fn read<'a>(
     }
     let empty = others.iter().filter(|other| other.is_empty());
     dataset.vacant = empty.map(|other| format!("{}/{}", dataset.name, name_below(other, folder))).collect();
-    // Folders below this one whose files are not those of a case here.
-    let apart: HashSet<&Path> = others
-        .iter()
-        .copied()
-        .chain(cases.iter().map(|case| case.folder))
-        .map(|other| other.path.as_path())
-        .filter(|path| *path != folder.path.as_path())
-        .collect();
+    let apart = apart_from(folder, &cases, &others);
     let mut fewest = None;
     for case in &cases {
         let &CaseFolder { folder: place, image, label, ref masks, .. } = case;
@@ -313,6 +306,12 @@ pub(super) fn read<'a>(
     dataset.note_missing_labels(true);
     beside.sort_by(|a, b| a.path.cmp(&b.path));
     Some(Found { dataset, others, beside, is_sure })
+}
+
+/// Folders below `folder` whose files are not those of a case in `folder` itself.
+fn apart_from<'a>(folder: &Folder, cases: &[CaseFolder<'a>], others: &[&'a Folder]) -> HashSet<&'a Path> {
+    let folders = others.iter().copied().chain(cases.iter().map(|case| case.folder));
+    folders.map(|other| other.path.as_path()).filter(|path| *path != folder.path.as_path()).collect()
 }
 
 /// Name of a case by the names of its folders below that of the dataset.

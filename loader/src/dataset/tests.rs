@@ -468,8 +468,10 @@ fn exclusion_is_by_dataset_or_case_name() {
         "Dataset002_X/imagesTr/c_0000.nii",
     ]);
     let mut datasets = found.listing.datasets;
-    let (removed, unmatched) = Exclude::new(&["word", "b?", "AMOS"]).apply(&mut datasets);
-    assert_eq!((removed, unmatched), (2, vec!["AMOS".to_owned()]));
+    // A case counts as known although its dataset is excluded too.
+    let (removed, unmatched) = Exclude::new(&["word", "a", "b?", "KITS", "WROD"]).apply(&mut datasets);
+    let unmatched: Vec<_> = unmatched.iter().map(|one| (one.pattern.as_str(), one.nearest.as_deref())).collect();
+    assert_eq!((removed, unmatched), (2, vec![("KITS", None), ("WROD", Some("Dataset001_WORD"))]));
     assert_eq!(datasets[0].cases[0].case_id, "c");
 }
 
@@ -492,6 +494,7 @@ fn cases_are_found_by_name() {
     let check = |patterns: &[&str], expected: &[&str], unmatched: &[&str]| {
         let (keys, without) = Exclude::new(patterns).matches(&listing.datasets);
         assert_eq!(keys.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{patterns:?}");
+        let without: Vec<&str> = without.iter().map(|one| one.pattern.as_str()).collect();
         assert_eq!(without, unmatched, "{patterns:?}");
     };
     check(&["x"], &["Dataset001_A/x", "Dataset002_B/x"], &[]);

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::Metadata;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::DatasetError;
 use super::unused::{UnusedFile, UnusedReason};
@@ -111,6 +111,17 @@ pub(super) fn walk(root: &Path, unused: &mut Vec<UnusedFile>) -> Result<Folder, 
 
 fn unreadable(path: &Path, source: std::io::Error) -> DatasetError {
     DatasetError::Unreadable { path: path.to_owned(), source }
+}
+
+/// Absolute path of a folder of data, whose last component names a dataset. Links are resolved only in a path with `..`, which
+/// has no such component: a folder keeps the name by which it was given.
+#[must_use]
+pub fn root_of(data: &Path) -> PathBuf {
+    let path = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+    if path.components().any(|part| part == Component::ParentDir) {
+        return std::fs::canonicalize(&path).unwrap_or(path);
+    }
+    path
 }
 
 /// Last component of a path, with `_` in place of control characters: it becomes the name of a dataset.

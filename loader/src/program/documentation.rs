@@ -29,12 +29,23 @@ pub struct ManArgs {
 ///
 /// # Errors
 /// If they cannot be printed.
-pub fn print_completions(mut command: Command, shell: Shell) -> anyhow::Result<()> {
+pub fn print_completions(command: Command, shell: Shell) -> anyhow::Result<()> {
+    print(completions(command, shell)?.trim_end())?;
+    Ok(())
+}
+
+/// Makes the completions of a program for a shell.
+fn completions(mut command: Command, shell: Shell) -> anyhow::Result<String> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, name, &mut script);
-    print(String::from_utf8(script)?.trim_end())?;
-    Ok(())
+    clap_complete::generate(shell, &mut command, &name, &mut script);
+    let script = String::from_utf8(script)?;
+    Ok(match shell {
+        // `clap_complete` writes the dash of a program's name in two ways, one where the script sets the command that was
+        // typed and the other where it compares it; unless they agree, nothing after a command is completed.
+        Shell::Bash => script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__")),
+        _ => script,
+    })
 }
 
 /// Writes a page `PROGRAM.1`, and `PROGRAM-COMMAND.1` for every command that help lists.
@@ -61,6 +72,8 @@ pub fn write_man_pages(command: Command, dir: &Path) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command as Process;
+
     use super::*;
 
     fn command() -> Command {
@@ -69,6 +82,33 @@ mod tests {
             .arg(clap::Arg::new("speed").long("speed").help("Metres per second"))
             .subcommand(Command::new("stop").about("Do nothing"))
             .subcommand(Command::new("secret").hide(true))
+    }
+
+    /// Words that a script of bash offers for the last of `words`.
+    fn offered(script: &str, words: &[&str]) -> String {
+        const CALL: &str = r#"
+            source "$1"; shift
+            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+            "_${1//-/__}" "$1" "${@: -1}" "${@: -2:1}"
+            echo "${COMPREPLY[@]}""#;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, script).unwrap();
+        let output = Process::new("bash").args(["-c", CALL, "bash"]).arg(file.path()).args(words).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    #[test]
+    fn bash_completes_flags_and_values_of_commands() {
+        let metres = clap::Arg::new("metres").long("metres").value_parser(["one", "two"]);
+        let walk = Command::new("walk-on").arg(metres);
+        for name in ["prog", "my-prog", "my-own-prog"] {
+            let command = Command::new(name).subcommand(walk.clone());
+            let script = completions(command, Shell::Bash).unwrap();
+            assert_eq!(offered(&script, &[name, "wa"]), "walk-on");
+            assert_eq!(offered(&script, &[name, "walk-on", "--me"]), "--metres");
+            assert_eq!(offered(&script, &[name, "walk-on", "--metres", "t"]), "two");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{fmt, io};
 
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
@@ -114,9 +115,24 @@ impl<W: io::Write> io::Write for OneLineWriter<W> {
 
 fn filter(text: &str) -> Result<EnvFilter, LogError> {
     let text = if text.trim().is_empty() { DEFAULT_FILTER } else { text };
-    EnvFilter::builder()
-        .parse(text)
-        .map_err(|err| LogError::BadFilter { text: text.to_owned(), reason: err.to_string() })
+    let bad = |reason| LogError::BadFilter { text: text.to_owned(), reason };
+    if let Some(word) = text.split(',').map(str::trim).find(|word| is_misspelt(word)) {
+        return Err(bad(format!(
+            "{word} is neither a level (off, error, warn, info, debug, trace) nor a module of hiend"
+        )));
+    }
+    EnvFilter::builder().parse(text).map_err(|err| bad(err.to_string()))
+}
+
+/// Crates of this project whose events are logged.
+const CRATES: [&str; 4] = ["hiend_cache", "hiend_loader", "hiend_trainer", "hiend_cpu"];
+
+/// Returns `true` for a part of a filter that would match nothing: a single word is a module's name unless it is a level.
+fn is_misspelt(part: &str) -> bool {
+    let is_word = !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    let name = part.split(['=', '[', ':']).next().unwrap_or_default();
+    let is_ours = CRATES.contains(&name);
+    (is_word && part.parse::<LevelFilter>().is_err() && !is_ours) || (name.starts_with("hiend") && !is_ours)
 }
 
 #[cfg(test)]
@@ -173,8 +189,18 @@ mod tests {
 
     #[test]
     fn filters_are_parsed_or_refused() {
-        for text in ["", "debug", "off", "hiend_loader=trace,warn"] {
+        for text in ["", "debug", "off", "INFO", "hiend_loader=trace,warn", "hiend_cache::object", "tonic=debug,h2=off"]
+        {
             assert!(filter(text).is_ok(), "{text}");
+        }
+        for (text, word) in
+            [("verbose", "verbose"), ("warning", "warning"), ("info,hiend_loder=debug", "hiend_loder=debug")]
+        {
+            let message = filter(text).unwrap_err().to_string();
+            assert!(
+                message.starts_with(&format!("HIEND_LOG={text}: {word} is neither a level (off, error,")),
+                "{message}"
+            );
         }
         let message = filter("hiend_loader=loud").unwrap_err().to_string();
         assert!(message.starts_with("HIEND_LOG=hiend_loader=loud: "), "{message}");

@@ -46,6 +46,25 @@ impl RetryArg {
     pub fn location(self, cache: &Path) -> Location {
         Location::from(cache).with_retry(self.duration())
     }
+
+    /// Remark that the flag was given for a cache in a folder, where it has no effect.
+    #[must_use]
+    pub fn remark(self, cache: &Path) -> Option<String> {
+        no_effect(self.flag()?, [cache])
+    }
+
+    fn flag(self) -> Option<&'static str> {
+        self.storage_retry.map(|_| "--storage-retry")
+    }
+}
+
+/// Remark on a flag about object storage if all caches are in folders. Text that is no valid location is left to the
+/// error of opening it.
+fn no_effect<'a>(flag: &str, caches: impl IntoIterator<Item = &'a Path>) -> Option<String> {
+    let is_folder = |cache: &Path| Location::parse(cache.as_os_str()).is_ok_and(|location| location.folder().is_some());
+    caches.into_iter().all(is_folder).then(|| {
+        format!("{flag} has no effect on caches in folders; it is for object storage, such as s3://BUCKET/PREFIX")
+    })
 }
 
 impl StorageArgs {
@@ -55,17 +74,16 @@ impl StorageArgs {
         let flags = [
             (self.disk_cache.is_some(), "--disk-cache"),
             (self.disk_cache_size.is_some(), "--disk-cache-size"),
-            (self.retry.storage_retry.is_some(), "--storage-retry"),
             (self.access.is_some(), "--access"),
         ];
-        flags.into_iter().find_map(|(is_given, flag)| is_given.then_some(flag))
+        flags.into_iter().find_map(|(is_given, flag)| is_given.then_some(flag)).or(self.retry.flag())
     }
 
-    /// Name of one of the flags for object storage that were given although all caches are folders; `None` otherwise.
+    /// Remark on a flag that has no effect, because all caches are in folders.
     #[must_use]
-    pub fn flag_without_effect(&self, caches: &[PathBuf]) -> Option<&'static str> {
-        let is_folder = |cache: &PathBuf| Location::from(cache).url().is_none();
-        self.flag().filter(|flag| *flag != "--access" && caches.iter().all(is_folder))
+    pub fn remark<'a>(&self, caches: impl IntoIterator<Item = &'a Path>) -> Option<String> {
+        let of_copies = Self { access: None, ..self.clone() };
+        no_effect(of_copies.flag()?, caches)
     }
 
     /// Options for opening a cache that is read repeatedly.
@@ -120,10 +138,24 @@ mod tests {
         assert_eq!(parse("--access pread").flag(), Some("--access"));
         assert_eq!(parse("--storage-retry 180").flag(), Some("--storage-retry"));
         assert_eq!(parse("--disk-cache d").flag(), Some("--disk-cache"));
-        let [folder, url] = ["cache", "s3://bucket/cache"].map(PathBuf::from);
-        let given = parse("--access pread --disk-cache d");
-        assert_eq!(given.flag_without_effect(std::slice::from_ref(&folder)), Some("--disk-cache"));
-        assert_eq!(given.flag_without_effect(&[folder.clone(), url]), None);
-        assert_eq!(parse("--access pread").flag_without_effect(&[folder]), None);
+    }
+
+    #[test]
+    fn flags_about_object_storage_are_remarked_on_where_all_caches_are_in_folders() {
+        let remark = |words: &str, caches: &[&str]| {
+            let storage = Cli::parse_from(["program"].into_iter().chain(words.split_whitespace())).storage;
+            storage.remark(caches.iter().map(Path::new)).unwrap_or_default()
+        };
+        for flag in ["--disk-cache", "--disk-cache-size", "--storage-retry"] {
+            // `1` is a folder, a size and a time.
+            let words = format!("--access pread {flag} 1");
+            assert!(remark(&words, &["a", "/b"]).starts_with(&format!("{flag} has no effect")), "{flag}");
+            assert_eq!(remark(&words, &["a", "s3://bucket/b"]), "", "{flag}");
+            assert_eq!(remark(&words, &["s3:/bucket/b"]), "", "{flag}");
+        }
+        assert_eq!(remark("--access pread", &["a"]), "");
+        let retry = RetryArg { storage_retry: Some(1) };
+        assert!(retry.remark(Path::new("a")).is_some() && retry.remark(Path::new("gs://b")).is_none());
+        assert_eq!(RetryArg { storage_retry: None }.remark(Path::new("a")), None);
     }
 }

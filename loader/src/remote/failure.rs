@@ -33,7 +33,7 @@ pub(super) enum Failure {
 impl Failure {
     /// Failure that a status sent by a server means.
     pub(super) fn of(url: &str, status: &Status) -> Self {
-        let text = describe(status);
+        let text = with_advice(url, describe(status));
         let is_invalid = status.code() == Code::InvalidArgument;
         let refused = |text| RemoteError::Refused { url: url.to_owned(), reason: text, is_invalid };
         match status.code() {
@@ -51,10 +51,7 @@ impl Failure {
     /// Failure that an error means if it occurs while the connection is made, or while its first request is answered.
     /// Later errors mean that the connection broke.
     pub(super) fn of_connecting(url: &str, error: &(dyn StdError + 'static)) -> Self {
-        let mut text = chain(error);
-        if let Some(advice) = advice(url, &text) {
-            text = format!("{text}; {advice}");
-        }
+        let text = with_advice(url, chain(error));
         if heals(error) {
             Self::Away(text)
         } else {
@@ -63,10 +60,30 @@ impl Failure {
     }
 }
 
-/// Likely mistake in a URL that explains a meaningless answer of a server.
+/// A text with advice, if there is some.
+fn with_advice(url: &str, text: String) -> String {
+    match advice(url, &text) {
+        Some(advice) => format!("{text}; {advice}"),
+        None => text,
+    }
+}
+
+/// Likely mistake in a URL or in certificates, which the text of an error shows but does not name.
 fn advice(url: &str, text: &str) -> Option<&'static str> {
+    if text.contains("UnknownIssuer") {
+        Some(
+            "no certificate known here has signed the server's; name the file of its authority's (--tls-ca of \
+             hiend-shard, --loader-ca of hiend-train)",
+        )
+    } else if text.contains("CaUsedAsEndEntity") {
+        Some("the server's certificate is that of an authority; give the server one with basicConstraints=CA:FALSE")
+    } else if text.contains("grpc-status header missing") {
+        // An answer that is HTTP but not gRPC.
+        Some("this is no hiend-serve; expected the URL that it prints as `serving`, not that of its --metrics-listen")
+    } else if text.contains("SUN_LEN") {
+        Some("the path of a Unix socket has at most 107 bytes")
     // The first bytes of an answer, taken for a record of TLS or a frame of HTTP/2.
-    if url.starts_with("https://") && text.contains("InvalidContentType") {
+    } else if url.starts_with("https://") && text.contains("InvalidContentType") {
         Some("the URL of a server without TLS begins with http://")
     } else if url.starts_with("http://") && text.contains("frame with invalid size") {
         Some("the URL of a server with TLS begins with https://, and the server must be a hiend-serve")
@@ -132,8 +149,10 @@ pub(super) fn describe(status: &Status) -> String {
     let mut text = status.message().to_owned();
     if let Some(source) = status.source() {
         let cause = chain(source);
-        if !text.contains(&cause) {
-            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        if cause.contains(&text) {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
         }
     }
     if text.is_empty() { status.code().description().to_lowercase() } else { text }
@@ -161,6 +180,41 @@ mod tests {
         for reason in [h2::Reason::PROTOCOL_ERROR, h2::Reason::FRAME_SIZE_ERROR] {
             assert!(!heals(&h2::Error::from(reason)), "{reason:?}");
         }
+    }
+
+    #[test]
+    fn a_status_and_its_cause_are_told_without_repetition() {
+        let described = |message: &str, cause: &str| {
+            let mut status = Status::unavailable(message);
+            status.set_source(std::sync::Arc::new(io::Error::other(cause.to_owned())));
+            describe(&status)
+        };
+        assert_eq!(
+            described("connect error", "transport error: connect error: refused"),
+            "transport error: connect error: refused"
+        );
+        assert_eq!(described("refused", "refused"), "refused");
+        assert_eq!(described("", "refused"), "refused");
+        assert_eq!(described("no batch", "refused"), "no batch: refused");
+    }
+
+    #[test]
+    fn errors_that_do_not_name_the_mistake_have_advice() {
+        let of_connecting = |url, text: &str| Failure::of_connecting(url, &io::Error::other(text)).to_string();
+        for (url, text, expected) in [
+            ("https://a:1", "invalid peer certificate: UnknownIssuer", "--tls-ca"),
+            ("https://a:1", "invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", "CA:FALSE"),
+            ("https://a:1", "received corrupt message of type InvalidContentType", "http://"),
+            ("http://a:1", "connection error detected: frame with invalid size", "https://"),
+            ("unix:///a", "path must be shorter than SUN_LEN", "107 bytes"),
+        ] {
+            let found = of_connecting(url, text);
+            assert!(found.starts_with(text) && found.contains(expected), "{found}");
+        }
+        assert_eq!(of_connecting("http://a:1", "connection refused"), "connection refused");
+        let missing = "grpc-status header missing, mapped from HTTP status code 404";
+        let failure = Failure::of("http://a:1", &Status::unimplemented(missing)).to_string();
+        assert!(failure.contains(missing) && failure.contains("--metrics-listen"), "{failure}");
     }
 
     #[test]

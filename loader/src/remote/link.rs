@@ -19,6 +19,7 @@ use tonic_prost::ProstCodec;
 use super::address::Address;
 use super::failure::Failure;
 use super::{Facts, RemoteError, RemoteOptions};
+use crate::pem;
 use crate::shared_memory::{Slots, pass};
 use crate::wire::{
     FD_SUFFIX, OpenRequest, ShareRequest, SharedMemory, StreamFacts, StreamSpec, TICKET_LEN, VERSION, path,
@@ -199,7 +200,16 @@ impl Dialer {
             return Err(wrong("the server describes an empty stream".into()));
         }
         let unseen_labels = answer.unseen_labels.iter().filter_map(|&label| u8::try_from(label).ok()).collect();
-        let StreamFacts { digest, num_cases, steps_per_epoch, crops_per_batch, voxel_bytes, label_bytes, .. } = answer;
+        let StreamFacts {
+            digest,
+            num_cases,
+            steps_per_epoch,
+            crops_per_batch,
+            voxel_bytes,
+            label_bytes,
+            exclude_remarks,
+            ..
+        } = answer;
         Ok(Facts {
             digest,
             num_cases,
@@ -209,6 +219,7 @@ impl Dialer {
             label_bytes,
             manifest,
             unseen_labels,
+            exclude_remarks,
         })
     }
 
@@ -282,6 +293,11 @@ fn tls_config(url: &str, host: &str, ca: Option<&Path>) -> Result<ClientTlsConfi
         named.into_iter().chain(SYSTEM_CERTIFICATES.map(PathBuf::from)).find(|path| path.exists())
     };
     let path = ca.map(Path::to_owned).or_else(system).ok_or_else(|| RemoteError::NoCa { url: url.to_owned() })?;
-    let pem = std::fs::read(&path).map_err(|source| RemoteError::ReadCa { path, source })?;
+    let pem = match std::fs::read(&path) {
+        Ok(pem) => pem,
+        Err(source) => return Err(RemoteError::ReadCa { path, source }),
+    };
+    // TLS would skip certificates that it cannot decode, and then trust no server.
+    pem::certificates(&pem).map_err(|source| RemoteError::InvalidCa { path, source })?;
     Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)).domain_name(host).timeout(CONNECT))
 }

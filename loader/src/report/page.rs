@@ -26,7 +26,7 @@ th, td { padding: .25rem .5rem; text-align: left; border-top: 1px solid var(--li
 td { white-space: pre-line; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; } .long { max-height: 40rem; }
 .wide table { width: max-content; } .wide td, .wide th { max-width: min(18rem, 60vw); } .wide th.number { max-width: 10rem; }
-thead th { position: sticky; top: 0; background: var(--head); border: 0; overflow-wrap: anywhere; }
+thead th { position: sticky; top: 0; background: var(--head); border: 0; overflow-wrap: break-word; }
 .number { text-align: right; } td.number { white-space: nowrap; }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; margin-bottom: 1rem; }
 .chart { max-width: 100%; overflow-x: auto; } .chart svg { display: block; max-width: 100%; height: auto; box-sizing: border-box; background: #fff; border: 1px solid #e0e3e9; }

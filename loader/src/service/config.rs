@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use hiend_cache::Cache;
 
 use super::Listen;
@@ -152,8 +153,10 @@ pub enum ServiceError {
     EmptyToken,
     /// The memory is too small.
     #[error(
-        "--memory {memory_bytes} is too small: two clients' memory of {client_memory_bytes} bytes is needed, one for \
-         a client and one for memory to be reused{}", of_blocks(*blocks_bytes)
+        "--memory {memory_bytes} is too small; expected at least {} bytes ({}): twice --client-memory, for a client and \
+         for memory to be reused{}",
+        least(*client_memory_bytes, *blocks_bytes), ByteSize(least(*client_memory_bytes, *blocks_bytes)),
+        of_blocks(*blocks_bytes)
     )]
     TooLittleMemory {
         /// Memory for all clients, in bytes.
@@ -186,6 +189,11 @@ pub enum ServiceError {
     /// The loader's threads cannot be started.
     #[error(transparent)]
     Loader(#[from] pipeline::Error),
+}
+
+/// Smallest memory of a service, in bytes.
+fn least(client_memory_bytes: u64, blocks_bytes: u64) -> u64 {
+    client_memory_bytes.max(1).saturating_mul(2).saturating_add(blocks_bytes)
 }
 
 /// Returns the clause of an error text that names the memory for blocks of object storage; empty if it is 0.

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use super::client::{Client, Clients, Memory};
 use super::metrics;
 use super::schedule::{Job, Refused, Reservation, Schedule};
-use super::status::Spans;
+use super::status::{self, Spans};
 use super::streams::{OpenStream, Streams};
 use crate::batch::{Batch, Images, PooledBuffer, VoxelForm};
 use crate::blocks::Blocks;
@@ -29,7 +29,7 @@ pub(super) const TICKET_LIFE: Duration = Duration::from_secs(30);
 /// Largest number of slots that a client may request at a time.
 const MOST_SLOTS: u32 = 1024;
 
-/// Largest number of a stream's excluded names that are looked up for the log.
+/// Largest number of a stream's excluded names that are looked up for remarks.
 const MOST_REMARKS: usize = 16;
 
 /// Answer to a request without a token. Each client program has its own flag for the token.
@@ -109,7 +109,8 @@ impl Hub {
         let unseen = if labels && is_local { loader.unseen_labels().unwrap_or_default() } else { BTreeSet::new() };
         let exclude = &loader.config().exclude;
         let caches = self.caches.iter().map(|(cache, _)| &**cache);
-        for remark in pipeline::remarks_on_exclude(caches, &exclude[..exclude.len().min(MOST_REMARKS)]) {
+        let exclude_remarks = pipeline::remarks_on_exclude(caches, &exclude[..exclude.len().min(MOST_REMARKS)]);
+        for remark in &exclude_remarks {
             tracing::warn!(stream = %id, "{remark}");
         }
         let memory = loader.memory();
@@ -124,6 +125,7 @@ impl Hub {
             manifest_json: self.manifest(&loader)?,
             server_version: wire::VERSION.into(),
             unseen_labels: unseen.into_iter().map(u32::from).collect(),
+            exclude_remarks,
         };
         tracing::info!(stream = %facts.stream_id, cases = facts.num_cases, crops = facts.crops_per_batch, "stream opened");
         let stream = self.streams.insert(OpenStream { loader, facts }, Instant::now());
@@ -301,7 +303,21 @@ impl Hub {
             self.blocks.clear();
         }
         self.schedule.nudge();
-        metrics::state(self);
+        metrics::state(&self.status(now), self.blocks.free_bytes());
+    }
+
+    /// State at `now`.
+    pub(super) fn status(&self, now: Instant) -> status::Status {
+        let (in_work, oldest) = self.schedule.in_work(now);
+        status::Status {
+            clients: self.clients.len(),
+            streams: self.streams.len(),
+            waiting: self.schedule.waiting(),
+            in_work,
+            oldest,
+            held_bytes: self.clients.held_bytes(),
+            recent: self.spans.recent(now),
+        }
     }
 }
 

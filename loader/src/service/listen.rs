@@ -128,11 +128,19 @@ fn lock_folder(folder: &Path) -> Option<File> {
     }
 }
 
+/// Longest path of a Unix socket, in bytes.
+const MAX_PATH_BYTES: usize = 107;
+
 /// Binds a Unix socket that only this user may open. A file left by a killed server is replaced.
 ///
 /// # Errors
 /// If another server listens there, the path is taken by something else, or cannot be written.
 pub(super) fn bind_unix(path: &Path) -> io::Result<(SocketPath, UnixListener)> {
+    let path_bytes = path.as_os_str().len();
+    if path_bytes > MAX_PATH_BYTES {
+        let reason = format!("the path has {path_bytes} bytes, a Unix socket's at most {MAX_PATH_BYTES}");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+    }
     if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
         let reason = format!("there is no folder {}; create it first", folder.display());
         return Err(io::Error::new(io::ErrorKind::NotFound, reason));
@@ -311,6 +319,11 @@ mod tests {
         drop(bind_unix(&path).unwrap());
         let error = bind_unix(&dir.path().join("absent/s")).err().unwrap().to_string();
         assert!(error.contains("there is no folder") && error.contains("absent;"), "{error}");
+        let error = bind_unix(&dir.path().join("s".repeat(108))).err().unwrap().to_string();
+        assert!(error.ends_with("bytes, a Unix socket's at most 107"), "{error}");
+        let longest = Path::new("/").join("s".repeat(MAX_PATH_BYTES - 1));
+        assert!(std::os::unix::net::SocketAddr::from_pathname(longest.join("s")).is_err());
+        assert!(std::os::unix::net::SocketAddr::from_pathname(longest).is_ok());
         std::fs::write(&path, "text").unwrap();
         assert_eq!(bind_unix(&path).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"text");

@@ -2,7 +2,7 @@
 
 use tonic::Status;
 
-use super::hub::Hub;
+use super::status;
 use crate::stats::Metric;
 
 /// Metrics of a service. The metrics of its loaders are in [`crate::stats::METRICS`].
@@ -38,11 +38,11 @@ pub(super) fn streams(open: usize) {
     metrics::gauge!("hiend_serve_streams").set(open as f64);
 }
 
-/// Records the state of a service.
-pub(super) fn state(hub: &Hub) {
-    streams(hub.streams.len());
-    metrics::gauge!("hiend_serve_clients").set(hub.clients.len() as f64);
-    metrics::gauge!("hiend_serve_waiting").set(hub.schedule.waiting() as f64);
-    metrics::gauge!("hiend_serve_held_bytes").set(hub.clients.held_bytes() as f64);
-    metrics::gauge!("hiend_serve_free_bytes").set(hub.blocks.free_bytes() as f64);
+/// Records the state of a service, and the bytes of batch memory that it keeps for the next batches.
+pub(super) fn state(state: &status::Status, free_bytes: u64) {
+    streams(state.streams);
+    metrics::gauge!("hiend_serve_clients").set(state.clients as f64);
+    metrics::gauge!("hiend_serve_waiting").set(state.waiting as f64);
+    metrics::gauge!("hiend_serve_held_bytes").set(state.held_bytes as f64);
+    metrics::gauge!("hiend_serve_free_bytes").set(free_bytes as f64);
 }

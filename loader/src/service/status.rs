@@ -1,10 +1,9 @@
 //! State of a running service, for its health page.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::hub::Hub;
 use crate::batch::BatchTimes;
 use crate::plural::count;
 use crate::verdict::{SpanTimes, Stage};
@@ -38,41 +37,6 @@ pub struct Recent {
     pub times: SpanTimes,
     /// Total time for which requests waited for their turn and for memory, in seconds.
     pub queue_secs: f64,
-}
-
-/// Access to the state of a service while it runs.
-#[derive(Clone)]
-pub struct Monitor {
-    hub: Weak<Hub>,
-}
-
-impl fmt::Debug for Monitor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Monitor").finish_non_exhaustive()
-    }
-}
-
-impl Monitor {
-    pub(super) fn new(hub: &Arc<Hub>) -> Self {
-        Self { hub: Arc::downgrade(hub) }
-    }
-
-    /// Current state; `None` once the service has ended.
-    #[must_use]
-    pub fn status(&self) -> Option<Status> {
-        let hub = self.hub.upgrade()?;
-        let now = Instant::now();
-        let (in_work, oldest) = hub.schedule.in_work(now);
-        Some(Status {
-            clients: hub.clients.len(),
-            streams: hub.streams.len(),
-            waiting: hub.schedule.waiting(),
-            in_work,
-            oldest,
-            held_bytes: hub.clients.held_bytes(),
-            recent: hub.spans.recent(now),
-        })
-    }
 }
 
 impl fmt::Display for Status {
@@ -127,7 +91,8 @@ impl Spans {
         state.current.queue_secs += queue_secs;
     }
 
-    fn recent(&self, now: Instant) -> Recent {
+    /// Times of the batches made in both spans.
+    pub(super) fn recent(&self, now: Instant) -> Recent {
         let mut state = self.lock();
         state.advance(now);
         let (a, b) = (&state.current, &state.before);

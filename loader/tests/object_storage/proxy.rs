@@ -56,6 +56,11 @@ impl Proxy {
         self.state.lock().unwrap().faults.push((fault, count));
     }
 
+    /// Spoils no further response.
+    pub(crate) fn mend(&self) {
+        self.state.lock().unwrap().faults.clear();
+    }
+
     /// Returns the number of requests for ranges of shards since the last call, and the bytes of their responses.
     pub(crate) fn take_ranges(&self) -> (usize, u64) {
         let mut state = self.state.lock().unwrap();

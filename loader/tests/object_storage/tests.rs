@@ -80,6 +80,12 @@ fn cache_on_a_web_server_is_read_and_not_written(server: &str) {
     let url = format!("http://{}{}", place.proxy.address, place.target(""));
     assert_eq!(place.digests(&url, &[]), place.digests(&place.text("local"), &[]));
     assert!(place.check(&["verify", &url], 0).out.contains("no fault"));
+    // A server that is away tells nothing about the cases.
+    place.proxy.spoil(Fault::Status500, usize::MAX);
+    let away = place.check(&["verify", &url, "--storage-retry=1"], 1);
+    assert!(away.err.contains("error: ") && away.err.contains("500"), "{}", away.err);
+    assert!(!away.out.contains("fault") && !away.out.contains("delete"), "{}", away.out);
+    place.proxy.mend();
     let refused = place.check(&[&place.text("data"), "--out", &url, "--spacing", COARSE], 1);
     assert!(refused.err.contains("can only be read"), "{}", refused.err);
     let absent = place.check(&["inspect", &format!("{url}absent")], 1);
@@ -109,7 +115,16 @@ fn commands_work_on_a_url_and_damage_is_found(server: &str) {
     for wrong in ["s4://bucket/x", "file:///data/x"] {
         assert!(place.check(&["verify", wrong], 1).err.contains("unknown scheme"));
     }
-    assert!(place.check(&["verify", "s3://no-such-bucket/x"], 1).err.contains("s3://no-such-bucket/x"));
+    let nowhere = "s3://no-such-bucket/x";
+    for args in [&["verify", nowhere][..], &["inspect", nowhere], &[&place.text("data"), "--out", nowhere]] {
+        let failed = place.check(args, 1);
+        assert!(failed.err.contains(nowhere) && failed.err.contains("there is no such bucket"), "{}", failed.err);
+    }
+    let without_scheme = place.command(&["verify", &place.url]).env("AWS_ENDPOINT", "127.0.0.1:9000").output().unwrap();
+    let failed = Ran::of(without_scheme);
+    assert_eq!(failed.code, 1, "{}", failed.err);
+    assert!(failed.err.contains("AWS_ENDPOINT is \"127.0.0.1:9000\"; expected a URL"), "{}", failed.err);
+    assert!(!failed.err.contains("panicked"), "{}", failed.err);
 }
 
 fn cut_connections_and_server_errors_are_repeated(server: &str) {

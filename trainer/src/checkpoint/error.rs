@@ -67,6 +67,14 @@ pub enum CheckpointError {
         #[source]
         source: serde_json::Error,
     },
+    /// A checkpoint in the folder of another step.
+    #[error("{}: holds the checkpoint of step {step}; rename the folder to step-{step:08}", path.display())]
+    Renamed {
+        /// Path of the checkpoint.
+        path: PathBuf,
+        /// Step of its state.
+        step: u64,
+    },
     /// A file whose content changed after it was written.
     #[error("{} is damaged: {damage}", path.display())]
     Damaged {
@@ -164,6 +172,7 @@ impl CheckpointError {
             | Self::StrayMoment { .. }
             | Self::MomentShape { .. }
             | Self::State { .. }
+            | Self::Renamed { .. }
             | Self::Damaged { .. } => true,
             Self::Kind { .. } | Self::Format { .. } => false,
         }

@@ -129,7 +129,21 @@ pub fn is_checkpoint(dir: &Path) -> Result<bool, CheckpointError> {
 /// # Errors
 /// If the state cannot be read, is damaged, or has another format.
 pub fn read_head(checkpoint: &Path) -> Result<Head, CheckpointError> {
-    parse(checkpoint, &read(checkpoint)?)
+    let head = parse(checkpoint, &read(checkpoint)?)?;
+    check_name(checkpoint, &head)?;
+    Ok(head)
+}
+
+/// Compares the step in the name of a checkpoint, if the name states one, with that of its state.
+fn check_name(checkpoint: &Path, head: &Head) -> Result<(), CheckpointError> {
+    let name = checkpoint.file_name().and_then(|name| name.to_str());
+    let named: Option<u64> = name.and_then(|name| name.strip_prefix("step-")?.parse().ok());
+    match named {
+        Some(named) if named != head.step => {
+            Err(CheckpointError::Renamed { path: checkpoint.to_owned(), step: head.step })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads the state of a checkpoint of the given kind.
@@ -142,6 +156,7 @@ pub fn read_state<C: RunConfig>(checkpoint: &Path, kind: Kind) -> Result<State<C
     if head.kind != kind {
         return Err(CheckpointError::Kind { path: checkpoint.to_owned(), found: head.kind, expected: kind });
     }
+    check_name(checkpoint, &head)?;
     parse(checkpoint, &bytes)
 }
 

@@ -49,8 +49,8 @@ pub struct EvaluateArgs {
     /// Dice of a class that is absent from the label of a case
     #[arg(long, value_enum, value_name = "AS", default_value = "monai")]
     pub absent: Absent,
-    /// Number of resamples of the cases for the 95% confidence intervals of means; 0 for no intervals
-    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    /// Number of resamples of the cases for the 95% confidence intervals of means, at least 100; 0 for no intervals
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = parse_resamples)]
     pub bootstrap: u32,
     /// Seed of the resamples
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = parse_whole::<u64>)]
@@ -67,6 +67,11 @@ pub struct EvaluateArgs {
     /// Folder for a report: one HTML page with box plots of each class and slices of the cases with the lowest Dice
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+}
+
+fn parse_resamples(text: &str) -> Result<u32, Expected> {
+    let number = text.parse::<u32>().ok().filter(|number| *number == 0 || (100..=1_000_000).contains(number));
+    number.ok_or(Expected("0 or a number of resamples from 100 to 1000000"))
 }
 
 fn parse_tolerance(text: &str) -> Result<(String, f64), Expected> {

@@ -188,5 +188,7 @@ fn parse_layers(text: &str) -> Result<Layers, Expected> {
         return Ok(Layers::All);
     }
     let parsed: Result<Vec<usize>, _> = text.split(',').map(|part| part.trim().parse()).collect();
-    parsed.ok().map(Layers::These).ok_or(Expected("`all` or numbers of blocks, such as 0,5,11"))
+    let is_once = |layers: &Vec<usize>| layers.iter().enumerate().all(|(at, layer)| !layers[..at].contains(layer));
+    let parsed = parsed.ok().filter(is_once).map(Layers::These);
+    parsed.ok_or(Expected("`all` or numbers of blocks, each once, such as 0,5,11"))
 }

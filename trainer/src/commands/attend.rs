@@ -43,6 +43,9 @@ pub(super) fn run(args: &AttendArgs) -> anyhow::Result<ExitCode> {
             ensure!(head < num_heads, UsageError::new(message));
         }
     }
+    let num_patches: usize = grid_of(loaded.config.stream.crop_size, model.patch_size).iter().product();
+    let message = format!("--mask-ratio {} leaves 0 of {num_patches} patches visible", args.mask_ratio);
+    ensure!(num_visible(num_patches, args.mask_ratio) > 0, UsageError::new(message));
     scans::for_each(&args.scans, &loaded, |scan| draw_figures(&loaded, &compute, scan, &layers, args))
 }
 

@@ -17,8 +17,13 @@ pub(super) fn class_named<'a>(
 ) -> Result<usize, UsageError> {
     let names: Vec<(usize, &str)> = names.into_iter().collect();
     let number: Option<usize> = wanted.parse().ok();
-    let by_name = names.iter().find(|(_, name)| *name == wanted);
-    if let Some((class, _)) = by_name.or_else(|| names.iter().find(|(class, _)| Some(*class) == number)) {
+    let mut by_name = names.iter().filter(|(_, name)| *name == wanted);
+    let first = by_name.next();
+    if let (Some((first, _)), Some((second, _))) = (first, by_name.next()) {
+        let message = format!("{flag}: the classes {first} and {second} are both named `{wanted}`; give a number");
+        return Err(UsageError::new(message));
+    }
+    if let Some((class, _)) = first.or_else(|| names.iter().find(|(class, _)| Some(*class) == number)) {
         return Ok(*class);
     }
     // Numbers alone make `class 1` and `class 2` alike.
@@ -58,6 +63,8 @@ mod tests {
         let classes = "(the classes are 0 background, 1 liver, 2 left kidney, 5 7)";
         let error = class("Lever").unwrap_err();
         assert_eq!(error, format!("--flag: no class `Lever`; did you mean `liver`? {classes}"));
+        let twice = class_named("--flag", [(1, "liver"), (2, "liver")], "liver").unwrap_err().to_string();
+        assert_eq!(twice, "--flag: the classes 1 and 2 are both named `liver`; give a number");
         // A number between classes is none.
         assert_eq!(class("3").unwrap_err(), format!("--flag: no class `3` {classes}"));
     }

@@ -64,7 +64,10 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     }
 
     let scored = score(&labels, &predictions, &classes, &conventions)?;
-    let Scored { cases, highest, in_labels, in_predictions } = scored;
+    let Scored { cases, highest, has_ignored, in_labels, in_predictions } = scored;
+    if let Some(label) = args.ignore_label.filter(|_| !has_ignored) {
+        note(format_args!("warning: --ignore-label {label} has no effect: no true label map holds it"));
+    }
     warn_of_unnamed(args, &classes, &in_labels, &in_predictions);
     let unnamed = in_labels.labels().chain(in_predictions.iter().flat_map(Unnamed::labels));
     let class_names = classes.names(highest, unnamed);
@@ -124,6 +127,8 @@ struct Scored {
     cases: Vec<Vec<CaseMetrics>>,
     /// The highest label of any map, at least 1; the ignore label does not count.
     highest: u8,
+    /// True if a true label map holds the ignore label.
+    has_ignored: bool,
     /// Labels of the true label maps that have no name.
     in_labels: Unnamed,
     /// Labels of each folder of predictions that have no name.
@@ -141,11 +146,12 @@ fn score(
     conventions: &Conventions,
 ) -> anyhow::Result<Scored> {
     let mut cases: Vec<Vec<CaseMetrics>> = vec![Vec::new(); predictions.len()];
-    let mut highest = 1;
+    let (mut highest, mut has_ignored) = (1, false);
     let (mut in_labels, mut in_predictions) = (Unnamed::default(), vec![Unnamed::default(); predictions.len()]);
     for (number, (case_id, label_path)) in labels.iter().enumerate() {
         let label = LabelFile::read(label_path)?;
         in_labels.add(classes, label.voxels.iter().copied());
+        has_ignored |= classes.space.ignore().is_some_and(|ignore| label.voxels.contains(&ignore));
         for ((cases, predictions), in_predictions) in cases.iter_mut().zip(predictions).zip(&mut in_predictions) {
             let path = predictions[case_id].display();
             let pred = LabelFile::read(&predictions[case_id])?.on_grid_of(&label, case_id);
@@ -170,7 +176,7 @@ fn score(
         }
         note(format_args!("{} of {}: {case_id}", number + 1, labels.len()));
     }
-    Ok(Scored { cases, highest, in_labels, in_predictions })
+    Ok(Scored { cases, highest, has_ignored, in_labels, in_predictions })
 }
 
 /// Warns of labels that maps hold but the dataset does not name, with one line per folder.

@@ -14,7 +14,7 @@ use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
 use crate::config::finetune::{FinetuneConfig, FinetunePreset, UnetrSettings};
 use crate::config::{RunConfig as _, value_of};
-use crate::finetune::{FinetuneError, Finetuning};
+use crate::finetune::{FinetuneError, Finetuning, name_fault};
 use crate::initial_weights::Init;
 use crate::training::{Resume, Task as _, saved_config};
 
@@ -32,7 +32,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     running::settle_paths(&mut config)?;
     config.train.convolutions.settle();
     // Cases are divided before any server is asked, whose own errors would name neither flags nor the cause.
-    let (mut task, source) = match open_cache(&args.run)? {
+    let (mut task, source) = match open_cache(&args.run, &rank)? {
         Some(cache) => {
             warn_of_exclude(&cache, &config.stream, &rank);
             let served = config.clone();
@@ -51,12 +51,22 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
         None => match rank.connect(&args.run, &config) {
             Ok(servers) => {
                 let servers = servers.context("clap requires --shards or --loader")?;
+                servers.warn_of_exclude(&rank);
                 let task = Finetuning::of_servers(config, servers.manifest(), servers.unseen_labels(), init)?;
                 (task, Source::Servers(Box::new(servers)))
             }
             Err(error) => return rank.unless_stopped(error),
         },
     };
+    // A run of an earlier version may be finished.
+    if place.resume == Resume::Begin
+        && let Some(fault) = name_fault(&task.config().classes)
+    {
+        bail!(
+            "{fault}; give each class its own name in dataset.json (then run hiend-shard again), or list `classes = [...]` in the \
+             configuration"
+        );
+    }
     let micro_batch = micro_batch::settle(&task, &rank, &args.run, &place)?;
     task.set_micro_batch(micro_batch);
     for warning in &task.warnings {

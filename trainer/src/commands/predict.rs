@@ -27,7 +27,7 @@ use crate::inference::components::keep_largest;
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings, normalize_of};
 use crate::inference::scan_files::Scans;
 use finished::Finished;
-use places::{Places, Replace};
+use places::{Places, Replace, refuse_folder_of_scans};
 use progress_lines::ProgressLines;
 
 pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
@@ -35,6 +35,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     // The error of a model that cannot be read is reported when it is opened, after faults of the scans.
     let normalize = args.model.first().and_then(|model| normalize_of(model).ok()).unwrap_or_default();
     let found = Scans::find(&args.inputs, normalize)?;
+    refuse_folder_of_scans(&args.out, &found.files)?;
     for remark in found.remarks() {
         note(remark);
     }

@@ -31,9 +31,12 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         let mut config = running::settle(&args.run, config)?;
         running::settle_paths(&mut config)?;
         let source = match rank.connect(&args.run, &config) {
-            Ok(Some(servers)) => Source::Servers(Box::new(servers)),
+            Ok(Some(servers)) => {
+                servers.warn_of_exclude(&rank);
+                Source::Servers(Box::new(servers))
+            }
             Ok(None) => {
-                let cache = open_cache(&args.run)?.context("clap requires --shards or --loader")?;
+                let cache = open_cache(&args.run, &rank)?.context("clap requires --shards or --loader")?;
                 warn_of_exclude(&cache, &config.stream, &rank);
                 Source::Shards(cache)
             }

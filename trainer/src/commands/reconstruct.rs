@@ -4,13 +4,12 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use hiend_loader::program::count;
+use hiend_loader::program::{UsageError, count};
 use hiend_loader::scan::Scan;
 
 use super::model::{load_pretrained, sizes};
 use super::{outputs, print, scans};
 use crate::cli::ReconstructArgs;
-use crate::config::RunConfig as _;
 use crate::device::{Compute, remember_panics, settle_default};
 use crate::inference::reconstruct::Reconstructor;
 use crate::report::picture::{View, draw};
@@ -23,8 +22,10 @@ pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<ExitCode> {
     remember_panics();
     let mut loaded = load_pretrained(&args.model.model, sizes(&args.model.sizes)?, &compute)?;
     if let Some(mask_ratio) = args.mask_ratio {
-        loaded.config.model.mask_ratio = mask_ratio;
-        loaded.config.validate("--mask-ratio")?;
+        let config = &mut loaded.config;
+        config.model.mask_ratio = mask_ratio;
+        let fault = config.model.validate(config.stream.crop_size);
+        fault.map_err(|error| UsageError::new(format!("--mask-ratio {}", error.reason)))?;
     }
     let reconstructor = Reconstructor {
         model: &loaded.model,

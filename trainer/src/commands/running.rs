@@ -174,23 +174,20 @@ pub(super) fn run<T: Task>(
     } else {
         train(task, stream, &rank.compute, &options, &mut |_| ())
     };
+    let way_on = if args.smoke { "nothing was kept" } else { "the same command with --resume continues" };
     let outcome = match result {
         Ok(summary) => summary.outcome,
         // The steps that were done are saved.
         Err(TrainingError::Feed(FeedError::Source { step, source })) if is_stopped(&source) => {
-            rank.note(format_args!(
-                "stopped while waiting for the batch of step {step}; the same command with --resume continues"
-            ));
+            rank.note(format_args!("stopped while waiting for the batch of step {step}; {way_on}"));
             return Ok(rank.signals.interrupted());
         }
         Err(TrainingError::Rank { failure, .. }) if matches!(failure.cause, Cause::Stopped(_)) => {
-            rank.note(format_args!("{failure}; the same command with --resume continues"));
+            rank.note(format_args!("{failure}; {way_on}"));
             return Ok(rank.signals.interrupted());
         }
         Err(error) if options.stop.is_requested() && error.is_stop() => {
-            rank.note(
-                "stopped while servers or object storage did not answer; the same command with --resume continues",
-            );
+            rank.note(format_args!("stopped while servers or object storage did not answer; {way_on}"));
             return Ok(rank.signals.interrupted());
         }
         Err(error) => return Err(error.into()),
@@ -203,7 +200,10 @@ pub(super) fn run<T: Task>(
     }
     Ok(match outcome {
         Outcome::Finished => ExitCode::SUCCESS,
-        Outcome::Interrupted => rank.signals.interrupted(),
+        Outcome::Interrupted => {
+            rank.note(way_on);
+            rank.signals.interrupted()
+        }
     })
 }
 

@@ -22,7 +22,7 @@ use crate::inference::DeviceError;
 use crate::inference::attention_map::AttentionError;
 use crate::inference::scan_files::{Scans, SkippedScan};
 use crate::model_source::Pretrained;
-use crate::trained_on::TrainedOn;
+use crate::trained_on::{TrainedOn, spacing_text};
 
 /// A picture that cannot be written. It ends the command, because the next picture could not be written either.
 #[derive(Debug, thiserror::Error)]
@@ -168,6 +168,9 @@ pub(super) fn for_each(
         preprocess.spacing = spacing.mm();
     }
     preprocess.validate().map_err(UsageError::new)?;
+    if let Some(recorded) = recorded {
+        warn_of_other_scans(&TrainedOn::of(config), recorded, &preprocess);
+    }
     for (number, (case, input)) in files.iter().enumerate() {
         let name = named(case, input);
         let outcome = match Scan::read(input, &preprocess, args.on_suspect.into()) {
@@ -190,6 +193,19 @@ fn shown_window(trained_on: &TrainedOn, cache: &PreprocessConfig) -> Option<[f64
     let [low, high] = trained_on.window().filter(|_| cache.normalize.is_hu())?;
     let is_stored = cache.store == Store::Full || (cache.window[0] <= low && high <= cache.window[1]);
     is_stored.then_some([low, high])
+}
+
+/// Warns of flags by which scans are prepared in another way than those of the model's training.
+fn warn_of_other_scans(trained_on: &TrainedOn, recorded: &PreprocessConfig, preprocess: &PreprocessConfig) {
+    if recorded.spacing != preprocess.spacing {
+        let spacing = spacing_text(recorded.spacing);
+        note(format_args!("warning: --spacing: the model was trained on scans of {spacing}"));
+    }
+    let bits = |window: [f64; 2]| window.map(f64::to_bits);
+    let window = trained_on.window().filter(|window| bits(*window) != bits(preprocess.window));
+    if let Some([low, high]) = window.filter(|_| preprocess.normalize.is_hu()) {
+        note(format_args!("warning: --window: the model was trained on the window {low} to {high} HU"));
+    }
 }
 
 /// Rejects a cache whose kind of values differs from that of the model's training.

@@ -17,9 +17,12 @@ use crate::config::{DecodeOn, RunConfig};
 use crate::training::{Stop, Stream};
 
 /// Opens the cache named by `--shards`; `None` without the flag.
-pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Option<Arc<Cache>>> {
-    let open = |shards: &std::path::PathBuf| Cache::open_with(shards, args.storage.options());
-    Ok(args.shards.as_ref().map(open).transpose()?.map(Arc::new))
+pub(super) fn open_cache(args: &RunArgs, rank: &Rank) -> anyhow::Result<Option<Arc<Cache>>> {
+    let Some(shards) = &args.shards else { return Ok(None) };
+    if let Some(remark) = args.storage.remark([shards.as_path()]) {
+        rank.note(format_args!("warning: {remark}"));
+    }
+    Ok(Some(Arc::new(Cache::open_with(shards, args.storage.options())?)))
 }
 
 /// Warns of names in `stream.exclude` that match no dataset of a cache.
@@ -38,7 +41,16 @@ pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageErr
             "--set train.seed={value} has no effect next to --seed; leave one of them out"
         )));
     }
+    if let Some([(key, value), (by_key, by_value)]) = replaced_setting(&args.set) {
+        return Err(UsageError::new(format!(
+            "--set {key}={value} has no effect next to --set {by_key}={by_value}, which replaces it; leave one of them out"
+        )));
+    }
     let service = &args.service;
+    let mut seen = BTreeSet::new();
+    if let Some(url) = service.loader.iter().find(|url| !seen.insert(*url)) {
+        return Err(UsageError::new(format!("--loader names {url} twice")));
+    }
     let of_servers = [
         (service.loader_token_file.is_some(), "--loader-token-file"),
         (service.loader_ca.is_some(), "--loader-ca"),
@@ -59,6 +71,18 @@ pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageErr
         _ => return Ok(()),
     };
     Err(UsageError::new(message))
+}
+
+/// The first setting that a later one replaces, and the latter: another value of the same key, or of a section that holds it.
+fn replaced_setting(settings: &[(String, String)]) -> Option<[&(String, String); 2]> {
+    settings.iter().enumerate().find_map(|(at, first)| {
+        let replaces = |(key, value): &&(String, String)| {
+            let holds = first.0.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.'));
+            // Settings of the augmentation are applied after the section as a whole.
+            (*key == first.0 && *value != first.1) || (holds && key != "stream.augment")
+        };
+        settings[at + 1..].iter().find(replaces).map(|later| [first, later])
+    })
 }
 
 /// Loader servers that stream the batches of a configuration.
@@ -102,6 +126,13 @@ impl Servers {
     /// Labels that the datasets name but no label map of the stream contains, as far as the servers know.
     pub(super) fn unseen_labels(&self) -> &BTreeSet<u8> {
         self.loader.unseen_labels()
+    }
+
+    /// Warns of names in `stream.exclude` that match no dataset of the servers' caches.
+    pub(super) fn warn_of_exclude(&self, rank: &Rank) {
+        for remark in self.loader.exclude_remarks() {
+            rank.note(format_args!("warning: stream.{remark}"));
+        }
     }
 
     /// Opens the stream of `config`, into which a task may have filled settings of the datasets, such as the ignore
@@ -200,14 +231,20 @@ mod tests {
         // The conflict of --threads and --loader takes the requirement of the other flag away.
         check("--shards c --threads 2 --loader-token-file t", "--loader-token-file");
         check("--loader http://a:1 --loader-ca f", "--loader-ca");
+        check("--loader http://a:1,http://a:1", "--loader names http://a:1 twice");
         check("--loader http://a:1 --access pread", "--access");
         check("--loader http://a:1 --storage-retry 5", "--storage-retry");
         check("--loader http://a:1 --disk-cache d", "--disk-cache");
         check("--shards c --seed 1 --set train.seed=2", "--set train.seed=2");
+        check("--shards c --set optim.lr=1 --set train.seed=1 --set optim.lr=2", "--set optim.lr=1");
+        check("--shards c --set stream.split.fold=1 --set stream.split=all", "--set stream.split.fold=1");
         for flags in [
             "--shards c --threads 2 --access pread",
             "--loader https://a:1 --loader-ca f --loader-retry 5",
             "--shards c --seed 1 --set train.seed=1",
+            "--shards c --set optim.lr=1 --set optim.lr=1",
+            "--shards c --set stream.split=all --set stream.split.fold=1",
+            "--shards c --set stream.augment.chain=none --set stream.augment={}",
         ] {
             assert_eq!(refused(flags), None, "{flags}");
         }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use bytesize::ByteSize;
-use hiend_cache::with_sources;
+use hiend_cache::{lookup, with_sources};
 
 use crate::checkpoint::{self, Integrity};
 use crate::cli::VerifyArgs;
@@ -12,6 +12,11 @@ use crate::training::{FileFault, verify};
 
 pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let path = &args.run_dir;
+    match lookup::metadata(path)? {
+        None => bail!("{}: no such folder; expected a run or a checkpoint", path.display()),
+        Some(found) if !found.is_dir() => bail!("{}: not a folder; expected a run or a checkpoint", path.display()),
+        Some(_) => {}
+    }
     if checkpoint::is_checkpoint(path)? {
         let integrity = checkpoint::check(path)?;
         super::print(format_args!("{}: {}", path.display(), describe(integrity)))?;

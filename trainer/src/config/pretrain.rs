@@ -273,6 +273,7 @@ mod tests {
         check("crop_size = [96, 96, 96]", "crop_size = 96", "x.toml: ");
         check("warmup = ", "warmup = 9000000 #", "x.toml: schedule.warmup: 9000000 must be less");
         check("seed = 0", "", "x.toml: ");
+        check("[optim]", "[model]", "x.toml: line ");
     }
 
     #[test]
@@ -332,6 +333,11 @@ mod tests {
         // In any order, and only what the chain has.
         let twice = [("stream.augment.flip.probability", "0.5"), ("stream.augment.chain", "plain")];
         assert!(set(&twice).unwrap_err().to_string().contains("flip"));
+        refused(
+            "train.seed",
+            "-1",
+            "--set train.seed=-1: invalid value: integer `-1`, expected a whole number from 0 on",
+        );
         refused("optim.lr.peak", "1", "--set optim.lr.peak=1: optim.lr.peak: a value, not a section");
     }
 

@@ -380,6 +380,19 @@ impl Described {
     }
 }
 
+/// Finds the first class that its name does not tell from all others.
+#[must_use]
+pub fn name_fault(classes: &[String]) -> Option<String> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    classes.iter().enumerate().find_map(|(class, name)| {
+        if plain(name).is_empty() {
+            return Some(format!("class {class} has an empty name"));
+        }
+        let first = seen.insert(plain(name), class)?;
+        Some(format!("the classes {first} and {class} are both named `{name}`"))
+    })
+}
+
 /// Converts a name to lower-case words separated by single spaces, treating underscores as spaces.
 fn plain(name: &str) -> String {
     let is_space = |letter: char| letter.is_whitespace() || letter == '_';

@@ -20,6 +20,7 @@ use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
 use crate::model_source::{ModelSource, ModelSourceError};
 use crate::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError, Weighting};
+use crate::trained_on::differing;
 
 /// Errors from opening a predictor.
 #[derive(Debug, Error)]
@@ -41,7 +42,7 @@ pub enum OpenError {
         /// Checkpoint of the model that differs.
         other: PathBuf,
         /// Configuration key in which they differ.
-        key: &'static str,
+        key: String,
     },
     /// A checkpoint given twice.
     #[error("{}: given twice; its probabilities would count double", path.display())]
@@ -307,16 +308,20 @@ impl Opened {
         self.preprocess.units(self.config.stream.window)
     }
 
-    /// First key in which another model must not differ but does; `None` if there is no such key.
-    fn other_key(&self, other: &Self) -> Option<&'static str> {
+    /// First key in which another model must not differ but does, with the settings of preprocessing that differ; `None` if
+    /// there is no such key.
+    fn other_key(&self, other: &Self) -> Option<String> {
         let (a, b) = (&self.config, &other.config);
-        let same = [
-            ("classes", a.classes == b.classes),
-            ("stream.crop_size", a.stream.crop_size == b.stream.crop_size),
-            ("stream.window", self.units() == other.units()),
-            ("preprocess", self.preprocess == other.preprocess),
-        ];
-        same.into_iter().find(|(_, same)| !same).map(|(key, _)| key)
+        if a.classes != b.classes {
+            Some("classes".to_owned())
+        } else if a.stream.crop_size != b.stream.crop_size {
+            Some("stream.crop_size".to_owned())
+        } else if self.preprocess != other.preprocess {
+            let [ours, theirs] = differing(&self.preprocess, &other.preprocess);
+            Some(format!("preprocess ({ours}; {theirs})"))
+        } else {
+            (self.units() != other.units()).then(|| "stream.window".to_owned())
+        }
     }
 }
 

@@ -8,9 +8,11 @@
 //! are given by name. `CASE_0000` is the first
 //! channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with further channels is skipped with the reason, because
 //! one channel is expected. So is a volume of another format, and a file that cannot be accessed. Subfolders are not
-//! searched, and named.
+//! searched, and named. Next to scans, other files that are given by name are passed over and named, and folders without
+//! scans are skipped.
 
 pub mod grid;
+mod not_scans;
 mod series;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +27,7 @@ use hiend_loader::volume::dicom::is_candidate;
 use hiend_loader::volume::file_stem;
 use thiserror::Error;
 
+use not_scans::{NotScans, no_scan};
 use series::{DicomFiles, Reports};
 
 /// Errors from searching for scans.
@@ -39,7 +42,7 @@ pub enum ScanFilesError {
     /// A file or folder that cannot be accessed.
     #[error(transparent)]
     Unreadable(#[from] FileError),
-    /// A file given by name that is not a scan.
+    /// A file given by name that is not a scan, without a scan among the other inputs.
     #[error("{}: neither named .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd nor a slice of a DICOM series of {} images", path.display(), modalities(*normalize))]
     NotAScan {
         /// Path of the file.
@@ -48,12 +51,7 @@ pub enum ScanFilesError {
         normalize: Normalize,
     },
     /// A folder without scans.
-    #[error(
-        "{}: no .nii, .nii.gz, .nrrd or .mha file and no {} series of DICOM files in this folder{}",
-        shown(folder),
-        modalities(*normalize),
-        others(subfolders)
-    )]
+    #[error("{}: {}", shown(folder), no_scan(*normalize, subfolders))]
     Empty {
         /// Path of the folder without scans.
         folder: PathBuf,
@@ -71,7 +69,7 @@ pub enum ScanFilesError {
         reason: String,
     },
     /// Two files of one case.
-    #[error("{} and {} are both case {case}; remove one", first.display(), second.display())]
+    #[error("{} and {} are both case {case}; move one of them to another folder", first.display(), second.display())]
     Twice {
         /// Name of the case.
         case: String,
@@ -87,13 +85,6 @@ fn modalities(normalize: Normalize) -> &'static str {
     match normalize {
         Normalize::Hu => "CT",
         Normalize::Zscore => "CT, MR, PET or NM",
-    }
-}
-
-fn others(subfolders: &[PathBuf]) -> String {
-    match subfolders {
-        [] => String::new(),
-        [first, ..] => format!("; subfolders such as {} are not searched, name them as inputs", shown(first)),
     }
 }
 
@@ -113,7 +104,8 @@ pub struct Scans {
     pub files: BTreeMap<String, PathBuf>,
     /// Scans that cannot be used.
     pub skipped: Vec<SkippedScan>,
-    /// DICOM files next to a series that are not scans of the model, sorted by the first path of each reason.
+    /// Files that are not scans of the model, with the first path of each reason: DICOM files next to a series, sorted, and
+    /// other files that were given by name.
     pub passed_over: Vec<SkippedScan>,
     /// Subfolders of the inputs, which are not searched.
     pub subfolders: Vec<PathBuf>,
@@ -132,8 +124,7 @@ impl Scans {
     /// DICOM series of modalities other than CT are accepted only for z-scores.
     ///
     /// # Errors
-    /// If an input does not exist or cannot be accessed, a file is not a scan, a folder holds none, or two files are of
-    /// one case.
+    /// If an input does not exist or cannot be accessed, none of them is a scan or holds one, or two files are of one case.
     pub fn find(inputs: &[PathBuf], normalize: Normalize) -> Result<Self, ScanFilesError> {
         let mut scans = Self::default();
         let mut seen = BTreeSet::new();
@@ -142,15 +133,17 @@ impl Scans {
         let mut dicom_in: BTreeMap<PathBuf, DicomFiles> = BTreeMap::new();
         // Files of them that are not slices of a series, by name.
         let mut others_in: BTreeMap<PathBuf, BTreeSet<OsString>> = BTreeMap::new();
+        let mut not_scans = NotScans::default();
         for input in inputs {
-            let is_dir = match lookup::metadata(input) {
-                Ok(Some(metadata)) => metadata.is_dir(),
+            let metadata = match lookup::metadata(input) {
+                Ok(Some(metadata)) => metadata,
                 Ok(None) => return Err(ScanFilesError::Absent { path: input.clone() }),
                 Err(error) => {
                     scans.skip(file_name(input), unseen(&error));
                     continue;
                 }
             };
+            let is_dir = metadata.is_dir();
             let folder = if is_dir { input.clone() } else { parent(input) };
             if !names_in.contains_key(&folder) {
                 names_in.insert(folder.clone(), channel_names(&folder)?);
@@ -159,7 +152,8 @@ impl Scans {
             let found = if is_dir {
                 let listing = Listing::of(&folder)?.with_series(&folder, normalize);
                 if listing.files.is_empty() && listing.unusable.is_empty() {
-                    return Err(ScanFilesError::Empty { folder, normalize, subfolders: listing.subfolders });
+                    not_scans.folders.push((folder, listing.subfolders));
+                    continue;
                 }
                 scans.skipped.extend(listing.unusable);
                 scans.passed_over.extend(listing.passed_over);
@@ -180,7 +174,15 @@ impl Scans {
                             others_in.entry(folder).or_default().extend(input.file_name().map(ToOwned::to_owned));
                             continue;
                         }
-                        None => return Err(ScanFilesError::NotAScan { path: input.clone(), normalize }),
+                        None => {
+                            // Not opened: a FIFO would block.
+                            let content = if metadata.is_file() { input.as_path() } else { Path::new("") };
+                            match unread(&name, content) {
+                                Some(reason) => scans.skip(name, reason),
+                                None => not_scans.files.push(input.clone()),
+                            }
+                            continue;
+                        }
                     }
                 };
                 vec![scan]
@@ -198,12 +200,14 @@ impl Scans {
             scans.passed_over.extend(passed_over);
         }
         scans.passed_over.sort();
-        // A part of a study was meant, and no scan is there to pass it over for.
-        let first = others_in.iter().find_map(|(folder, given)| Some(folder.join(given.first()?)));
-        match first.filter(|_| scans.files.is_empty() && scans.skipped.is_empty()) {
-            Some(path) => Err(ScanFilesError::NotAScan { path, normalize }),
-            None => Ok(scans),
+        if !(scans.files.is_empty() && scans.skipped.is_empty()) {
+            not_scans.pass_over(&mut scans, normalize);
+            return Ok(scans);
         }
+        // Without a scan to pass them over for, they were meant.
+        let part_of_study = others_in.iter().find_map(|(folder, given)| Some(folder.join(given.first()?)));
+        not_scans.files.extend(part_of_study);
+        not_scans.fault(normalize).map_or(Ok(scans), Err)
     }
 
     fn add(&mut self, role: NameRole<'_>, path: PathBuf) -> Result<(), ScanFilesError> {
@@ -384,7 +388,7 @@ mod tests {
         assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["a", "b", "c", "d", "e"]);
         assert!(scans.skipped.is_empty(), "{:?}", scans.skipped);
         let error = find(&["a.nii.gz", "a.mha"]).unwrap_err().to_string();
-        assert!(error.ends_with("are both case a; remove one"), "{error}");
+        assert!(error.ends_with("are both case a; move one of them to another folder"), "{error}");
         let folder = folder(&["a.txt", "b.dcm"]);
         let error = Scans::find(&[folder.path().join("a.txt")], Normalize::Hu).unwrap_err();
         assert!(matches!(error, ScanFilesError::NotAScan { .. }), "{error}");
@@ -419,7 +423,7 @@ mod tests {
     #[test]
     fn two_files_of_one_case_are_refused_and_one_file_given_twice_is_one() {
         let error = find(&["a.nii", "a_0000.nii.gz"]).unwrap_err().to_string();
-        assert!(error.ends_with("a_0000.nii.gz are both case a; remove one"), "{error}");
+        assert!(error.ends_with("a_0000.nii.gz are both case a; move one of them to another folder"), "{error}");
         let folder = folder(&["a.nii"]);
         let inputs = [folder.path().to_owned(), folder.path().join("a.nii")];
         assert_eq!(Scans::find(&inputs, Normalize::Hu).unwrap().files.len(), 1);

@@ -94,9 +94,7 @@ impl<W: Write> Console<W> {
                         .map(|best| format!("; best mean Dice {:.4} after step {}", best.mean_dice, best.step))
                         .unwrap_or_default()
                 ),
-                Outcome::Interrupted => {
-                    format!("stopped after step {}; the same command with --resume continues", summary.step)
-                }
+                Outcome::Interrupted => format!("stopped after step {}", summary.step),
             },
         })
     }

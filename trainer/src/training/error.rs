@@ -100,6 +100,14 @@ pub enum TrainingError {
         /// The run's folder.
         run_dir: PathBuf,
     },
+    /// A folder for a new run that holds data.
+    #[error("{} holds {holds}; choose another folder for the run with --run-dir", run_dir.display())]
+    HoldsData {
+        /// The folder.
+        run_dir: PathBuf,
+        /// Kind of the data.
+        holds: &'static str,
+    },
     /// The folder holds nothing to resume.
     #[error("{} holds no run to resume (no checkpoint, and config.toml is missing or empty)", run_dir.display())]
     NothingToResume {
@@ -158,7 +166,7 @@ pub enum TrainingError {
     /// The loss is not finite.
     #[error(
         "loss is {loss} at step {step} (lr {lr:.3e}), cases in the batch: {}; look at them with `hiend-shard inspect`, \
-         lower optim.lr, set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}{suspect}",
+         lower optim.lr, set optim.clip_norm, or, with bf16, compute with train.precision = \"f32\"; {last_good}{suspect}",
         cases.join(", ")
     )]
     NonFinite {
@@ -178,7 +186,7 @@ pub enum TrainingError {
     /// An optimizer step produced weights that a network cannot compute with.
     #[error(
         "the weights diverged at step {step}: {tensor} holds {value:e}, and no checkpoint of them was written; lower optim.lr, \
-         set optim.clip_norm, or compute with train.precision = \"f32\"; {last_good}"
+         set optim.clip_norm, or, with bf16, compute with train.precision = \"f32\"; {last_good}"
     )]
     Diverged {
         /// Optimizer steps done.

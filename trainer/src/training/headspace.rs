@@ -92,10 +92,15 @@ impl fmt::Display for Headspace {
         }
         let median = self.median();
         let rate = |secs: f64| self.crops as f64 / secs.max(f64::MIN_POSITIVE);
+        if self.cost() < 0.0 {
+            // Another program took the machine's time in between.
+            f.write_str("data cost less of the time than the rounds differ")?;
+        } else {
+            write!(f, "data cost {:.1}% of the time", self.cost() * 100.0)?;
+        }
         write!(
             f,
-            "data cost {:.1}% of the time: {:.1} crops/s streamed, {:.1} on a resident batch (median of {} of {})",
-            self.cost() * 100.0,
+            ": {:.1} crops/s streamed, {:.1} on a resident batch (median of {} of {})",
             rate(median.streamed_secs),
             rate(median.resident_secs),
             count(self.rounds.len(), "round"),
@@ -258,5 +263,8 @@ mod tests {
         let last = "data cost 10.0% of the time: 80.0 crops/s streamed, 80.8 on a resident batch (median of 3 rounds of 20 \
                     steps)";
         assert!(text.ends_with(last), "{text}");
+        let noise = Headspace { rounds: vec![round(100.0, 250.0)], crops: 8, steps: 2 }.to_string();
+        let last = noise.lines().last().unwrap();
+        assert!(last.starts_with("data cost less of the time than the rounds differ: 80.0 crops/s"), "{noise}");
     }
 }

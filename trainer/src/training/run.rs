@@ -22,7 +22,7 @@ use crate::config::RunConfig as _;
 use crate::device::Compute;
 use crate::distributed::{PeerFailure, mark_begun};
 use crate::feed::DeviceBatch;
-use crate::journal::{Entry, Journal, ValidationRecord};
+use crate::journal::{Entry, Journal, ValidationRecord, describe_steps, missing_steps};
 use crate::vendor::algorithms;
 use crate::vendor::cudnn::record as plans;
 
@@ -67,6 +67,8 @@ pub(super) struct Run<'a, T: Task> {
     pub(super) beginning: Option<Beginning>,
     /// Checkpoints that were set aside because the run repeats their steps.
     pub(super) set_aside: Vec<(u64, PathBuf)>,
+    /// Journal of a run that had no checkpoint, which was set aside because this run begins.
+    pub(super) earlier_journal: Option<PathBuf>,
     /// Warnings about the state from which the run was resumed.
     pub(super) warnings: Vec<String>,
 }
@@ -129,8 +131,15 @@ impl<'a, T: Task> Run<'a, T> {
         };
         let journal_path = run_dir.path().join(JOURNAL);
         let resumed = options.resume != Resume::Begin;
+        let earlier_journal = if resumed { None } else { run_dir.set_journal_aside()? };
         let journal = Journal::open(&journal_path, resumed).map_err(io_error(&journal_path))?;
         let step = state.as_ref().map_or(0, |state| state.step);
+        // A line that cannot be read is told with the curves, for which it is read.
+        let lost = missing_steps(&journal_path, step).unwrap_or_default();
+        let lost = (!lost.is_empty()).then(|| {
+            let steps = describe_steps(&lost);
+            format!("{} lacks {steps}: curves will not show them", journal_path.display())
+        });
         Ok(Self {
             task,
             options,
@@ -160,7 +169,8 @@ impl<'a, T: Task> Run<'a, T> {
             picture: None,
             beginning,
             set_aside,
-            warnings: warning.into_iter().collect(),
+            earlier_journal,
+            warnings: warning.into_iter().chain(lost).collect(),
         })
     }
 

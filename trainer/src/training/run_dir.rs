@@ -11,6 +11,7 @@ use super::error::io_error;
 use super::{Resume, TrainingError};
 use crate::checkpoint::{self, CheckpointError, Kind, State};
 use crate::config::RunConfig;
+use crate::journal::{self, Entry, JournalError};
 
 /// File name of the resolved configuration.
 pub const CONFIG: &str = "config.toml";
@@ -45,6 +46,9 @@ impl RunDir {
         let steps = checkpoint::all(&path.join(CHECKPOINTS))?;
         if resume != Resume::Begin && steps.is_empty() && !lookup::exists(&path.join(CONFIG))? {
             return Err(TrainingError::NothingToResume { run_dir: path.to_owned() });
+        }
+        if resume == Resume::Begin {
+            refuse_data(path)?;
         }
         let lock = if lookup::exists(path)? { Some(lock(path)?) } else { None };
         let checkpoint = match resume {
@@ -112,6 +116,46 @@ impl RunDir {
         save_config(&self.path.join(CONFIG), config)?;
         Ok(Self { lock: Some(lock), ..self })
     }
+
+    /// Gives the journal of steps that no checkpoint holds another name, because a run that begins would overwrite it.
+    /// Returns the new path.
+    ///
+    /// # Errors
+    /// If the folder cannot be read or written.
+    pub(super) fn set_journal_aside(&self) -> Result<Option<PathBuf>, TrainingError> {
+        let path = self.path.join(JOURNAL);
+        // A line that cannot be read may be anything.
+        let is_of_value =
+            |entry: Result<Entry, JournalError>| !matches!(entry, Ok(Entry::Started { .. } | Entry::Stopped { .. }));
+        if !lookup::exists(&path)? || !journal::read(&path).is_ok_and(|mut entries| entries.any(is_of_value)) {
+            return Ok(None);
+        }
+        let mut number = 1u64;
+        let aside = loop {
+            let aside = self.path.join(format!("journal-{number}.jsonl"));
+            if !lookup::exists(&aside)? {
+                break aside;
+            }
+            number += 1;
+        };
+        durable::rename(&path, &aside)?;
+        Ok(Some(aside))
+    }
+}
+
+/// Refuses the folder of a cache or of a dataset, between whose files those of a run would lie.
+fn refuse_data(path: &Path) -> Result<(), TrainingError> {
+    for (name, holds) in [
+        (hiend_cache::manifest::FILE_NAME, "a cache"),
+        ("dataset.json", "a dataset"),
+        ("imagesTr", "a dataset"),
+        ("nnUNet_raw", "datasets"),
+    ] {
+        if lookup::exists(&path.join(name))? {
+            return Err(TrainingError::HoldsData { run_dir: path.to_owned(), holds });
+        }
+    }
+    Ok(())
 }
 
 fn cannot_resume(run_dir: &Path, checkpoint: &Path, source: CheckpointError) -> TrainingError {

@@ -1,6 +1,7 @@
 //! Checks of a run's files without loading them.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, lookup};
@@ -11,7 +12,7 @@ use crate::checkpoint::{self, CheckpointError, Integrity, Kind};
 use crate::config::finetune::FinetuneConfig;
 use crate::config::pretrain::PretrainConfig;
 use crate::config::{ConfigError, RunConfig as _};
-use crate::journal::{self, JournalError};
+use crate::journal::{self, JournalError, describe_steps, missing_steps};
 
 /// Results of checking a run.
 #[derive(Debug)]
@@ -58,6 +59,12 @@ pub enum FileFault {
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The journal lacks steps that the run has done.
+    #[error("lacks {}; the checkpoints do not need them, and curves will not show them", describe_steps(steps))]
+    StepsMissing {
+        /// The steps without a line.
+        steps: Vec<RangeInclusive<u64>>,
+    },
 }
 
 impl RunCheck {
@@ -98,7 +105,9 @@ pub fn verify(run_dir: &Path) -> Result<RunCheck, TrainingError> {
     let newest = checkpoints.iter().rev().find(|(.., result)| result.is_ok()).map(|(_, path, _)| path.as_path());
     let mut files = vec![(config.clone(), check_config(&config, newest))];
     let path = run_dir.join(JOURNAL);
-    files.push((path.clone(), check_journal(&path)));
+    // No checkpoint is ahead of its journal.
+    let done = checkpoints.last().map_or(0, |(step, ..)| *step);
+    files.push((path.clone(), check_journal(&path, done)));
     Ok(RunCheck { checkpoints, files })
 }
 
@@ -135,8 +144,8 @@ fn check_config(path: &Path, newest: Option<&Path>) -> Result<String, FileFault>
     }
 }
 
-/// Reads the journal from start to end.
-fn check_journal(path: &Path) -> Result<String, FileFault> {
+/// Reads the journal of a run of `done` steps from start to end.
+fn check_journal(path: &Path, done: u64) -> Result<String, FileFault> {
     if !lookup::exists(path).map_err(FileFault::Unreadable)? {
         return Err(FileFault::NoJournal);
     }
@@ -145,5 +154,6 @@ fn check_journal(path: &Path) -> Result<String, FileFault> {
         entry?;
         entries += 1;
     }
-    Ok(format!("entries: {entries}"))
+    let steps = missing_steps(path, done)?;
+    if steps.is_empty() { Ok(format!("entries: {entries}")) } else { Err(FileFault::StepsMissing { steps }) }
 }

@@ -132,6 +132,12 @@ fn settings_that_do_not_suit_the_cache_are_refused_before_a_folder_is_made() {
     assert!(!error.contains("--fold"), "{error}");
     let other = "--no-validation --set classes=[\"background\",\"liver\"]";
     folder.refuse(&with(finetune, other), &["class"]);
+    for (last, expected) in [("Liver", "the classes 1 and 5 are both named `Liver`"), ("", "class 5 has an empty name")]
+    {
+        let classes = format!("[\"background\",\"liver\",\"c\",\"d\",\"e\",\"{last}\"]");
+        folder
+            .refuse(&with(finetune, &format!("--no-validation --set classes={classes}")), &[expected, "dataset.json"]);
+    }
     let preprocess = PreprocessConfig::default();
     let text = fs::read_to_string(folder.path("finetune.toml")).unwrap();
     let spacing = format!("{text}\n[preprocess]\n{}", toml_of(&preprocess));
@@ -222,6 +228,12 @@ fn runs_are_not_mixed() {
     folder
         .refuse("finetune --shards cache --run-dir run --resume", &["pre-training checkpoint; expected a fine-tuning"]);
     folder.refuse("finetune --shards cache --run-dir new --resume auto", &["new holds no run yet", "--init"]);
+    // Between the files of the data.
+    for (data, holds) in [("cache", "cache holds a cache"), ("raw/Dataset001_P", "raw/Dataset001_P holds a dataset")] {
+        let args = format!("pretrain --shards cache --config pretrain.toml --max-steps 1 --run-dir {data}");
+        folder.refuse(&args, &[holds, "--run-dir"]);
+        assert!(!folder.path(data).join("lock").exists());
+    }
     // Weights of another size.
     let finetune = "finetune --shards cache --config finetune.toml --no-validation --run-dir fine --init run";
     folder.refuse(finetune, &["run"]);
@@ -233,9 +245,39 @@ fn runs_are_not_mixed() {
         Command::new(env!("CARGO_BIN_EXE_hiend-train")).args(["verify"]).arg(folder.path("run")).output().unwrap();
     let checked = String::from_utf8(verify.stdout).unwrap();
     assert!(checked.contains("step-00000002: whole"), "{checked}");
+    // In the folder of another step.
+    let (right, wrong) = (folder.path("run/checkpoints/step-00000002"), folder.path("run/checkpoints/step-00000099"));
+    fs::rename(&right, &wrong).unwrap();
+    folder.refuse(&format!("{base} --resume"), &["step-00000099: holds the checkpoint of step 2; rename the folder"]);
+    fs::rename(&wrong, &right).unwrap();
     let repeated = folder.succeed("pretrain --shards cache --run-dir run --max-steps 2 --resume-from 1");
     let kept = "the checkpoint of step 2, which the run repeats, is kept as run/checkpoints/set-aside-step-00000002";
     assert!(repeated.lines().any(|line| line == kept), "{repeated}");
+}
+
+#[test]
+fn lost_and_earlier_lines_of_a_journal_are_told() {
+    let folder = Folder::new();
+    let base = "pretrain --shards cache --config pretrain.toml --run-dir run";
+    folder.succeed(&format!("{base} --max-steps 3"));
+    let journal = folder.path("run/journal.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    fs::write(&journal, text.split_inclusive('\n').take(2).collect::<String>()).unwrap();
+    let verify =
+        Command::new(env!("CARGO_BIN_EXE_hiend-train")).arg("verify").arg(folder.path("run")).output().unwrap();
+    let checked = String::from_utf8(verify.stdout).unwrap();
+    assert!(checked.contains("journal.jsonl: DAMAGED (lacks the steps 2 to 3; "), "{checked}");
+    let warned = folder.succeed(&format!("{base} --max-steps 4 --resume"));
+    assert!(warned.contains("run/journal.jsonl lacks the steps 2 to 3: curves will not show them"), "{warned}");
+    // A run that begins overwrites no journal.
+    let before = fs::read(&journal).unwrap();
+    fs::remove_dir_all(folder.path("run/checkpoints")).unwrap();
+    for number in 1..=2 {
+        let begun = folder.succeed(&format!("{base} --max-steps 1"));
+        assert!(begun.contains(&format!("is kept as run/journal-{number}.jsonl")), "{begun}");
+        fs::remove_dir_all(folder.path("run/checkpoints")).unwrap();
+    }
+    assert_eq!(fs::read(folder.path("run/journal-1.jsonl")).unwrap(), before);
 }
 
 #[test]

@@ -28,6 +28,7 @@ fn usage_errors_exit_with_2() {
     check(&["--shards", "cache", "--preset", "huge"], 2, "vit-l-p12");
     check(&["--shards", "cache", "--preset", "tiny", "--config", "x.toml"], 2, "cannot be used with");
     check(&["--shards", "cache", "--memory", "lots"], 2, "expected a size");
+    check(&["--shards", "cache", "--stalled-after", "5"], 2, "--metrics-listen");
     check(&["--shards", "cache", "--display", "window"], 2, "auto, dashboard, lines");
     check(&["curves"], 2, "<RUN>");
     check(&["--shards", "cache", "--devices", "cpu,gpu"], 2, "expected auto, cpu, cuda:N or vulkan:N");
@@ -106,7 +107,9 @@ fn verify_reports_damage_with_its_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().to_string_lossy().into_owned();
     check(&["verify", &run], 1, "no run to resume");
-    check(&["verify", &format!("{run}/none")], 1, "none");
+    check(&["verify", &format!("{run}/none")], 1, "none: no such folder");
+    std::fs::write(dir.path().join("file"), "").unwrap();
+    check(&["verify", &format!("{run}/file")], 1, "file: not a folder");
     let checkpoint = dir.path().join("checkpoints/step-00000001");
     std::fs::create_dir_all(&checkpoint).unwrap();
     std::fs::write(checkpoint.join("state.json"), "{}").unwrap();
@@ -123,6 +126,9 @@ fn completions_and_manual_pages_are_written() {
         let output = hiend_train(&["completions", shell]);
         let script = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && script.contains("gradient-checkpointing"), "{shell}");
+        // The name that the script sets is the name that it compares.
+        let (sets, compares) = ("cmd=\"hiend__train__subcmd__finetune\"", " hiend__train__subcmd__finetune)");
+        assert!(shell != "bash" || (script.contains(sets) && script.contains(compares)));
     }
     let dir = tempfile::tempdir().unwrap();
     check(&["man", &dir.path().join("man1").to_string_lossy()], 0, "");

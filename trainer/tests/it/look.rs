@@ -121,10 +121,11 @@ fn pictures_are_drawn_from_files_and_caches_alike() {
     let [run, cache, files, cases] = ["run", "cache", "files", "cases"].map(|name| folder.text(name));
     let scan = folder.scan();
     let centre = "12,12,8";
-    let base = ["--model", &run, "--spacing", "5", "--device", "cpu"];
     let with = |command: &'static str, more: &[&str]| -> String {
-        let args: Vec<&str> = [command].into_iter().chain(base).chain(more.iter().copied()).collect();
-        succeed(&args)
+        let base = [command, "--model", &run, "--device", "cpu"];
+        // The scans of a cache have its spacing.
+        let spacing: &[&str] = if more.contains(&"--shards") { &[] } else { &["--spacing", "5"] };
+        succeed(&[&base[..], spacing, more].concat())
     };
     let printed = with("reconstruct", &[&scan, "--centre", centre, "--out", &files]);
     assert!(printed.contains(": loss "), "{printed}");
@@ -210,7 +211,7 @@ fn invalid_input_is_refused_in_one_line() {
     look("reconstruct", &exported, &[&scan, "--preset", "tiny"], 1, "has shape");
     look("reconstruct", &run, &[&scan, "--config", &sizes], 1, "leave out --preset and --config");
     look("reconstruct", &run, &[&broken], 1, "broken.nii.gz");
-    look("reconstruct", &run, &[&scan, "--mask-ratio", "0.99"], 1, "leaves 0 of 12 patches visible");
+    look("reconstruct", &run, &[&scan, "--mask-ratio", "0.99"], 2, "--mask-ratio 0.99 leaves 0 of 12 patches visible");
     look("reconstruct", &run, &[&scan, "--mask-ratio", "1"], 2, "expected a fraction above 0 and below 1");
     let thin = ["export", "--model", &run, "--format", "nnssl", "--spacing=0", "--out", "encoder.pth"];
     fail(&thin, 2, "spacing");
@@ -220,7 +221,7 @@ fn invalid_input_is_refused_in_one_line() {
         &run,
         &[&scan, "--centre", "9999,0,0"],
         1,
-        "voxel 9999,0,0 lies outside; the scan covers voxel",
+        "voxel 9999,0,0 lies outside the scan's foreground, which covers voxel",
     );
     let other = folder.text("other");
     fs::create_dir(&other).unwrap();
@@ -246,16 +247,16 @@ fn invalid_input_is_refused_in_one_line() {
     look("attend", &run, &[&scan], 2, "--query");
     look("attend", &run, &[&scan, "--query", "1,1,1mmm"], 2, "expected a voxel of the file");
     look("attend", &run, &[&scan, "--query=-9e3,0,0mm"], 1, "lies outside");
-    look(
-        "attend",
-        &run,
-        &[&scan, "--query", "12,12,8", "--head", "2"],
-        2,
-        "--head 2: the encoder has 2 heads, counted from 0",
-    );
-    look("attend", &run, &[&scan, "--query", "12,12,8", "--layers", "12"], 2, "--layers 12: the encoder has 12 blocks");
-    look("attend", &run, &[&scan, "--query", "12,12,8", "--layers", "x"], 2, "expected `all` or numbers");
-    look("attend", &run, &[&scan, "--query", "12,12,8", "--mask-ratio", "1"], 2, "0 to less than 1");
+    for (flag, value, expected) in [
+        ("--head", "2", "--head 2: the encoder has 2 heads, counted from 0"),
+        ("--layers", "12", "--layers 12: the encoder has 12 blocks"),
+        ("--layers", "x", "expected `all` or numbers"),
+        ("--layers", "3,3", "each once"),
+        ("--mask-ratio", "1", "0 to less than 1"),
+        ("--mask-ratio", "0.99", "--mask-ratio 0.99 leaves 0 of 12 patches visible"),
+    ] {
+        look("attend", &run, &[&scan, "--query", "12,12,8", flag, value], 2, expected);
+    }
     fail(&["import", &none], 1, "none: no such file or folder");
     fail(&["import", &run], 1, "runs and checkpoints need no import");
     fail(&["import", &broken], 1, "neither a .pth, .pt or .bin nor a .safetensors file");

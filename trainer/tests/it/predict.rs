@@ -296,6 +296,8 @@ fn several_models_are_averaged() {
     assert!(apart > 0.001 && off < 0.5 * apart, "models {apart} apart, mean {off} off");
 
     folder.check("scans", "twice", &["--model", &model("run")], 1, "given twice; its probabilities would count double");
+    let mut coarse = config.clone();
+    coarse.preprocess.as_mut().unwrap().spacing = Some([2.0; 3]);
     folder.add_run("unlike", 1, &FinetuneConfig { classes: vec!["background".into(), "bone".into()], ..config });
     folder.check(
         "scans",
@@ -304,6 +306,8 @@ fn several_models_are_averaged() {
         1,
         "the two differ in classes; the models of an ensemble",
     );
+    folder.add_run("coarse", 1, &coarse);
+    folder.check("scans", "unlike", &["--model", &model("coarse")], 1, "the two differ in preprocess (spacing ");
 }
 
 #[test]

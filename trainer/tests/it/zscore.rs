@@ -85,6 +85,14 @@ fn runs_on_z_scores_record_them_and_refuse_hu() {
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains(expected), "{stderr}");
     }
+    for (flag, expected) in [
+        ("--spacing 6", "warning: --spacing: the model was trained on scans of 5 mm"),
+        ("--window 0,100", "warning: --window: the model was trained on the window -175 to 250 HU"),
+    ] {
+        let output = folder.command(&reconstruct("on-hu", &format!("{scan} {flag}"))).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && stderr.contains(expected), "{stderr}");
+    }
     exports_state_the_normalisation(&folder);
 
     // Weights of the other kind may be a start, but not in silence.

@@ -65,6 +65,7 @@ def triple(key: str, value: Any, kind: Callable[[Any], Any], name: str = "number
 
 def strings(key: str, value: str | Sequence[str]) -> list[str]:
     """A list of texts, from one or several."""
+    values: list[Any]
     try:
         values = [value] if isinstance(value, str) else list(value)
     except TypeError:

@@ -66,6 +66,7 @@ class Cache:
         return iter(self.cases)
 
     def __contains__(self, case: object) -> bool:
+        """Whether the cache has a case of this whole name, ``DATASET/CASE``."""
         return case in self.cases
 
     def __repr__(self) -> str:

@@ -86,8 +86,8 @@ class CropDataset(IterableDataset):
         steps: Number of batches per iteration: ``None`` for an endless one, ``"epoch"`` for ``steps_per_epoch``.
         token: Token to present to servers.
         ca: File with the certificates (PEM) that servers are checked against; by default those of the system.
-        retry: Seconds for which servers are tried again when none answers.
-        shared_memory: Whether servers on this host pass voxels through shared memory.
+        retry: Seconds for which servers are tried again when none answers; by default 300.
+        shared_memory: Whether servers on this host pass voxels through shared memory; by default they do.
         pin_memory: Whether batches are copied to page-locked memory of PyTorch ahead of the loop; by default if PyTorch
             can use a CUDA device.
 
@@ -132,8 +132,8 @@ class CropDataset(IterableDataset):
         storage_retry: float | None = None,
         token: str | None = None,
         ca: str | os.PathLike[str] | None = None,
-        retry: float = 300.0,
-        shared_memory: bool = True,
+        retry: float | None = None,
+        shared_memory: bool | None = None,
         start_step: int = 0,
         steps: int | str | None = None,
         pin_memory: bool | None = None,
@@ -179,10 +179,16 @@ class CropDataset(IterableDataset):
                 memory=budget,
                 token=token,
                 ca=None if ca is None else path("ca", ca),
-                retry=real("retry", retry, "seconds"),
-                shared_memory=shared_memory,
+                retry=300.0 if retry is None else real("retry", retry, "seconds"),
+                shared_memory=True if shared_memory is None else shared_memory,
             )
         else:
+            of_servers = {"token": token, "ca": ca, "retry": retry, "shared_memory": shared_memory}
+            given = [key for key, value in of_servers.items() if value is not None]
+            if given:
+                raise ConfigError(
+                    f"{' and '.join(given)}: batches come from caches; a server with TLS is named by servers='https://...'"
+                )
             self._native = _hiend.Loader.open(
                 caches,
                 self._config,
@@ -433,6 +439,7 @@ class _Iteration(Iterator[Batch]):
             # The batch is still to come.
             if is_counted:
                 with dataset._lock:
+                    assert self._left is not None
                     self._left += 1
             raise
 

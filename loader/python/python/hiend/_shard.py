@@ -69,7 +69,8 @@ def shard(
         worker: Share ``(i, n)`` of the cases to convert.
         prune: Removes cases that are not in the data, and superseded records.
         checksum: Compares the content of files even where size and modification time are unchanged.
-        reconvert: Datasets and cases to convert again although they are unchanged; ``*`` and ``?`` are wildcards.
+        reconvert: Datasets and cases to convert again although they are unchanged, or to convert in place of those of
+            another folder of the same name; ``*`` and ``?`` are wildcards.
         change_parameters: Converts cases again that the cache holds with other parameters; otherwise they are an error.
         forget_lost: Goes on without the cases of lost and damaged shards that are not in the data; otherwise they are
             an error.
@@ -78,14 +79,17 @@ def shard(
             cases in progress are stored, as Ctrl-C does; the next call continues.
 
     Returns:
-        A summary with the keys ``converted``, ``unchanged``, ``with_label``, ``excluded``, ``skipped`` (a list of
+        A summary with the keys ``converted``, ``replaced`` (the number of converted cases that the cache had in an
+        earlier version), ``unchanged``, ``with_label``, ``excluded``, ``skipped`` (a list of
         ``{"case", "path", "reason"}``), ``not_used`` (a list of ``{"path", "reason"}``: files that belong to no case,
         such as images that ``dataset.json`` does not list; also logged as warnings), ``findings`` (a list of
         ``{"case", "text"}``), ``known_findings`` (the same of unchanged cases), ``unseen_classes`` (a list of texts on
-        classes that ``dataset.json`` names and no label map has), ``voxels``, ``bytes_in``, ``bytes_out``, ``shards``,
-        ``not_in_data``, ``twice`` (a list of pairs: a case that is not in the data, and one of the data with the same
-        image), ``superseded_bytes``, ``pruned_cases`` and ``secs``. All data were converted if ``skipped`` and
-        ``not_used`` are empty.
+        classes that ``dataset.json`` names and no case has), ``unnamed_labels`` (a list of texts on label values that
+        ``dataset.json`` does not name), ``voxels``, ``bytes_in``, ``bytes_out``, ``shards``, ``not_in_data``, ``twice``
+        (a list of pairs: a case that is not in the data, and one of the data with the same image), ``repeated`` (a list
+        of pairs: a case of the data, and the first one of the data with the same image),
+        ``superseded_bytes``, ``pruned_cases`` and ``secs``. All data were converted if ``skipped`` and ``not_used`` are
+        empty.
 
     Raises:
         HiendError: If the data cannot be listed, no case can be converted, or the cache cannot be written.

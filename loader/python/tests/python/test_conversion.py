@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import struct
 import tempfile
 import unittest
@@ -192,6 +193,11 @@ class Conversion(unittest.TestCase):
             third = hiend.shard(data, out=out, spacing=None)
             self.assertEqual((third["converted"], third["not_in_data"]), (1, 1))
             self.assertEqual(third["twice"], [("Dataset002_One/a", "Dataset002_One/z")])
+            self.assertEqual((third["replaced"], third["repeated"]), (0, []))
+            shutil.copyfile(image.with_name("z_0000.nii"), image.with_name("y_0000.nii"))
+            shutil.copyfile(label.with_name("z.nii"), label.with_name("y.nii"))
+            fourth = hiend.shard(data, out=out, spacing=None)
+            self.assertEqual(fourth["repeated"], [("Dataset002_One/z", "Dataset002_One/y")])
 
     def test_bad_arguments_are_refused(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -95,6 +95,11 @@ class Arguments(unittest.TestCase):
         with self.assertRaises(TypeError):
             dataset(crop=24)
 
+    def test_options_of_servers_are_refused_for_caches(self):
+        for key, value in {"token": "secret", "ca": "ca.pem", "retry": 5, "shared_memory": False}.items():
+            self.check(f"{key}: batches come from caches; .* servers='https://", **{key: value})
+        self.check("token and ca: batches come from caches", source="https://127.0.0.1:1", token="secret", ca="ca.pem")
+
     def test_missing_cache_is_not_found(self):
         with tempfile.TemporaryDirectory() as folder:
             self.check("no cache here", FileNotFoundError, source=folder)

@@ -90,6 +90,7 @@ class Errors(unittest.TestCase):
         self.check("ftp", ValueError, servers="ftp://host")
         self.check("retry: -1", ValueError, retry=-1)
         self.check("missing.pem", FileNotFoundError, servers="https://127.0.0.1:1", ca="missing.pem")
+        self.check("test_servers.py: no certificate found", ValueError, servers="https://127.0.0.1:1", ca=__file__)
         with self.assertRaisesRegex(hiend.ConfigError, "source and servers"):
             dataset(servers=SERVERS)
         with self.assertRaisesRegex(hiend.ConfigError, "URLs of servers among caches"):

@@ -273,6 +273,12 @@ class Positions(unittest.TestCase):
         expected = 'exclude: no dataset matches "no such dataset", which excludes nothing'
         self.assertEqual([expected in line for line in logs.output], [True])
 
+    def test_options_of_object_storage_are_reported_for_a_cache_in_a_folder(self):
+        for key, value in {"disk_cache": "blocks", "disk_cache_size": "1GiB", "storage_retry": 1}.items():
+            with self.assertLogs("hiend", "WARNING") as logs:
+                dataset(**{key: value})
+            self.assertEqual([f"{key} has no effect" in line for line in logs.output], [True])
+
     def test_caches_mix_by_weight(self):
         stream = dataset(source={common.CACHE: 1})
         self.assertEqual(digests(stream, 2), EXPECTED["recipe float32"][:2])

@@ -70,7 +70,8 @@ fn classes_that_no_label_map_has_are_reported_once_all_cases_are_there() {
     let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", label(1, 1))]);
     let json = r#"{"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 9}, "file_ending": ".nii"}"#;
     std::fs::write(place.data().join("dataset.json"), json).unwrap();
-    let expected = UnseenClasses { dataset: "data".into(), classes: vec![(2, "spleen".into())], num_labelled: 1 };
+    let classes = vec![(2, "spleen".into())];
+    let expected = UnseenClasses { dataset: "data".into(), classes, num_labelled: 1, are_lost: false };
     let text = "data: class 2 (spleen) of dataset.json has no voxel in its 1 labelled case; check whether dataset.json gives it \
                 the number that the label maps use, and whether label maps are missing";
     let several = UnseenClasses { classes: vec![(2, "spleen".into()), (3, "aorta".into())], ..expected.clone() };
@@ -87,6 +88,74 @@ fn classes_that_no_label_map_has_are_reported_once_all_cases_are_there() {
     let shares = [0, 1]
         .map(|worker| place.convert_with(ConvertOptions { worker: (worker, 2), ..ConvertOptions::default() }).unwrap());
     assert_eq!(shares.each_ref().map(|summary| summary.unseen.len()), [0, 0]);
+}
+
+#[test]
+fn classes_that_the_crop_removes_are_told_as_lost_and_not_as_missing() {
+    // The last class has its only voxel in the air outside of the body.
+    let mut voxels = vec![0; SHAPE.iter().product()];
+    voxels[(SHAPE[1] * 4 + 5) * SHAPE[0] + 6] = 1;
+    voxels[0] = 2;
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", image().with_u8(&voxels))]);
+    let json = r#"{"labels": {"background": 0, "liver": 1, "spleen": 2}, "file_ending": ".nii"}"#;
+    std::fs::write(place.data().join("dataset.json"), json).unwrap();
+    let text = "label 2 (1 voxel) has no voxel left within the foreground, to which the volume is cropped; check whether the \
+                label map is that of this image";
+    let findings = [Finding { case: "data/a".to_owned(), text: text.to_owned() }];
+    let classes = vec![(2, "spleen".into())];
+    let lost = UnseenClasses { dataset: "data".into(), classes, num_labelled: 1, are_lost: true };
+    let text = "data: class 2 (spleen) of dataset.json has voxels in the label maps, and none left after resampling and the crop \
+                in its 1 labelled case; a smaller --spacing keeps small structures";
+    assert_eq!(lost.to_string(), text);
+    let first = place.convert();
+    assert_eq!((&first.findings[..], &first.unseen[..]), (&findings[..], &[lost.clone()][..]));
+    let second = place.convert();
+    assert_eq!((&second.known_findings[..], &second.unseen[..]), (&findings[..], &[lost][..]));
+}
+
+#[test]
+fn label_values_without_a_name_are_reported_with_an_example() {
+    let place = Place::new(&[
+        ("imagesTr/a_0000.nii", image()),
+        ("labelsTr/a.nii", label(1, 1)),
+        ("imagesTr/b_0000.nii", image().scaling(1.0, 5.0)),
+        ("labelsTr/b.nii", label(1, 255)),
+        ("imagesTr/c_0000.nii", image().scaling(1.0, 6.0)),
+        ("labelsTr/c.nii", label(1, 9)),
+    ]);
+    let describe = |labels: &str| {
+        let json = format!(r#"{{"labels": {{"background": 0, {labels}}}, "file_ending": ".nii"}}"#);
+        std::fs::write(place.data().join("dataset.json"), json).unwrap();
+    };
+    describe(r#""liver": 1"#);
+    // By later runs too.
+    for summary in [place.convert(), place.convert()] {
+        let expected = UnnamedLabels {
+            dataset: "data".into(),
+            values: vec![9, 255],
+            num_cases: 2,
+            num_labelled: 3,
+            example: "data/b".into(),
+        };
+        assert_eq!(summary.unnamed, [expected]);
+        let text = "data: label values 9, 255 in 2 of 3 labelled cases, such as data/b, have no name in dataset.json; name them \
+                    there, or correct the label maps: fine-tuning refuses them";
+        assert_eq!(summary.unnamed[0].to_string(), text);
+    }
+    // A region and the ignore label name values as well.
+    describe(r#""liver": 1, "whole": [1, 9], "ignore": 255"#);
+    assert!(place.convert().unnamed.is_empty());
+    // Without any names, all values are right.
+    std::fs::remove_file(place.data().join("dataset.json")).unwrap();
+    assert!(place.convert().unnamed.is_empty());
+}
+
+#[test]
+fn values_that_only_regions_name_may_be_missing_too() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", label(1, 1))]);
+    let json = r#"{"labels": {"background": 0, "whole": [1, 7], "core": 1}, "file_ending": ".nii"}"#;
+    std::fs::write(place.data().join("dataset.json"), json).unwrap();
+    assert_eq!(place.convert().unseen[0].classes, [(7, "of region whole".to_owned())]);
 }
 
 #[test]

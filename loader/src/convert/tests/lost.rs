@@ -47,6 +47,44 @@ fn lost_case_does_not_return_to_an_older_record() {
 }
 
 #[test]
+fn a_case_whose_newest_record_is_lost_is_converted_again_though_its_files_look_like_the_older_one() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", label(1, 1))]);
+    place.convert();
+    // A label map of the same size and time, as `rsync -t` and archives leave it.
+    let path = place.data().join("labelsTr/a.nii");
+    let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+    label(1, 2).write(&path);
+    File::options().append(true).open(&path).unwrap().set_modified(time).unwrap();
+    let summary = place.convert_with(ConvertOptions { checksum: true, ..ConvertOptions::default() }).unwrap();
+    assert_eq!((summary.converted, summary.replaced), (1, 1));
+    let expected = place.label_counts("data/a");
+    std::fs::remove_file(place.cache().join("g0002-w000-0000.shard")).unwrap();
+
+    let (data, cache) = (place.data(), place.cache());
+    let config = PreprocessConfig { spacing: None, ..PreprocessConfig::default() };
+    let datasets = survey(&data).unwrap().datasets;
+    let planned = changes(&data, &datasets, &cache, &config, &ConvertOptions::default()).unwrap();
+    assert_eq!((planned.new, planned.unchanged), (vec!["data/a".to_owned()], vec![]));
+    assert_eq!(place.convert().converted, 1);
+    assert_eq!(place.label_counts("data/a"), expected);
+    assert_eq!(place.convert().unchanged, 1);
+}
+
+#[test]
+fn label_maps_that_are_gone_do_not_leave_the_case_of_a_lost_record_without_labels() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", label(1, 1))]);
+    place.convert();
+    let expected = place.label_counts("data/a");
+    place.write("imagesTr/a_0000.nii", &image().scaling(1.0, 5.0));
+    place.convert();
+    std::fs::remove_file(place.cache().join("g0002-w000-0000.shard")).unwrap();
+    std::fs::remove_file(place.data().join("labelsTr/a.nii")).unwrap();
+    let summary = place.convert();
+    assert!(summary.skipped[0].reason.contains("no label map is left in its dataset"), "{:?}", summary.skipped);
+    assert_eq!(place.label_counts("data/a"), expected);
+}
+
+#[test]
 fn nothing_of_a_dataset_without_a_usable_description_is_pruned() {
     // The description of the dataset, and that of a folder that only groups datasets.
     for (dataset, described) in [("Dataset002_B", "Dataset002_B"), ("group/Dataset002_B", "group")] {

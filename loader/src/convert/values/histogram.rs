@@ -2,6 +2,9 @@
 
 use std::ops::RangeInclusive;
 
+/// Share of voxels that is disregarded: extreme values caused by resampling or metal.
+pub(in crate::convert) const RARE: f64 = 1e-3;
+
 /// Lowest value with a bin of its own; its bin has all values below it as well.
 const LOWEST: i32 = -32_768;
 /// Highest value with a bin of its own; its bin has all values above it as well.
@@ -38,12 +41,12 @@ impl Histogram {
         Self { bins: vec![0; NUM_BINS], num: 0, num_rows: 0, last_counted: u64::MAX / one_in }
     }
 
-    /// Counts the next row; skips it if a large volume's histogram leaves it out.
-    pub(super) fn add(&mut self, row: &[f32]) {
+    /// Counts the next row; returns false if a large volume's histogram leaves it out.
+    pub(super) fn add(&mut self, row: &[f32]) -> bool {
         let place = self.num_rows.wrapping_mul(GOLDEN);
         self.num_rows += 1;
         if place > self.last_counted {
-            return;
+            return false;
         }
         self.num += row.len() as u64;
         for &value in row {
@@ -55,6 +58,7 @@ impl Histogram {
             let bin = (value.floor() - LOWEST as f32) as usize;
             self.bins[bin.min(NUM_BINS - 1)] += 1;
         }
+        true
     }
 
     /// Number of voxels that were counted.
@@ -101,6 +105,26 @@ impl Histogram {
         let lowest = (LOWEST..=HIGHEST).zip(&self.bins).find(|(_, count)| is_held(count))?.0;
         let highest = (LOWEST..=HIGHEST).rev().zip(self.bins.iter().rev()).find(|(_, count)| is_held(count))?.0;
         Some([lowest, highest])
+    }
+
+    /// Lowest value up to which more than a share of the voxels lies; `None` without voxels.
+    pub(super) fn reached_by(&self, share: f64) -> Option<i32> {
+        let mut num = 0;
+        let mut reaches = |count: u32| {
+            num += u64::from(count);
+            num as f64 > share * self.num as f64
+        };
+        (LOWEST..=HIGHEST).zip(&self.bins).find(|(_, count)| reaches(**count)).map(|(value, _)| value)
+    }
+
+    /// Mean distance of the values from their mean.
+    pub(super) fn mean_deviation(&self) -> f64 {
+        let sum = |of: &dyn Fn(f64) -> f64| -> f64 {
+            (LOWEST..=HIGHEST).zip(&self.bins).map(|(value, &count)| of(f64::from(value)) * f64::from(count)).sum()
+        };
+        let num = self.num.max(1) as f64;
+        let mean = sum(&|value| value) / num;
+        sum(&|value| (value - mean).abs()) / num
     }
 
     /// Lowest value, at least `from`, around which many voxels lie; `None` without such a peak. In a CT with any
@@ -154,6 +178,12 @@ mod tests {
         assert_eq!([found.lowest(-40), found.lowest(1)], [Some(-1), Some(65_535)]);
         assert_eq!(histogram(&[3.0]).lowest(4), None);
         assert_eq!(found.ends(), Some([-32_768, 65_535]));
+        assert_eq!(
+            [found.reached_by(0.0), found.reached_by(0.3), found.reached_by(0.8)],
+            [Some(-32_768), Some(-51), Some(65_535)]
+        );
+        assert_eq!(histogram(&[]).reached_by(0.0), None);
+        assert!((histogram(&[-3.0, 5.0, 5.0, 5.0]).mean_deviation() - 3.0).abs() < 1e-9);
         assert_eq!([histogram(&[7.5, -3.0]).ends(), histogram(&[]).ends()], [Some([-3, 7]), None]);
     }
 

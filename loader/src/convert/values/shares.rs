@@ -5,11 +5,9 @@
 
 use std::ops::RangeInclusive;
 
-use super::histogram::Histogram;
+use super::histogram::{Histogram, RARE};
 use super::tissue::Tissue;
 
-/// Share of voxels that is disregarded: extreme values caused by resampling or metal.
-pub(in crate::convert) const RARE: f64 = 1e-3;
 /// Lowest value that is far above the air of HU (-1000).
 const FAR_ABOVE_AIR: i32 = 500;
 /// Highest value that is not far above air.

@@ -5,8 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::histogram::Histogram;
-use super::shares::RARE;
+use super::histogram::{Histogram, RARE};
 
 /// Range of air in HU.
 const AIR: RangeInclusive<i32> = -1100..=-901;

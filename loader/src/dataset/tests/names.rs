@@ -20,6 +20,27 @@ fn names_with_control_characters_do_not_become_cases() {
 }
 
 #[test]
+fn a_dataset_has_the_name_of_its_folder_however_the_path_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    touch(dir.path(), &["scans/a.nii", "scans/deep/b.nii"]);
+    let keys = |path: &str| -> Vec<String> {
+        let root = root_of(&dir.path().join(path));
+        let listing = survey(&dir.path().join(path)).unwrap();
+        let cases: Vec<&CaseFiles> = listing.datasets.iter().flat_map(|dataset| &dataset.cases).collect();
+        assert!(cases.iter().all(|case| case.image.starts_with(&root)), "{cases:?}");
+        cases.into_iter().map(CaseFiles::key).collect()
+    };
+    for path in ["scans", "scans/.", "scans/deep/..", "scans/../scans"] {
+        assert_eq!(keys(path), ["scans/a", "scans/deep/b"], "{path}");
+    }
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(dir.path().join("scans"), dir.path().join("link")).unwrap();
+        assert_eq!(keys("link"), ["link/a", "link/deep/b"]);
+    }
+}
+
+#[test]
 fn one_image_and_one_label_map_are_a_case_if_their_names_correspond() {
     for (image, label) in [("p7.nii.gz", "p7_seg.nii.gz"), ("p7_ct.nii", "label.nii"), ("ct.nii", "data_mask.nii")] {
         let name = file_stem(image).unwrap();

@@ -167,6 +167,22 @@ fn classes_that_no_label_map_has_are_reported_to_clients() {
 }
 
 #[test]
+fn names_to_exclude_that_match_nothing_are_told_to_clients() {
+    let setup = Setup::new();
+    let service = Service::start(setup.unix()).unwrap();
+    let remarks = |exclude: &[&str]| {
+        let config = StreamConfig { exclude: exclude.iter().map(|&name| name.to_owned()).collect(), ..small() };
+        connect(service.urls(), &config, options()).unwrap().exclude_remarks().to_vec()
+    };
+    assert!(remarks(&[]).is_empty());
+    let told = "exclude: no dataset matches \"Tset\", which excludes nothing; did you mean \"Dataset001_Test\"?";
+    // Of a stream that is open already, too.
+    for _ in 0..2 {
+        assert_eq!(remarks(&["Tset"]), [told]);
+    }
+}
+
+#[test]
 fn without_a_server_the_client_gives_up_and_says_why() {
     let setup = Setup::new();
     let url = format!("unix://{}", setup.socket().display());

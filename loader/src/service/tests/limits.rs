@@ -81,6 +81,8 @@ fn unsafe_and_senseless_configurations_are_refused() {
     assert!(start(&|c| c.token = Some(" ".into())).contains("token"));
     assert!(start(&|c| c.memory_bytes = c.client_memory_bytes).contains("--memory"));
     assert!(start(&|c| c.client_memory_bytes = 0).contains("--memory"));
+    let error = check(&|c| (c.memory_bytes, c.client_memory_bytes) = (2 << 30, 2 << 30));
+    assert!(error.contains("expected at least 4294967296 bytes (4.0 GiB): twice --client-memory"), "{error}");
     assert!(start(&|c| c.tls = Some(Tls { cert_pem: b"x".to_vec(), key_pem: b"y".to_vec() })).contains("certificate"));
     let taken = Service::start(setup.unix()).unwrap();
     assert!(start(&|c| c.listen = vec![Listen::Unix(setup.socket())]).contains("cannot listen"));

@@ -74,6 +74,7 @@ pub(super) type Padding = (i32, i32);
 
 /// An image of a series.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own that the header states")]
 pub(super) struct Slice {
     pub path: PathBuf,
     /// True for a CT; images of other modalities have values without a fixed unit.

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use hiend_cache::{Cache, Manifest};
+use hiend_loader::phantom::{PhantomConfig, write_dataset};
 
 use super::{Place, SPACING, check, command, nifti, ran_of, set_age, voxels};
 
@@ -176,7 +177,11 @@ fn only_changed_cases_are_converted_again() {
     std::fs::copy(place.image(1), place.image(0)).unwrap();
     std::fs::copy(place.label(1), place.label(0)).unwrap();
     let ran = place.convert(&[], 0);
-    assert!(ran.out.contains("converted   1 case ") && ran.out.contains("Superseded"), "{}", ran.out);
+    let converted = "converted   1 case (1 with labels; 1 replaces an earlier version)";
+    assert!(ran.out.contains(converted) && ran.out.contains("Superseded"), "{}", ran.out);
+    let same = "1 case of this data has the image of another one, such as Dataset001_Phantom/phantom_001 that of \
+        Dataset001_Phantom/phantom_000;";
+    assert!(ran.out.contains(same), "{}", ran.out);
     let after = voxels(&place.path("cache"));
     assert_eq!(after["Dataset001_Phantom/phantom_000"], before["Dataset001_Phantom/phantom_001"]);
     assert_eq!(after["Dataset001_Phantom/phantom_002"], before["Dataset001_Phantom/phantom_002"]);
@@ -193,6 +198,29 @@ fn only_changed_cases_are_converted_again() {
     expected.remove("Dataset001_Phantom/phantom_002");
     assert_eq!(voxels(&place.path("cache")), expected);
     place.verify(0);
+}
+
+#[test]
+fn a_second_folder_of_the_same_name_does_not_replace_the_scans_of_the_first() {
+    let place = Place::with_phantoms(2);
+    place.convert(&[], 0);
+    let before = voxels(&place.path("cache"));
+    // The files of two other patients, under the same names.
+    let second = place.text("second/Dataset001_Phantom");
+    let config = PhantomConfig { cases: 2, seed: 4, spacing_mm: [7.0, 10.0] };
+    write_dataset(Path::new(&second), &config).unwrap();
+    let out = place.text("cache");
+    for flags in [&[][..], &["--dry-run"], &["--prune"]] {
+        let ran = check(&[&[second.as_str(), "--out", &out, SPACING], flags].concat(), 1);
+        let told =
+            "holds 2 cases of another dataset named Dataset001_Phantom, such as Dataset001_Phantom/phantom_000 from ";
+        assert!(ran.err.contains(told) && ran.err.contains("--reconvert Dataset001_Phantom"), "{}", ran.err);
+        assert_eq!(voxels(&place.path("cache")), before);
+    }
+    let ran = check(&[second.as_str(), "--out", &out, SPACING, "--reconvert", "Dataset001_Phantom"], 0);
+    assert!(ran.out.contains("converted   2 cases (2 with labels; 2 replace earlier versions)"), "{}", ran.out);
+    let shown = check(&["inspect", &out, "Dataset001_Phantom/phantom_000"], 0);
+    assert!(shown.out.contains("second/Dataset001_Phantom"), "{}", shown.out);
 }
 
 #[test]
@@ -369,6 +397,20 @@ fn findings_are_reported_before_during_and_after_a_conversion() {
     }
     let ran = check(&["inspect", &place.text("cache")], 0);
     assert!(ran.out.contains("suspicious   1 case ") && ran.out.contains(values), "{}", ran.out);
+}
+
+#[test]
+fn label_values_that_dataset_json_does_not_name_are_listed() {
+    let place = Place::with_phantoms(1);
+    let description = place.path("data/Dataset001_Phantom/dataset.json");
+    let text = std::fs::read_to_string(&description).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json["labels"].as_object_mut().unwrap().remove("spine").unwrap();
+    std::fs::write(&description, json.to_string()).unwrap();
+    let ran = place.convert(&[], 0);
+    let listed = "Label values that dataset.json does not name:\n  Dataset001_Phantom: label value 5 in 1 of 1 labelled case, such \
+                  as Dataset001_Phantom/phantom_000, has no name in dataset.json;";
+    assert!(ran.out.contains(listed), "{}", ran.out);
 }
 
 #[cfg(target_os = "linux")]

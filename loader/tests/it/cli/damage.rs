@@ -53,9 +53,38 @@ fn a_damaged_case_is_mended_by_the_command_that_verify_names() {
     // The damage is in a superseded record.
     let ran = place.verify(0);
     assert!(ran.out.contains("1 fault in superseded records") && ran.out.contains("no fault"), "{}", ran.out);
+    assert!(ran.out.contains("2 shards, 2 cases, 1 superseded record, "), "{}", ran.out);
     place.convert(&["--prune"], 0);
     assert!(!place.verify(0).out.contains("superseded"));
     assert_eq!(voxels(&place.path("cache")), before);
+}
+
+#[test]
+fn what_cannot_be_read_is_not_called_damaged() {
+    let place = Place::with_phantoms(2);
+    place.convert(&["--shard-size", "1kB"], 0);
+    let shards = hiend_cache::list_shards(place.path("cache")).unwrap();
+    let (unread, kept) = (&shards[0], place.path("kept"));
+    std::fs::rename(unread, &kept).unwrap();
+    // A link to itself cannot be opened, not even by root.
+    std::os::unix::fs::symlink(unread, unread).unwrap();
+    let ran = place.verify(1);
+    assert!(ran.out.contains(&format!("{}: cannot ", unread.display())), "{}", ran.out);
+    assert!(
+        ran.out.contains("no fault in what could be read") && ran.out.contains("1 file could not be read"),
+        "{}",
+        ran.out
+    );
+    assert!(!ran.out.contains("delete") && !ran.out.contains("--reconvert"), "{}", ran.out);
+    let out = check(&["verify", &place.text("cache"), "--json"], 1).out;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["faults"][0]["unread"], true);
+    // Neither a conversion nor its estimate takes the cases for lost.
+    for flags in [&["--dry-run"][..], &[]] {
+        let ran = place.convert(flags, 1);
+        assert!(ran.err.contains(&unread.display().to_string()), "{flags:?}: {}", ran.err);
+    }
+    std::fs::rename(&kept, unread).unwrap();
+    place.verify(0);
 }
 
 #[test]

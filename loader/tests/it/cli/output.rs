@@ -43,6 +43,18 @@ fn a_name_to_exclude_that_matches_nothing_is_reported() {
 }
 
 #[test]
+fn unknown_names_of_a_conversion_are_corrected() {
+    let place = Place::with_phantoms(2);
+    let error = |flags: &[&str]| place.convert(flags, 2).err;
+    let unknown = error(&["--exclude", "Fantom"]);
+    assert!(unknown.contains("--exclude Fantom: no dataset and no case of this name in "), "{unknown}");
+    assert!(unknown.contains("; did you mean Dataset001_Phantom?"), "{unknown}");
+    let unknown = error(&["--reconvert", "phantm_001"]);
+    assert!(unknown.contains("; did you mean Dataset001_Phantom/phantom_001?"), "{unknown}");
+    assert!(!error(&["--exclude", "WORD"]).contains("did you mean"));
+}
+
+#[test]
 fn inspect_shows_the_content_and_corrects_names() {
     let place = Place::with_phantoms(2);
     place.convert(&[], 0);

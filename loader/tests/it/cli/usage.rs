@@ -35,7 +35,9 @@ fn wrong_usage_exits_with_2_and_a_message() {
         &[&data, "--worker", "3/3"],
         &["verify", &data, "--threads", "0"],
         &["stream", &data, "--weights", "1,2"],
-        &["stream", &data, &data],
+        &["stream", &data, &format!("{data}/../data")],
+        &["stream", &data, "--sample-by", "class"],
+        &["replay", &data, "--step", "0", "--sample-by", "label"],
         &[&data, "--worker", "0/2", "--prune"],
         &["verify"],
         &["inspect", &data, "--png", "x.png"],
@@ -47,6 +49,23 @@ fn wrong_usage_exits_with_2_and_a_message() {
         assert!(args == ["--bogus"] || !ran.err.contains("tip: to pass"), "{args:?}: {}", ran.err);
     }
     assert_eq!(check(&["--version"], 0).err, "");
+}
+
+#[test]
+fn flags_about_object_storage_are_remarked_on_for_a_cache_in_a_folder() {
+    let place = Place::with_phantoms(1);
+    let (data, cache) = (place.text("data"), place.text("cache"));
+    let disk_cache = format!("--disk-cache={}", place.text("blocks"));
+    for args in [
+        &[data.as_str(), "--out", &cache, "--spacing=6", "--storage-retry=5"][..],
+        &["verify", &cache, "--storage-retry=5"],
+        &["inspect", &cache, "--storage-retry=5"],
+        &["stream", &cache, "--crop-size=16", "--visits-per-batch=1", "--batches=1", &disk_cache],
+    ] {
+        let ran = check(args, 0);
+        assert!(ran.err.contains("has no effect on caches in folders"), "{args:?}: {}", ran.err);
+    }
+    assert!(!place.path("blocks").exists());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use anyhow::{bail, ensure};
 use hiend_cache::{DatasetInfo, lookup};
 use hiend_loader::case::shown;
 use hiend_loader::dataset::{self, Dataset, DatasetError};
+use hiend_loader::nearest::nearest;
 use hiend_loader::program::UsageError;
 
 use crate::cli::EvaluateArgs;
@@ -115,7 +116,10 @@ impl Classes {
         let numbered = || names.iter().map(|(&class, name)| (class, name.as_str()));
         let mut by_class = BTreeMap::new();
         for (name, tolerance_mm) in &args.tolerance {
-            let class = class_named("--tolerance", numbered(), name)?;
+            let class = match &self.regions {
+                Some(regions) => region_named(regions, name)?,
+                None => class_named("--tolerance", numbered(), name)?,
+            };
             let usage = |problem: &str| UsageError::new(format!("--tolerance {name}={tolerance_mm}: {problem}"));
             if class == 0 {
                 return Err(usage("the surface of the background is not measured").into());
@@ -126,6 +130,16 @@ impl Classes {
         }
         Ok(Tolerances { default_mm: args.tolerance_mm, by_class })
     }
+}
+
+/// Returns the index of the region with a name. Numbers are not accepted, because a label may belong to several regions.
+fn region_named(regions: &[Region], wanted: &str) -> Result<usize, UsageError> {
+    regions.iter().position(|region| region.name == wanted).ok_or_else(|| {
+        let names: Vec<&str> = regions.iter().skip(1).map(|region| region.name.as_str()).collect();
+        let hint = nearest(wanted, names.iter().copied()).map(|name| format!("; did you mean `{name}`?"));
+        let (hint, names) = (hint.unwrap_or_default(), names.join(", "));
+        UsageError::new(format!("--tolerance: no region is named `{wanted}`{hint} (the regions are {names})"))
+    })
 }
 
 /// Classes and ignore label named by a dataset.

@@ -73,9 +73,12 @@ pub(super) fn write(
          {MOST_DOTS}, for an even share and all beyond the whiskers). {absent} A class found in only one of \
          the two maps has no distance.",
     ));
+    let hd95 = groups(evaluation, |metrics| metrics.hd95_mm);
+    let finite = hd95.iter().flat_map(|group| &group.values).copied().filter(|value| value.is_finite());
+    let highest = finite.fold(1.0, f64::max);
     page.charts([
         box_plots("Dice", &groups(evaluation, |metrics| metrics.dice), Some((0.0, 1.0)))?,
-        box_plots("HD95, mm", &groups(evaluation, |metrics| metrics.hd95_mm), None)?,
+        box_plots("HD95, mm", &hd95, Some((0.0, highest)))?,
     ]);
     worst(&mut page, evaluation, classes, files)?;
     cases(&mut page, evaluation);

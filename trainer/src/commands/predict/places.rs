@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use hiend_cache::durable;
+use hiend_loader::program::count;
 use hiend_loader::volume::{Wanted, format_of, read_info_for};
 
 /// Largest ratio by which deflate can shrink data: 258 equal bytes take two bits.
@@ -101,6 +102,9 @@ impl<'a> Places<'a> {
     /// Writes as many bytes as the files need at least, and removes them again: unlike reading the free space, this
     /// also detects quotas and missing permissions.
     fn check_space(&self, scans: &BTreeMap<String, PathBuf>) -> anyhow::Result<()> {
+        if scans.is_empty() {
+            return Ok(());
+        }
         let bytes_per_voxel = 1 + if self.probabilities { 4 * self.classes.len() as u64 } else { 0 };
         // A scan whose header cannot be read is reported when its turn comes, and so is a modality that the model does not
         // take.
@@ -112,9 +116,35 @@ impl<'a> Places<'a> {
         let _ = durable::remove_stale(self.out);
         durable::probe(self.out, needed).map_err(|error| error.source).with_context(|| {
             let (out, scans) = (self.out.display(), super::scans(scans.len()));
-            format!("{out}: cannot write the label maps of {scans}, which take at least {needed} bytes")
+            let bytes = count(needed, "byte");
+            format!("{out}: cannot write the label maps of {scans}, which take at least {bytes}")
         })
     }
+}
+
+/// Refuses a folder for results in which scans lie: a label map there would count as a scan of its case from then on.
+///
+/// # Errors
+/// If the folder holds a scan, or cannot be looked up.
+pub(super) fn refuse_folder_of_scans(out: &Path, scans: &BTreeMap<String, PathBuf>) -> anyhow::Result<()> {
+    let folder = match out.canonicalize() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        folder => folder.with_context(|| out.display().to_string())?,
+    };
+    for scan in scans.values() {
+        // A name alone has no folder before.
+        let path = std::path::absolute(scan).with_context(|| scan.display().to_string())?;
+        let lies_there = |parent: &Path| parent.canonicalize().is_ok_and(|parent| parent == folder);
+        if path.parent().is_some_and(lies_there) {
+            bail!(
+                "--out {} is the folder of the scan {}, where label maps would count as scans; choose another one, such as {}",
+                out.display(),
+                scan.display(),
+                out.join("predictions").display()
+            );
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -195,6 +225,16 @@ mod tests {
         let expected = Err("DIR/a.mha would replace the input DIR/a.mha; choose another --out".to_owned());
         let found = check(&["a.mha"], ".", &[], Replace::Everything);
         assert_eq!(found.map_err(|text| text.replace("/./", "/")), expected);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn without_a_scan_to_predict_no_space_is_needed() {
+        let places = Places::new(Path::new("/proc/self/fdinfo"), &[], false);
+        places.check(&BTreeMap::new(), Replace::Nothing).unwrap();
+        let scan = BTreeMap::from([("a".to_owned(), PathBuf::from("/proc/self/stat"))]);
+        let error = places.check(&scan, Replace::Nothing).unwrap_err().to_string();
+        assert!(error.ends_with("cannot write the label maps of 1 scan, which take at least 1 byte"), "{error}");
     }
 
     #[test]

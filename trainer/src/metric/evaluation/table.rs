@@ -17,9 +17,9 @@ const HEADINGS: [&str; 9] =
 impl Evaluation {
     /// Means over cases by class, as aligned text.
     ///
-    /// `cases` are those with a Dice; a surface Dice of another number of cases, 0 where only the prediction has the class, is
-    /// shown with that number. The mean distances are over the cases where both maps have the class; `missed` counts those
-    /// where only the label has it, `only predicted` those where only the prediction has.
+    /// `cases` are those with a Dice. The surface Dice is 0 where only the prediction has the class, and the mean distances are
+    /// over the cases where both maps have it; a mean of another number of cases is shown with that number. `missed` counts the
+    /// cases where only the label has the class, `only predicted` those where only the prediction has.
     #[must_use]
     pub fn to_table(&self) -> String {
         let mut table = aligned(&self.table_rows());
@@ -68,16 +68,17 @@ impl Evaluation {
 
     fn row(&self, class: usize, name: &str) -> Vec<String> {
         let of = |metric: fn(&ClassMetrics) -> f64| -> Vec<f64> { self.values(class, metric).collect() };
-        let finite_mean = |values: Vec<f64>| nan_mean(values.into_iter().filter(|value| value.is_finite()));
         let dice = of(|m| m.dice);
         let num_cases = dice.iter().filter(|value| !value.is_nan()).count();
-        let of_surface = of(|m| m.surface_dice);
-        let mut surface_dice = cell(nan_mean(of_surface.iter().copied()), 4);
-        // The surface Dice of a class that only the prediction has is 0, and Dice may be not measured there.
-        let num_surface_cases = of_surface.iter().filter(|value| !value.is_nan()).count();
-        if class > 0 && num_surface_cases != num_cases {
-            surface_dice = format!("{surface_dice} of {}", plural::count(num_surface_cases, "case"));
-        }
+        // The surface Dice of a class that only the prediction has is 0, and Dice may be not measured there; distances need
+        // the class in both maps. A mean over other cases than those of the column `cases` says over how many.
+        let mean_of_surface = |metric: fn(&ClassMetrics) -> f64, digits| {
+            let values: Vec<f64> = of(metric).into_iter().filter(|value| value.is_finite()).collect();
+            let mean = cell(nan_mean(values.iter().copied()), digits);
+            let is_of_others = class > 0 && !values.is_empty() && values.len() != num_cases;
+            if is_of_others { format!("{mean} of {}", plural::count(values.len(), "case")) } else { mean }
+        };
+        let mut surface_dice = mean_of_surface(|m| m.surface_dice, 4);
         if class > 0 && !self.conventions.tolerances.by_class.is_empty() {
             surface_dice = format!("{surface_dice} at {} mm", self.conventions.tolerances.of(class));
         }
@@ -87,8 +88,8 @@ impl Evaluation {
             cell(nan_mean(dice.iter().copied()), 4),
             interval_cell(self.bootstrap.interval_of_mean(dice)),
             surface_dice,
-            cell(finite_mean(of(|m| m.hd95_mm)), 2),
-            cell(finite_mean(of(|m| m.assd_mm)), 2),
+            mean_of_surface(|m| m.hd95_mm, 2),
+            mean_of_surface(|m| m.assd_mm, 2),
             self.count(class, ClassMetrics::is_missed).to_string(),
             self.count(class, ClassMetrics::is_only_predicted).to_string(),
         ]
@@ -144,6 +145,15 @@ mod tests {
         assert_eq!(lines[4], ["mean fg", "2", "0.5000", "0.0000 to 1.0000"]);
         let ends: Vec<usize> = table.lines().take(4).map(|line| line.chars().count()).collect();
         assert!(ends.iter().all(|&end| end == ends[0]), "{table}");
+    }
+
+    #[test]
+    fn distances_without_the_missed_cases_say_over_how_many_they_are() {
+        let mut evaluation = evaluation();
+        let missed = &mut evaluation.cases[1].classes[1];
+        (missed.hd95_mm, missed.assd_mm) = (f64::INFINITY, f64::INFINITY);
+        let table = evaluation.to_table();
+        assert_eq!(cells(&table)[2][4..], ["0.5000", "0.00 of 1 case", "0.00 of 1 case", "1", "0"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use nix::sys::termios::{
     InputFlags, LocalFlags, SetArg, SpecialCharacterIndices as Key, Termios, tcgetattr, tcsetattr,
 };
 use nix::unistd::{getpgrp, tcgetpgrp};
+use ratatui::termion::clear::All as ClearAll;
 use ratatui::termion::cursor::{Hide, Show};
 use ratatui::termion::screen::{ToAlternateScreen, ToMainScreen};
 
@@ -66,7 +67,8 @@ pub(super) fn enter() -> io::Result<()> {
     }
     SHOWN.store(true, Ordering::Relaxed);
     let mut out = stdout().lock();
-    write!(out, "{ToAlternateScreen}{Hide}").and_then(|()| out.flush()).inspect_err(|_| restore())
+    // A program that was killed may have left its text there.
+    write!(out, "{ToAlternateScreen}{ClearAll}{Hide}").and_then(|()| out.flush()).inspect_err(|_| restore())
 }
 
 /// Restores the terminal. Does nothing if it was restored already; may be called from any thread.

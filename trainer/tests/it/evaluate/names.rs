@@ -142,4 +142,15 @@ fn tolerances_of_unknown_classes_are_refused_with_the_classes_that_exist() {
     let classes = "(the classes are 0 background, 1 liver, 3 spleen, 5 spine)";
     assert_eq!(refused("lever=2"), format!("error: --tolerance: no class `lever`; did you mean `liver`? {classes}\n"));
     assert_eq!(refused("2=2"), format!("error: --tolerance: no class `2` {classes}\n"));
+    // The regions' places in the alphabet are no numbers of labels.
+    let json = r#"{"labels": {"background": 0, "whole": [1, 5], "core": [5]}, "regions_class_order": [1, 5]}"#;
+    std::fs::write(&dataset, json).unwrap();
+    let regions = "(the regions are core, whole)";
+    assert_eq!(refused("1=2"), format!("error: --tolerance: no region is named `1` {regions}\n"));
+    assert_eq!(
+        refused("wole=2"),
+        format!("error: --tolerance: no region is named `wole`; did you mean `whole`? {regions}\n")
+    );
+    let flags = ["--dataset", &dataset, "--tolerance", "core=2"];
+    assert!(evaluate(folder.path(), &flags).status.success());
 }

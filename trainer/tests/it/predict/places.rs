@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use super::{Folder, write_scan};
+use super::{Folder, SHAPE, ball, write_scan};
+use crate::dicom;
 
 #[test]
 fn finished_scans_are_left_out_by_request() {
@@ -35,13 +36,26 @@ fn no_input_is_replaced_and_existing_files_are_found_before_computing() {
     }
     let before = fs::read(folder.at("scans/a.nii.gz")).unwrap();
     for more in [&[][..], &["--overwrite"]] {
-        folder.check("scans", "scans", more, 1, "a.nii.gz would replace the input");
+        folder.check("scans", "scans", more, 1, "is the folder of the scan");
         assert_eq!(fs::read(folder.at("scans/a.nii.gz")).unwrap(), before);
     }
     fs::create_dir(folder.at("out")).unwrap();
     fs::write(folder.at("out/b.nii.gz"), b"by hand").unwrap();
     folder.check("scans", "out", &[], 1, "b.nii.gz exists; --overwrite replaces it");
     assert!(!folder.at("out/a.nii.gz").exists(), "nothing is computed before");
+}
+
+#[test]
+fn label_maps_are_not_written_among_the_scans() {
+    let folder = Folder::new();
+    write_scan(&folder.at("scans/a_0000.nii.gz"), [0.0; 3]);
+    dicom::write_series(&folder.at("d"), SHAPE, &ball());
+    for (input, out) in [("scans", "scans"), ("scans/a_0000.nii.gz", "scans/../scans"), ("d", "d")] {
+        folder.check(input, out, &[], 1, "where label maps would count as scans; choose another one, such as ");
+    }
+    assert!(!folder.at("scans/a.nii.gz").exists() && !folder.at("d/d.nii.gz").exists());
+    folder.check("scans", "scans/predictions", &[], 0, "");
+    folder.check("scans", "scans/predictions", &["--skip-existing"], 0, "");
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! Steps that a journal lacks, for example because its lines were lost with a copy of the run.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use super::{Entry, JournalError, read};
+
+/// Finds the steps without a line in a journal, up to the last step that it records and up to `done`, in ascending order.
+///
+/// # Errors
+/// If the journal cannot be read.
+pub fn missing_steps(path: &Path, done: u64) -> Result<Vec<RangeInclusive<u64>>, JournalError> {
+    let mut gaps = Gaps::default();
+    for entry in read(path)? {
+        if let Entry::Step(record) = entry? {
+            gaps.record(record.step);
+        }
+    }
+    if gaps.highest < done {
+        gaps.ranges.push(gaps.highest + 1..=done);
+    }
+    Ok(gaps.ranges)
+}
+
+/// Names missing steps: `the steps 2 to 60`.
+#[must_use]
+pub fn describe_steps(ranges: &[RangeInclusive<u64>]) -> String {
+    let one = |range: &RangeInclusive<u64>| match (range.start(), range.end()) {
+        (first, last) if first == last => format!("step {first}"),
+        (first, last) => format!("the steps {first} to {last}"),
+    };
+    match ranges {
+        [] => "no step".to_owned(),
+        [range] => one(range),
+        [first, .., last] => format!("some of the steps {} to {}", first.start(), last.end()),
+    }
+}
+
+/// Steps without a line below the highest one with a line.
+#[derive(Debug, Default)]
+struct Gaps {
+    highest: u64,
+    ranges: Vec<RangeInclusive<u64>>,
+}
+
+impl Gaps {
+    fn record(&mut self, step: u64) {
+        if step > self.highest {
+            if step - self.highest > 1 {
+                self.ranges.push(self.highest + 1..=step - 1);
+            }
+            self.highest = step;
+        } else if let Some(at) = self.ranges.iter().position(|range| range.contains(&step)) {
+            // A resumed run repeats steps.
+            let (first, last) = self.ranges[at].clone().into_inner();
+            let rest = [first..=step - 1, step + 1..=last];
+            self.ranges.splice(at..=at, rest.into_iter().filter(|range| !range.is_empty()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Journal;
+    use crate::journal::testing::step_record;
+
+    #[test]
+    fn steps_without_a_line_are_found() {
+        let check = |steps: &[u64], done: u64, expected: &[RangeInclusive<u64>], text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("journal.jsonl");
+            let mut journal = Journal::open(&path, false).unwrap();
+            for &step in steps {
+                journal.write(&Entry::Step(step_record(step, 0.5))).unwrap();
+            }
+            let found = missing_steps(&path, done).unwrap();
+            assert_eq!(found, expected, "{steps:?}");
+            assert_eq!(describe_steps(&found), text);
+        };
+        check(&[], 0, &[], "no step");
+        check(&[1, 2, 3], 2, &[], "no step");
+        check(&[1], 60, &[2..=60], "the steps 2 to 60");
+        check(&[3, 4], 4, &[1..=2], "the steps 1 to 2");
+        check(&[1, 3, 4, 7], 8, &[2..=2, 5..=6, 8..=8], "some of the steps 2 to 8");
+        // Steps that a resumed run repeats are not lost.
+        check(&[1, 2, 3, 2, 3, 4], 4, &[], "no step");
+        check(&[1, 5, 2, 3, 4, 5], 5, &[], "no step");
+        check(&[1, 9, 4], 9, &[2..=3, 5..=8], "some of the steps 2 to 8");
+        check(&[2], 2, &[1..=1], "step 1");
+    }
+}
