@@ -445,11 +445,12 @@ fn unique_names(found: Vec<(PathBuf, Dataset)>, root: &Path) -> Result<Vec<Datas
         *count.entry(dataset.name.clone()).or_default() += 1;
     }
     let mut datasets: Vec<Dataset> = Vec::with_capacity(found.len());
+    let mut names: HashSet<String> = HashSet::new();
     for (path, mut dataset) in found {
         if count[&dataset.name] > 1 {
             dataset.rename(&joined_name(&path, root));
         }
-        if datasets.iter().any(|other| other.name == dataset.name) {
+        if !names.insert(dataset.name.clone()) {
             return Err(DatasetError::SameName { path: root.to_owned(), name: dataset.name });
         }
         datasets.push(dataset);

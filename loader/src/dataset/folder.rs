@@ -170,11 +170,14 @@ fn is_dataset(folder: &Folder) -> bool {
     may_name_cts(&folder.name) || (may_name_dataset(&folder.name) && holds_both(folder))
 }
 
-/// Returns true if a folder, or one within it, holds both files that are named like images and files that are named
-/// like label maps.
+/// Returns true if a folder, or one within it, holds files that are named like label maps, and files that are named like images
+/// or like the images of these label maps.
 fn holds_both(folder: &Folder) -> bool {
-    let has = |meets: fn(&str) -> bool| folder.volumes().any(|(_, stem)| meets(stem));
-    (has(is_image_name) && has(is_label_name)) || folder.folders.iter().any(holds_both)
+    let (labels, images): (Vec<&str>, Vec<&str>) =
+        folder.volumes().map(|(_, stem)| stem).partition(|stem| is_label_name(stem));
+    let keys: HashSet<String> = labels.iter().map(|stem| loose_key(stem)).collect();
+    let is_image = |stem: &&str| is_image_name(stem) || keys.contains(&loose_key(stem));
+    (!labels.is_empty() && images.iter().any(is_image)) || folder.folders.iter().any(holds_both)
 }
 
 /// Label maps of an image of which none is the image's own by its name.

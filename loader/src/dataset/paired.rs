@@ -6,14 +6,14 @@
 //! part, each part with label maps is a dataset.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::Description;
 use super::modality::Modalities;
 use super::pair::{Pair, by_names};
 use super::roles::{Split, case_key, loose_key};
-use super::tree::{Folder, TreeFile};
+use super::tree::{Folder, TreeFile, name_of};
 use super::unused::{UnusedReason, apart, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, LabelFiles, SkippedCase};
@@ -149,13 +149,19 @@ fn join(
             dataset.cases.push(case);
         }
     }
-    let reason = |file: &TreeFile| explain(file, pair, &names, modalities);
+    let places = [&pair.images, &pair.labels, &pair.competing].map(|folders| paths(folders));
+    let reason = |file: &TreeFile| explain(file, pair, &places, &names, modalities);
     dataset.unused = all.iter().flat_map(|folder| rest(folder, &taken, reason)).collect();
     dataset.note_missing_labels(!pair.labels.is_empty());
     if !pair.competing.is_empty() {
         dataset.notes.push(DatasetNote::CompetingLabels { folders: names_of(&pair.competing) });
     }
     dataset
+}
+
+/// Paths of folders.
+fn paths<'a>(folders: &[&'a Folder]) -> HashSet<&'a Path> {
+    folders.iter().map(|folder| folder.path.as_path()).collect()
 }
 
 /// Names of folders, as messages list them.
@@ -187,20 +193,25 @@ impl<'a> ByKey<'a> {
     }
 }
 
-/// The reason why a volume belongs to no case.
-fn explain(file: &TreeFile, pair: &Pair<'_>, names: &ChannelNames, modalities: Modalities) -> UnusedReason {
-    let Pair { images, labels, competing, .. } = pair;
+/// The reason why a volume belongs to no case. `places` are the folders of images, those of label maps, and competing ones.
+fn explain(
+    file: &TreeFile,
+    pair: &Pair<'_>,
+    places: &[HashSet<&Path>; 3],
+    names: &ChannelNames,
+    modalities: Modalities,
+) -> UnusedReason {
+    let [images, labels, competing] = places;
     let stem = file.stem().unwrap_or_default();
-    let parent = file.path.parent();
-    let base = images[0].path.parent().unwrap_or(&images[0].path);
-    for folder in images.iter().chain(labels) {
-        if file.path.starts_with(&folder.path) && parent != Some(folder.path.as_path()) {
-            return UnusedReason::InSubfolder { of: folder.name.clone() };
-        }
+    let first = &pair.images[0].path;
+    let base = first.parent().unwrap_or(first);
+    let around = || file.path.ancestors().skip(1);
+    if let Some(folder) = around().skip(1).find(|folder| images.contains(*folder) || labels.contains(*folder)) {
+        return UnusedReason::InSubfolder { of: name_of(folder) };
     }
-    let lies_in = |folders: &[&Folder]| folders.iter().any(|folder| file.path.starts_with(&folder.path));
+    let lies_in = |folders: &HashSet<&Path>| around().any(|folder| folders.contains(folder));
     if lies_in(competing) {
-        UnusedReason::CompetingLabels { folders: names_of(competing) }
+        UnusedReason::CompetingLabels { folders: names_of(&pair.competing) }
     } else if lies_in(labels) {
         UnusedReason::LabelWithoutImage
     } else if let Some(word) = modalities.foreign_word(stem) {

@@ -1,5 +1,7 @@
 //! Words in file and folder names that distinguish images from label maps and join the two.
 
+use std::collections::HashSet;
+
 use super::modality::has_ct_word;
 use super::words::{by_case, parts, pieces};
 
@@ -104,19 +106,28 @@ const LONGEST_KNOWN: usize = 32;
 /// Splits a word in lower case into words of this module, of which it consists: `trainingimg` is `training`, `img`. `None` for
 /// all other words.
 fn known_words(word: &str) -> Option<Vec<&'static str>> {
+    if word.len() > LONGEST_KNOWN { None } else { known_words_of(word, &mut HashSet::new()) }
+}
+
+/// Splits the end of a word as [`known_words`] does, without a second look at those of the lengths in `failed`.
+fn known_words_of(word: &str, failed: &mut HashSet<usize>) -> Option<Vec<&'static str>> {
     if word.is_empty() {
         return Some(Vec::new());
     }
-    if word.len() > LONGEST_KNOWN {
+    if failed.contains(&word.len()) {
         return None;
     }
     let images = IMAGE_WORDS.into_iter().chain(IMAGE_FOLDERS).chain(IMAGE_FOLDER_WORDS);
     let splits = SPLIT_WORDS.into_iter().chain(SHORT_SPLITS).map(|(word, _)| word);
     let mut known = images.chain(LABEL_WORDS).chain(splits);
-    known.find_map(|known| {
-        let rest = known_words(word.strip_prefix(known)?)?;
+    let found = known.find_map(|known| {
+        let rest = known_words_of(word.strip_prefix(known)?, failed)?;
         Some([vec![known], rest].concat())
-    })
+    });
+    if found.is_none() {
+        failed.insert(word.len());
+    }
+    found
 }
 
 fn is_known(word: &str) -> bool {
@@ -174,7 +185,8 @@ pub(super) fn may_name_dataset(name: &str) -> bool {
 pub(super) fn may_name_cts(name: &str) -> bool {
     let words = folder_words(name);
     let is_strong = |word: &str| LABEL_WORDS.contains(&word) && !WEAK_LABEL_WORDS.contains(&word);
-    has_ct_word(name) && may_name_dataset(name) && !words.iter().any(|word| is_strong(word))
+    let has_ct = has_ct_word(name) || words.iter().any(|word| has_ct_word(word));
+    has_ct && may_name_dataset(name) && !words.iter().any(|word| is_strong(word))
 }
 
 /// Returns true if a folder's name says that it holds predictions of a model.
@@ -340,9 +352,13 @@ mod tests {
         {
             assert_eq!(may_name_dataset(name), expected, "{name}");
         }
-        for (name, expected) in
-            [("COVID-19-CT-Seg_20cases", true), ("CT_seg", false), ("Lung_Mask", false), ("COVID-CT-Mask", false)]
-        {
+        for (name, expected) in [
+            ("COVID-19-CT-Seg_20cases", true),
+            ("AutoSegCT", true),
+            ("CT_seg", false),
+            ("Lung_Mask", false),
+            ("COVID-CT-Mask", false),
+        ] {
             assert_eq!(may_name_cts(name), expected, "{name}");
         }
     }
@@ -369,6 +385,8 @@ mod tests {
             ("imagesTraining", Some(Split::Training)),
             ("LiTS", None),
             ("imagesTr_extra", Some(Split::Training)),
+            ("imgimgimgimgimgimgimgimgimgtr", Some(Split::Training)),
+            ("imgimgimgimgimgimgimgimgimgimgx", None),
         ] {
             assert_eq!(Split::of(name), split, "{name}");
         }

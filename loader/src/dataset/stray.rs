@@ -1,7 +1,7 @@
 //! Volumes of plain folders next to case folders. By its layout, a folder with one image and its label map is a case,
 //! and a folder with two of each is not, although it holds the same kind of data.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::modality::Modalities;
@@ -33,6 +33,8 @@ pub(super) fn take(
     let with_pairs: HashSet<PathBuf> = labelled.filter_map(|case| Some(case.image.parent()?.to_owned())).collect();
     let is_wanted = |path: &Path| all || path.parent().is_some_and(|place| with_pairs.contains(place));
     let mut taken: HashSet<PathBuf> = HashSet::new();
+    let mut places: HashMap<PathBuf, usize> =
+        found.iter().enumerate().map(|(at, (folder, _))| (folder.clone(), at)).collect();
     // By folder, because datasets of one name get other names later.
     let mut ids: HashSet<(PathBuf, String)> = found
         .iter()
@@ -42,7 +44,7 @@ pub(super) fn take(
     let mut cases: Vec<CaseFiles> = plain.cases.into_iter().filter(|case| is_wanted(&case.image)).collect();
     cases.sort_by_key(|case| case.image.components().count());
     for mut case in cases {
-        let dataset = dataset_around(&case.image, found);
+        let dataset = dataset_around(&case.image, found, &mut places);
         taken.extend(case.files().map(Path::to_owned));
         case.case_id = case_id(&case.image, &dataset.0);
         case.dataset.clone_from(&dataset.1.name);
@@ -55,7 +57,7 @@ pub(super) fn take(
     }
     for unused in plain.unused.into_iter().filter(|unused| is_wanted(&unused.path)) {
         taken.insert(unused.path.clone());
-        dataset_around(&unused.path, found).1.unused.push(unused);
+        dataset_around(&unused.path, found, &mut places).1.unused.push(unused);
     }
     for (_, dataset) in found {
         dataset.cases.sort();
@@ -65,12 +67,17 @@ pub(super) fn take(
     stray.retain(|file| !taken.contains(&file.path));
 }
 
-/// The innermost dataset whose folder holds a file; made for the file's own folder if there is none.
-fn dataset_around<'a>(file: &Path, found: &'a mut Vec<(PathBuf, Dataset)>) -> &'a mut (PathBuf, Dataset) {
-    let around = (0..found.len()).filter(|&at| file.starts_with(&found[at].0));
-    let at = around.max_by_key(|&at| found[at].0.components().count()).unwrap_or_else(|| {
+/// The innermost dataset whose folder holds a file; made for the file's own folder if there is none. `places` are the positions
+/// of the datasets by their folders.
+fn dataset_around<'a>(
+    file: &Path,
+    found: &'a mut Vec<(PathBuf, Dataset)>,
+    places: &mut HashMap<PathBuf, usize>,
+) -> &'a mut (PathBuf, Dataset) {
+    let at = file.ancestors().find_map(|folder| places.get(folder).copied()).unwrap_or_else(|| {
         let place = file.parent().unwrap_or(file).to_owned();
         let dataset = Dataset { name: super::tree::name_of(&place), ..Dataset::default() };
+        places.insert(place.clone(), found.len());
         found.push((place, dataset));
         found.len() - 1
     });

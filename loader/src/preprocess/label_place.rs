@@ -36,8 +36,9 @@ pub struct Shift {
 }
 
 impl Shift {
-    /// Distance of two grids of the same shape.
-    fn between(image: &Affine, label: &Affine, shape: [usize; 3]) -> Self {
+    /// Distance of two grids of the same shape, in voxels of the first one.
+    #[must_use]
+    pub fn between(image: &Affine, label: &Affine, shape: [usize; 3]) -> Self {
         let shortest = spacing(image).into_iter().fold(f64::INFINITY, f64::min);
         let mm = largest_shift_mm(image, label, shape);
         let parts = largest_shift_voxels(image, label, shape).unwrap_or([f64::INFINITY; 3]);

@@ -285,8 +285,8 @@ impl LabelFile {
             Err(GridMismatch::Shape { found, scan }) => {
                 bail!("case {case_id}: the label has {scan:?} voxels, the prediction {found:?}; {expected}")
             }
-            Err(GridMismatch::Place { shift_mm }) => {
-                bail!("case {case_id}: label and prediction lie {shift_mm:.2} mm apart; {expected}")
+            Err(GridMismatch::Place { shift }) => {
+                bail!("case {case_id}: label and prediction lie {shift} apart; {expected}")
             }
         }
     }

@@ -282,11 +282,12 @@ impl Evaluation {
 
     /// JSON with the same figures, and their means with 95% confidence intervals. A figure that was not measured is
     /// `null`; so are the distances of a class that one of the two maps lacks: `missed` by the prediction, or
-    /// `only_predicted`. All lists of classes have one order, and the means have their numbers.
+    /// `only_predicted`. All lists of classes have one order; figures of a class have its number.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
-        let class = |metrics: &ClassMetrics| {
+        let class = |class: usize, metrics: &ClassMetrics| {
             serde_json::json!({
+                "class": class,
                 "dice": finite(metrics.dice),
                 "surface_dice": finite(metrics.surface_dice),
                 "hd95_mm": finite(metrics.hd95_mm),
@@ -298,7 +299,8 @@ impl Evaluation {
             })
         };
         let case = |case: &CaseMetrics| {
-            let classes: Vec<serde_json::Value> = self.classes_of(case).map(|(.., metrics)| class(metrics)).collect();
+            let classes: Vec<serde_json::Value> =
+                self.classes_of(case).map(|(at, _, metrics)| class(at, metrics)).collect();
             serde_json::json!({ "case_id": case.case_id, "mean_fg_dice": finite(case.mean_fg_dice()), "classes": classes })
         };
         let mean =
@@ -411,7 +413,7 @@ pub(super) mod tests {
         assert_eq!(json["classes"], serde_json::json!(["background", "spleen"]));
         assert_eq!((&json["means"][1]["class"], &json["means"][1]["num_missed"]), (&2.into(), &1.into()));
         let classes = json["cases"][1]["classes"].as_array().unwrap();
-        assert_eq!((classes.len(), &classes[1]["missed"]), (2, &true.into()));
+        assert_eq!((classes.len(), &classes[1]["class"], &classes[1]["missed"]), (2, &2.into(), &true.into()));
     }
 
     #[test]
@@ -421,7 +423,7 @@ pub(super) mod tests {
         assert_eq!((&json["mean_fg_dice"], &json["tolerance_mm"]), (&0.5.into(), &1.0.into()));
         let class = |case: usize, class: usize| json["cases"][case]["classes"][class].clone();
         let expected = serde_json::json!({
-            "dice": 0.0, "surface_dice": 0.0, "hd95_mm": null, "assd_mm": null, "volume_diff_ml": -0.002,
+            "class": 2, "dice": 0.0, "surface_dice": 0.0, "hd95_mm": null, "assd_mm": null, "volume_diff_ml": -0.002,
             "volume_diff_percent": -100.0, "missed": true, "only_predicted": false
         });
         assert_eq!(class(1, 2), expected);

@@ -82,8 +82,8 @@ impl CrossAttention {
         }
     }
 
-    /// Adds the attention of the `normed` tokens to `context` `[N, M, dim]` to the trunk `x` `[N, L, dim]` → `[N, L,
-    /// dim]`.
+    /// Adds the attention of the `normed` tokens to `context` `[N, M, dim]` to the trunk `x`; `[N, L, dim]` →
+    /// `[N, L, dim]`.
     #[must_use]
     pub fn add_to(&self, x: impl Into<Trunk>, normed: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         let p = self.precision;

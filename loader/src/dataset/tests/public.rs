@@ -226,6 +226,16 @@ fn datasets_named_like_label_maps_hold_images() {
             ("X-Seg/p_1/p_1_a_seg.nii", UnusedReason::AmbiguousLabel),
             ("X-Seg/p_1/p_1_b_seg.nii", UnusedReason::AmbiguousLabel),
         ]);
+    Found::in_files(&["AutoSegCT/p1.nii", "AutoSegCT/p2.nii"])
+        .cases(&["data/AutoSegCT/p1 AutoSegCT/p1.nii -", "data/AutoSegCT/p2 AutoSegCT/p2.nii -"]);
+    let pairs = ["p1", "p1_seg", "p2", "p2_seg"].map(|stem| format!("LiverSegmentationChallenge/{stem}.nii"));
+    let paths = pairs.each_ref().map(String::as_str);
+    Found::in_files(&paths)
+        .cases(&[
+            &format!("data/LiverSegmentationChallenge/p1 {} {}", paths[0], paths[1]),
+            &format!("data/LiverSegmentationChallenge/p2 {} {}", paths[2], paths[3]),
+        ])
+        .unused(&[]);
     // Folders of label maps and nothing else remain such.
     Found::in_files(&["OrganSegmentations/a.nii", "b.nii", "c.nii"])
         .cases(&["data/b b.nii -", "data/c c.nii -"])

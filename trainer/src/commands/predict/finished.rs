@@ -233,7 +233,7 @@ mod tests {
             };
             check(&cut, "");
         }
-        check(&|path| write(path, SHAPE, 4.0, &LABELS), "lies 4.00 mm from the scan");
+        check(&|path| write(path, SHAPE, 4.0, &LABELS), "lies 4.00 mm (");
         check(&|path| write(path, [3, 3, 1], 0.0, &[0; 9]), "has [3, 3, 1] voxels, the scan [3, 2, 1]");
         check(&|path| write(path, SHAPE, 0.0, &[2; 6]), "label 2 is out of range; the classes are 0 to 1");
     }

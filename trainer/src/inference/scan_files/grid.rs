@@ -1,8 +1,7 @@
 //! Comparison of the grids of two files.
 
-use hiend_loader::geometry::largest_shift_mm;
 use hiend_loader::preprocess::PreprocessError;
-use hiend_loader::preprocess::label_place::LabelPlace;
+use hiend_loader::preprocess::label_place::{LabelPlace, Shift};
 use hiend_loader::volume::VolumeInfo;
 use thiserror::Error;
 
@@ -22,10 +21,10 @@ pub enum GridMismatch {
         scan: [usize; 3],
     },
     /// The corners lie at different positions.
-    #[error("lies {shift_mm:.2} mm from the scan")]
+    #[error("lies {shift} from the scan")]
     Place {
-        /// Largest distance between corresponding corners, in mm.
-        shift_mm: f64,
+        /// Largest distance between corresponding corners.
+        shift: Shift,
     },
 }
 
@@ -37,8 +36,8 @@ pub fn check_same_grid(scan: &VolumeInfo, found: &VolumeInfo) -> Result<(), Grid
     if found.shape != scan.shape {
         return Err(GridMismatch::Shape { found: found.shape, scan: scan.shape });
     }
-    let shift_mm = largest_shift_mm(&scan.affine, &found.affine, scan.shape);
-    if shift_mm <= MAX_SHIFT_MM { Ok(()) } else { Err(GridMismatch::Place { shift_mm }) }
+    let shift = Shift::between(&scan.affine, &found.affine, scan.shape);
+    if shift.mm <= MAX_SHIFT_MM { Ok(()) } else { Err(GridMismatch::Place { shift }) }
 }
 
 /// Map from the voxels of a grid to those of another with the same voxels, whose array may have its axes in another order
@@ -59,7 +58,7 @@ impl SameVoxels {
     /// The difference, if the voxels lie further apart than [`LabelPlace::of`] accepts.
     pub fn between(scan: &VolumeInfo, found: &VolumeInfo) -> Result<Self, GridMismatch> {
         let place = LabelPlace::of(scan, found).map_err(|error| match error {
-            PreprocessError::LabelPlace { shift } => GridMismatch::Place { shift_mm: shift.mm },
+            PreprocessError::LabelPlace { shift } => GridMismatch::Place { shift },
             // The other one, of the shapes.
             _ => GridMismatch::Shape { found: found.shape, scan: scan.shape },
         })?;
@@ -137,10 +136,10 @@ mod tests {
         let mut flipped = shifted;
         flipped[0] = [-1.5, 0.0, 0.0, -0.5];
         for affine in [shifted, flipped] {
-            let Err(GridMismatch::Place { shift_mm }) = SameVoxels::between(&scan, &info(SHAPE, affine)) else {
+            let Err(GridMismatch::Place { shift }) = SameVoxels::between(&scan, &info(SHAPE, affine)) else {
                 panic!("{affine:?}")
             };
-            assert!((shift_mm - 3.0).abs() < 1e-9, "{shift_mm}");
+            assert!((shift.mm - 3.0).abs() < 1e-9 && (shift.voxels - 2.0).abs() < 1e-9, "{shift:?}");
         }
         let other = SameVoxels::between(&scan, &info([2, 4, 3], AFFINE)).unwrap_err();
         assert_eq!(other, GridMismatch::Shape { found: [2, 4, 3], scan: SHAPE });
