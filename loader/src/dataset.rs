@@ -302,7 +302,7 @@ impl Finder<'_> {
     fn search_described(&mut self, folder: &Folder, is_root: bool) -> Result<Option<Description>, DatasetError> {
         let description = description::read(&folder.path, self.root)?;
         let listed = match &description {
-            Some(description) => listed::read(folder, description)?,
+            Some(description) => listed::read(folder, self.root, description)?,
             None => None,
         };
         let listed = listed.map(|(dataset, files)| {

@@ -13,12 +13,13 @@ use super::{Dataset, DatasetError, DatasetNote, DescriptionFault};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 use crate::volume::file_stem;
 
-/// The dataset, and all files that it lists, wherever they lie. `None` if the description lists no cases.
+/// The dataset, and all files that it lists, wherever they lie in `root`. `None` if the description lists no cases.
 ///
 /// # Errors
 /// If a listed file cannot be accessed, or an entry has no usable name.
 pub(super) fn read(
     folder: &Folder,
+    root: &Path,
     description: &Description,
 ) -> Result<Option<(Dataset, HashSet<PathBuf>)>, DatasetError> {
     if description.cases.is_empty() {
@@ -27,10 +28,12 @@ pub(super) fn read(
     let mut dataset = Dataset::described(folder.name.clone(), Some(description));
     let mut taken: HashSet<PathBuf> = HashSet::new();
     let mut first_of: HashMap<String, (PathBuf, Option<PathBuf>)> = HashMap::new();
+    // Names of the cases of images with several entries, and the reason to skip them.
+    let mut unclear: HashMap<String, &str> = HashMap::new();
     let firsts = description.cases.iter().map(|listed| with_channel(&listed.images[0]));
     let firsts: Vec<PathBuf> = firsts.collect::<Result<_, _>>()?;
     let neighbours = Neighbours::of(&description.cases, &firsts)?;
-    let own_names = OwnNames::of(folder, &firsts, &neighbours);
+    let own_names = OwnNames::of(folder, root, &firsts, &neighbours);
     for (listed, image) in description.cases.iter().zip(firsts.iter().cloned()) {
         let ListedCase { case_id, images, label } = listed;
         let role = neighbours.role(&image);
@@ -67,10 +70,12 @@ pub(super) fn read(
                 let reason = "dataset.json lists two images of this name";
                 dataset.skipped.push(SkippedCase::new(&case, &case.image, reason));
             } else if first_label != label {
-                let others = dataset.cases.extract_if(.., |other| other.case_id == case.case_id);
-                let reason = "dataset.json lists two label maps of this image; keep one";
-                let skipped = others.map(|other| SkippedCase::new(&other, &other.image, reason));
-                dataset.skipped.extend(skipped);
+                let reason = if first_label.is_some() && label.is_some() {
+                    "dataset.json lists two label maps of this image; keep one"
+                } else {
+                    "dataset.json lists this image with and without a label map; keep one of the entries"
+                };
+                unclear.entry(case.case_id).or_insert(reason);
             }
             continue;
         }
@@ -85,6 +90,9 @@ pub(super) fn read(
         } else {
             dataset.cases.push(case);
         }
+    }
+    for case in dataset.cases.extract_if(.., |case| unclear.contains_key(&case.case_id)) {
+        dataset.skipped.push(SkippedCase::new(&case, &case.image, unclear[&case.case_id]));
     }
     dataset.cases.sort();
     dataset.note_shared_labels();
@@ -115,8 +123,8 @@ struct OwnNames(HashMap<PathBuf, String>);
 
 impl OwnNames {
     /// The names of the first images of cases. Where images in several folders have one name, as `p1/ct` and `p2/ct`, the path
-    /// below the folder of the dataset is a part of it.
-    fn of(folder: &Folder, images: &[PathBuf], neighbours: &Neighbours) -> Self {
+    /// below the folder of the dataset, or below `root` for an image outside of that folder, is a part of it.
+    fn of(folder: &Folder, root: &Path, images: &[PathBuf], neighbours: &Neighbours) -> Self {
         let name_of = |image: &PathBuf| match neighbours.role(image)? {
             NameRole::Case(case_id) | NameRole::FirstOfSeveral(case_id) => Some(case_id.to_owned()),
             // A further channel that is listed as an image is a case of its own.
@@ -131,7 +139,10 @@ impl OwnNames {
         let full_name = |image: &PathBuf| {
             let name = name_of(image)?;
             let place = image.parent().filter(|_| places[&name].len() > 1);
-            let place = place.map_or(Path::new(""), |place| place.strip_prefix(&folder.path).unwrap_or(place));
+            let place = place.map_or(Ok(Path::new("")), |place| {
+                place.strip_prefix(&folder.path).or_else(|_| place.strip_prefix(root))
+            });
+            let place = place.ok()?;
             Some((image.clone(), place.join(name).to_string_lossy().replace('\\', "/")))
         };
         Self(images.iter().filter_map(full_name).collect())

@@ -19,6 +19,22 @@ fn images_of_one_name_in_several_folders_are_cases_named_with_the_folder() {
 }
 
 #[test]
+fn names_of_images_outside_of_the_folder_of_the_list_hold_no_path_of_the_machine() {
+    let json = r#"{"labels": {"background": 0, "liver": 1}, "training": [{"image": "../pool/p1/ct.nii"},
+        {"image": "../pool/p2/ct.nii"}]}"#;
+    Found::in_described(&["pool/p1/ct.nii", "pool/p2/ct.nii"], &[("lists/dataset.json", json)])
+        .cases(&["lists/pool/p1/ct pool/p1/ct.nii -", "lists/pool/p2/ct pool/p2/ct.nii -"])
+        .skipped(&[]);
+}
+
+#[test]
+fn an_image_listed_with_and_without_a_label_map_is_named_as_such() {
+    listed(&["a.nii", "b.nii", "l.nii"], r#""training": [{"image": "a.nii", "label": "l.nii"}, "a.nii", "b.nii"]"#)
+        .cases(&["data/b b.nii -"])
+        .skipped(&[("data/a", "dataset.json lists this image with and without a label map; keep one of the entries")]);
+}
+
+#[test]
 fn a_label_map_of_two_images_is_told_and_two_label_maps_of_one_image_are_not_chosen_between() {
     let files = ["a.nii", "b.nii", "l.nii", "m.nii"];
     let shared = listed(
