@@ -393,7 +393,7 @@ impl<'a> Conversion<'a> {
         stored?;
         summary.interrupted = stop.is_requested() && num_left > 0;
         claiming.map_or(Ok(()), |claiming| claiming.leave(num_left == 0))?;
-        take_stock(out, datasets, &options, &lock, &mut summary)?;
+        take_stock(out, datasets, &options, (&lock, &stop), &mut summary)?;
         if summary.pruned.is_some() {
             // Lists the cases of each shard, and the names of the classes that are left.
             folder::write_manifest(out, datasets, &config, Names::Replaced)?;
@@ -408,7 +408,7 @@ fn take_stock(
     out: &Location,
     datasets: &[Dataset],
     options: &ConvertOptions,
-    lock: &RunLock,
+    (lock, stop): (&RunLock, &Stop),
     summary: &mut Summary,
 ) -> Result<(), ConvertError> {
     // A case that cannot be read today is still in the data: what the cache has of it stays.
@@ -423,7 +423,7 @@ fn take_stock(
     if !summary.interrupted && out.url().is_none() {
         let skipped: HashSet<&str> = summary.skipped.iter().map(|skipped| skipped.case.as_str()).collect();
         summary.unseen = unseen::find(&cache, datasets, &skipped);
-        summary.unnamed = unnamed::find(&cache, datasets);
+        summary.unnamed = unnamed::find(&cache, datasets, options.worker, stop);
     }
     summary.not_in_data = cache.cases().iter().filter(|case| !listed.contains(case.key())).count();
     let same = same_scan::find(&cache, &listed);

@@ -26,11 +26,15 @@ pub(super) enum Held {
 
 /// Keeps the cases that belong to worker `number` of `workers`.
 pub fn keep_share(datasets: &mut [Dataset], (number, workers): (usize, usize)) {
-    let ours = |key: &str| case_key(key) % workers.max(1) as u64 == number as u64;
     for dataset in datasets {
-        dataset.cases.retain(|case| ours(&case.key()));
-        dataset.skipped.retain(|skipped| ours(&skipped.case));
+        dataset.cases.retain(|case| is_in_share(&case.key(), (number, workers)));
+        dataset.skipped.retain(|skipped| is_in_share(&skipped.case, (number, workers)));
     }
+}
+
+/// Returns true if the case belongs to worker `number` of `workers`.
+pub(super) fn is_in_share(key: &str, (number, workers): (usize, usize)) -> bool {
+    case_key(key) % workers.max(1) as u64 == number as u64
 }
 
 /// Waits until no other process converts the same share into the cache at `location`, and excludes others.

@@ -142,6 +142,12 @@ fn label_values_without_a_name_are_reported_with_an_example() {
                     there, or correct the label maps: fine-tuning refuses them";
         assert_eq!(summary.unnamed[0].to_string(), text);
     }
+    // Each worker tells those of its own cases.
+    let of_share = |worker| {
+        let summary = place.convert_with(ConvertOptions { worker: (worker, 2), ..ConvertOptions::default() }).unwrap();
+        summary.unnamed.iter().map(|unnamed| unnamed.num_cases).sum::<usize>()
+    };
+    assert_eq!([0, 1].map(of_share).into_iter().sum::<usize>(), 2);
     // A region and the ignore label name values as well.
     describe(r#""liver": 1, "whole": [1, 9], "ignore": 255"#);
     assert!(place.convert().unnamed.is_empty());
