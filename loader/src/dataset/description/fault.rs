@@ -60,15 +60,15 @@ pub enum DescriptionFault {
         /// Label value that both classes have.
         label: u8,
     },
-    /// A class with two label values.
-    #[error("labels: {name} has two values, {first} and {second}; keep one")]
-    TwoValues {
-        /// Name of the class.
+    /// Two classes or regions of the same name.
+    #[error("labels: {name} is there twice, with the values {first} and {second}; keep one")]
+    Twice {
+        /// Name of both.
         name: String,
-        /// Label value that comes first.
-        first: u8,
+        /// Label value, or list of them, that comes first.
+        first: String,
         /// The other one.
-        second: u8,
+        second: String,
     },
     /// A list of cases in another form.
     #[error("{key:?}: expected {expected}")]
