@@ -1,10 +1,9 @@
 //! Folders that nnU-Net writes: preprocessed data, trained models, and predictions of the validation cases of a fold.
 
-use std::collections::HashSet;
-
+use super::other_file::is_data;
 use super::roles::Split;
-use super::tree::Folder;
-use super::unused::{UnusedFile, UnusedReason, rest};
+use super::tree::{Folder, TreeFile};
+use super::unused::{UnusedFile, UnusedReason};
 
 /// Folders of nnU-Net's versions 1 and 2 that hold no raw data, in lower case.
 const OUTPUTS: [&str; 5] =
@@ -16,11 +15,9 @@ const TRAINER: &str = "nnunettrainer";
 pub(super) fn take_out(folder: &mut Folder, unused: &mut Vec<UnusedFile>) {
     let mut list = |output: &Folder| {
         let reason = UnusedReason::NnunetOutput { folder: output.name.clone() };
-        let mut files = rest(output, &HashSet::new(), |_| reason.clone());
-        let is_data =
-            |file: &&mut UnusedFile| matches!(file.reason, UnusedReason::Arrays { .. } | UnusedReason::RawVoxels);
-        files.iter_mut().filter(is_data).for_each(|file| file.reason = reason.clone());
-        unused.extend(files);
+        // By their names: there may be many files, and none is of use.
+        let reason = |file: &TreeFile| if is_data(file) { reason.clone() } else { UnusedReason::NotAVolume };
+        unused.extend(output.all_files().map(|file| UnusedFile { path: file.path.clone(), reason: reason(file) }));
     };
     if is_output(folder) {
         list(folder);

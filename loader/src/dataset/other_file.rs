@@ -71,10 +71,13 @@ pub(super) const RAW_ENDINGS: [&str; 3] = [".raw.gz", ".zraw", ".raw"];
 /// Endings of archives, which parts of an archive have inside their names, in lower case.
 const ARCHIVES: [&str; 5] = [".tar", ".tgz", ".zip", ".7z", ".rar"];
 
-/// Endings of files that describe the file whose name they are added to: texts, tables, checksums, pictures.
-const COMPANIONS: [&str; 26] = [
-    "json", "jsonl", "txt", "md", "log", "xml", "yaml", "yml", "html", "htm", "csv", "tsv", "xlsx", "pdf", "png",
-    "jpg", "jpeg", "gif", "md5", "sha1", "sha256", "sha512", "sig", "asc", "dvc", "lock",
+/// Endings of files without a volume, also where they are added to the name of one: texts, tables, checksums, pictures, programs
+/// and their data. Such files are not opened.
+const COMPANIONS: [&str; 57] = [
+    "json", "jsonl", "txt", "md", "rst", "log", "xml", "yaml", "yml", "toml", "ini", "cfg", "conf", "html", "htm",
+    "css", "js", "csv", "tsv", "xls", "xlsx", "doc", "docx", "ppt", "pptx", "pdf", "png", "jpg", "jpeg", "gif", "svg",
+    "bmp", "md5", "sha1", "sha256", "sha512", "crc", "crc32", "sig", "asc", "dvc", "lock", "pkl", "pickle", "pt",
+    "pth", "ckpt", "onnx", "py", "pyc", "ipynb", "sh", "bval", "bvec", "parquet", "db", "sqlite",
 ];
 
 /// The reason that a file's name gives, or its first bytes; `None` for a file that is named like a volume.
@@ -89,14 +92,14 @@ pub fn other_file(file_name: &str, path: &Path) -> UnusedReason {
     if name == FILE_NAME && file_name != FILE_NAME {
         return UnusedReason::DescriptionName;
     }
-    if RAW_ENDINGS.iter().any(|ending| name.ends_with(ending)) {
+    if is_raw(&name) {
         return UnusedReason::RawVoxels;
     }
-    let ending = name.rsplit_once('.').map(|(_, ending)| ending);
+    let ending = last_ending(&name);
     let of_name = other_format(&name);
     // Scanners name files of DICOM like pictures, too.
     let may_be_other = matches!(of_name, None | Some(UnusedReason::Format { .. }));
-    if !may_be_other || ending.is_some_and(|ending| COMPANIONS.contains(&ending)) {
+    if !may_be_other || is_companion(&name) {
         return of_name.unwrap_or(UnusedReason::NotAVolume);
     }
     // Files of scanners and archives have no ending, or the last number of an identifier.
@@ -109,6 +112,28 @@ pub fn other_file(file_name: &str, path: &Path) -> UnusedReason {
     }
     let by_content = || VolumeContent::read(path).map(UnusedReason::VolumeByContent);
     of_name.or_else(by_content).unwrap_or(UnusedReason::NotAVolume)
+}
+
+/// Returns true for a file without a volume by its ending, and for an editor's copy of one, as `a.dcm.html~`.
+fn is_companion(name: &str) -> bool {
+    let ending = last_ending(name.trim_end_matches('~')).unwrap_or_default();
+    // `md5sum` and `md5`.
+    COMPANIONS.contains(&ending.strip_suffix("sum").unwrap_or(ending))
+}
+
+fn last_ending(name: &str) -> Option<&str> {
+    name.rsplit_once('.').map(|(_, ending)| ending)
+}
+
+/// Returns true for a name, in any case, that is that of a volume or other data: a volume that is read or not, arrays, raw
+/// voxels, or an archive.
+pub(super) fn is_data(file: &TreeFile) -> bool {
+    let name = file.name.to_lowercase();
+    file.stem().is_some() || is_raw(&name) || other_format(&name).is_some()
+}
+
+fn is_raw(name: &str) -> bool {
+    RAW_ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 /// The reason not to read a file with the ending of a volume in another format or of an archive, or with more behind such an
@@ -128,10 +153,10 @@ fn other_format(name: &str) -> Option<UnusedReason> {
 
 /// The reason for a name, in lower case, with an ending inside: `a.nii.gz.part`, `a.nii (1).gz`, `a.nii.gz~`, `a.zip.001`.
 fn behind_ending(name: &str) -> Option<UnusedReason> {
-    let last = name.rsplit_once('.').map_or("", |(_, ending)| ending);
-    if COMPANIONS.contains(&last) {
+    if is_companion(name) {
         return None;
     }
+    let last = last_ending(name).unwrap_or_default();
     let is_inside = |ending: &&str| {
         let at = name.find(*ending).filter(|at| *at > 0);
         let next = at.and_then(|at| name[at + ending.len()..].chars().next());
@@ -167,6 +192,9 @@ mod tests {
             assert_eq!(other_format(&name.to_lowercase()), Some(UnusedReason::BehindEnding { ending }), "{name}");
         }
         for name in ["a.nii.gz.json", "a.nii.gz.md5", "a.nii2", "a.niix.txt", ".nii.x", "notes.txt", "x.dcmtk", "e"] {
+            assert_eq!(other_format(name), None, "{name}");
+        }
+        for name in ["a.nii.gz.pkl", "a.nii.gz.md5sum", "a.nii.toml", "a.dcm.html~", "a.nii.gz.crc"] {
             assert_eq!(other_format(name), None, "{name}");
         }
     }
