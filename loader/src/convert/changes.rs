@@ -33,7 +33,8 @@ pub struct Changes {
 /// A cache that does not exist counts as empty. Cases of lost and damaged shards count as new.
 ///
 /// # Errors
-/// If the cache cannot be read, or the conversion would refuse it.
+/// If the cache cannot be read, or the conversion would refuse it for its records. Whether scans of another folder would be
+/// replaced takes their content, and is left to the conversion.
 pub fn changes(
     root: &Path,
     datasets: &[Dataset],
@@ -49,7 +50,7 @@ pub fn changes(
             if let Some(other) = faults.iter().position(|fault| !folder::is_damage(fault)) {
                 return Err(faults.swap_remove(other).into());
             }
-            folder::check(&cache, &faults, root, datasets, config, options)?
+            folder::check(&cache, &faults, datasets, config, options)?
         }
         Err(hiend_cache::Error::NoCache { .. }) => Known::nothing(),
         Err(error) => return Err(error.into()),

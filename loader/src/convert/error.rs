@@ -113,10 +113,11 @@ pub enum ConvertError {
     /// The cache has scans of the names in this data from another dataset.
     #[error(
         "{}: holds {} of another dataset named {dataset}, such as {example} from {}, which this data would replace; rename \
-         one of the two folders, choose another --out, or replace them with --reconvert {dataset}",
+         one of the two folders, choose another --out, or replace them with --reconvert {}",
         path.display(),
         crate::plural::count(count, "case"),
-        crate::case::shown(from)
+        crate::case::shown(from),
+        if *count == 1 { example } else { dataset }
     )]
     OtherFolder {
         /// Path of the cache.

@@ -48,7 +48,7 @@ impl Known {
 /// Creates the manifest if there is none, and reads the folder's content.
 ///
 /// # Errors
-/// If the folder cannot be read, or [`check`] refuses it.
+/// If the folder cannot be read, [`check`] refuses it, or scans of another folder would be replaced.
 pub(super) fn prepare(
     out: &Location,
     root: &Path,
@@ -64,7 +64,8 @@ pub(super) fn prepare(
         write_manifest(out, datasets, config, Names::Replaced)?;
     }
     let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;
-    let known = check(&cache, &faults, root, datasets, config, options)?;
+    let known = check(&cache, &faults, datasets, config, options)?;
+    origin::check(cache.dir(), root, datasets, &known, options)?;
     for fault in faults {
         handle_fault(out, fault)?;
     }
@@ -76,16 +77,15 @@ pub(super) fn prepare(
     Ok(known)
 }
 
-/// Checks that a conversion of `datasets`, found in `root`, loses nothing that the cache holds; returns the cache's content.
+/// Checks that a conversion of `datasets` loses nothing that the cache holds; returns the cache's content.
 /// `faults` are the errors of its lost and damaged shards.
 ///
 /// # Errors
-/// If a lost shard held cases outside the data, cases were made with other parameters, classes are numbered differently,
-/// labelled cases that are not in the data would get other class names, or scans of another folder would be replaced.
+/// If a lost shard held cases outside the data, cases were made with other parameters, classes are numbered differently, or
+/// labelled cases that are not in the data would get other class names.
 pub(super) fn check(
     cache: &Cache,
     faults: &[hiend_cache::Error],
-    root: &Path,
     datasets: &[Dataset],
     config: &PreprocessConfig,
     options: &ConvertOptions,
@@ -97,9 +97,7 @@ pub(super) fn check(
     check_classes(cache.dir(), &cache.manifest().datasets, &records, datasets)?;
     check_names(cache.dir(), &cache.manifest().datasets, &records, datasets, options)?;
     let generation = cache.shards().iter().map(|shard| shard.generation()).max().map_or(1, |last| last + 1);
-    let known = Known { records, lost, generation };
-    origin::check(cache.dir(), root, datasets, &known, options)?;
-    Ok(known)
+    Ok(Known { records, lost, generation })
 }
 
 /// Checks that all cases of lost and damaged shards are in the data, so that they can be converted again, unless

@@ -15,8 +15,8 @@ use super::{ConvertError, ConvertOptions};
 use crate::case::CaseFiles;
 use crate::dataset::Dataset;
 
-/// Largest number of images read to find one that both folders have, where no file has the size and time of a record.
-const MOST_READ: usize = 3;
+/// Largest number of images compared to find one that both folders have, where no file has the size and time of a record.
+const MOST_COMPARED: usize = 3;
 
 /// A case of the data, and the record that the cache has of its name.
 type Namesakes<'a> = (&'a CaseFiles, &'a CaseRecord);
@@ -64,8 +64,8 @@ fn image_of(record: &CaseRecord) -> Option<PathBuf> {
     Some(Path::new(record.source.folder.as_ref()?).join(&record.source.image))
 }
 
-/// Returns true if one of the cases has the scan of its record, as in a folder that was moved or copied. An image that
-/// cannot be read is another one.
+/// Returns true if one of the cases has the scan of its record, as in a folder that was moved or copied, or if no image can be
+/// read: such cases are skipped, and replace nothing.
 fn is_one_dataset(root: &Path, cases: &[Namesakes<'_>]) -> bool {
     let now = SystemTime::now();
     let is_untouched = |(case, record): &Namesakes<'_>| {
@@ -76,8 +76,16 @@ fn is_one_dataset(root: &Path, cases: &[Namesakes<'_>]) -> bool {
     }
     let mut cases = cases.to_vec();
     cases.sort_by_cached_key(|(case, record)| case.file_bytes().ok() != Some(record.source.bytes));
-    let has_same_image = |(case, record): &Namesakes<'_>| {
-        case.read_volume().is_ok_and(|image| image.blake3 == record.source.image_blake3)
-    };
-    cases.iter().take(MOST_READ).any(has_same_image)
+    let mut num_others = 0;
+    for (case, record) in cases {
+        match case.read_volume() {
+            Ok(image) if image.blake3 == record.source.image_blake3 => return true,
+            Ok(_) => num_others += 1,
+            Err(_) => {}
+        }
+        if num_others == MOST_COMPARED {
+            return false;
+        }
+    }
+    num_others == 0
 }

@@ -50,12 +50,13 @@ fn scans_of_another_folder_of_the_same_name_are_not_replaced() {
     }
     let error = with(&["scans/a"]).unwrap_err();
     assert!(matches!(&error, ConvertError::OtherFolder { count: 1, example, .. } if example == "scans/b"), "{error}");
-    // A dry run refuses it as well.
+    assert!(error.to_string().ends_with("--reconvert scans/b"), "{error}");
+    // A dry run compares no content.
     let data = place.data().join("B/scans");
     let config = PreprocessConfig { spacing: None, ..PreprocessConfig::default() };
     let datasets = survey(&data).unwrap().datasets;
-    let planned = changes(&data, &datasets, &place.cache(), &config, &ConvertOptions::default());
-    assert!(matches!(planned, Err(ConvertError::OtherFolder { .. })), "{planned:?}");
+    let planned = changes(&data, &datasets, &place.cache(), &config, &ConvertOptions::default()).unwrap();
+    assert_eq!((planned.changed.len(), planned.new.len()), (2, 1));
     assert_eq!(std::fs::read(place.cache().join("manifest.json")).unwrap(), manifest);
     assert_eq!((place.keys(), image_of(&place, "scans/a")), (vec!["scans/a".to_owned(), "scans/b".to_owned()], first));
 
@@ -101,6 +102,23 @@ fn a_folder_that_was_moved_or_copied_is_the_same_dataset() {
     place.write("C/scans/a.nii", &other(4));
     std::fs::remove_file(place.data().join("C/scans/b.nii")).unwrap();
     assert_eq!(convert(&place, "C/scans").replaced, 1);
+}
+
+#[test]
+fn images_that_cannot_be_read_say_nothing_about_the_dataset() {
+    let names = ["a", "b", "c", "d"];
+    let place = Place::new(&[]);
+    for (scan, name) in (1..).zip(names) {
+        place.write(&format!("A/scans/{name}.nii"), &other(scan));
+        std::fs::create_dir_all(place.data().join("B/scans")).unwrap();
+        std::fs::write(place.data().join(format!("B/scans/{name}.nii")), "damaged").unwrap();
+    }
+    convert(&place, "A/scans");
+    // Nothing can be replaced.
+    assert_eq!(convert(&place, "B/scans").skipped.len(), 4);
+    place.write("B/scans/d.nii", &other(4));
+    let summary = convert(&place, "B/scans");
+    assert_eq!((summary.skipped.len(), summary.unchanged), (3, 1));
 }
 
 #[test]
