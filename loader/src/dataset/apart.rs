@@ -16,6 +16,7 @@ pub(super) fn take_out(root: &Path, listed: &HashSet<PathBuf>, listing: &mut Lis
     let has_training: HashSet<PathBuf> =
         cases.flat_map(parts).filter(|part| part.1 == Split::Training).map(|part| part.0).collect();
     for dataset in &mut listing.datasets {
+        let num_found = dataset.cases.len();
         let unused = &mut dataset.unused;
         dataset.cases.retain(|case| {
             let is_apart =
@@ -27,6 +28,9 @@ pub(super) fn take_out(root: &Path, listed: &HashSet<PathBuf>, listing: &mut Lis
             unused.extend(case.files().map(|path| UnusedFile { path: path.to_owned(), reason: reason.clone() }));
             false
         });
+        if dataset.cases.len() < num_found {
+            dataset.renew_missing_labels();
+        }
     }
     for dataset in listing.datasets.extract_if(.., |dataset| dataset.num_listed() == 0 && dataset.vacant.is_empty()) {
         listing.unused.extend(dataset.unused);

@@ -151,6 +151,15 @@ impl Dataset {
         self.notes.push(note);
     }
 
+    /// Renews the note on missing label maps after cases were added or taken out.
+    pub(super) fn renew_missing_labels(&mut self) {
+        let is_unlabelled = |note: &DatasetNote| matches!(note, DatasetNote::Unlabelled { .. });
+        let was_told = self.notes.iter().any(is_unlabelled);
+        self.notes.retain(|note| !is_unlabelled(note) && !matches!(note, DatasetNote::NoLabels { .. }));
+        let has_labels = self.cases.iter().any(|case| case.label.is_some());
+        self.note_missing_labels(was_told || has_labels);
+    }
+
     /// Adds a note if there are more or fewer cases than `dataset.json` claims.
     pub(super) fn note_count(&mut self, claimed: u64) {
         let mut keys: BTreeSet<String> = self.cases.iter().map(CaseFiles::key).collect();

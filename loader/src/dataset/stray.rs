@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::modality::Modalities;
 use super::tree::{Folder, TreeFile};
-use super::{Dataset, DatasetNote, folder};
+use super::{Dataset, folder};
 use crate::case::{CaseFiles, SkippedCase};
 use crate::volume::file_stem;
 
@@ -61,8 +61,7 @@ pub(super) fn take(
     }
     for (_, dataset) in found {
         dataset.cases.sort();
-        dataset.notes.retain(|note| !matches!(note, DatasetNote::Unlabelled { .. }));
-        dataset.note_missing_labels(dataset.cases.iter().any(|case| case.label.is_some()));
+        dataset.renew_missing_labels();
     }
     stray.retain(|file| !taken.contains(&file.path));
 }

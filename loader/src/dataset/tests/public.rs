@@ -49,6 +49,29 @@ fn pairs_of_files_are_cases_wherever_they_lie() {
 }
 
 #[test]
+fn cases_left_out_as_test_data_are_not_told_as_unlabelled() {
+    let found = Found::in_files(&[
+        "Training Batch 1/volume-0.nii",
+        "Training Batch 1/segmentation-0.nii",
+        "Training Batch 1/volume-1.nii",
+        "Training Batch 1/segmentation-1.nii",
+        "Training Batch 2/volume-28.nii",
+        "Training Batch 2/segmentation-28.nii",
+        "LITS-Challenge-Test-Data/test-volume-0.nii",
+    ]);
+    found.unused(&[("LITS-Challenge-Test-Data/test-volume-0.nii", UnusedReason::TestSet)]);
+    let notes: Vec<&DatasetNote> = found.listing.datasets.iter().flat_map(|dataset| &dataset.notes).collect();
+    assert!(!notes.iter().any(|note| matches!(note, DatasetNote::Unlabelled { .. })), "{notes:?}");
+}
+
+#[test]
+fn dicom_in_a_folder_of_predictions_is_told_as_a_prediction() {
+    Found::in_files(&["a.nii", "predictions/x.dcm"])
+        .cases(&["data/a a.nii -"])
+        .unused(&[("predictions/x.dcm", UnusedReason::Prediction)]);
+}
+
+#[test]
 fn folders_that_nnunet_wrote_hold_no_images() {
     let output = |folder: &str| UnusedReason::NnunetOutput { folder: folder.into() };
     assert_eq!(output("fold_0").weight(), Weight::Named);
