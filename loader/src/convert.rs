@@ -436,7 +436,12 @@ fn take_stock(
 fn refuse_vacant(out: &Location, datasets: &[Dataset], listed: &HashSet<String>) -> Result<(), ConvertError> {
     let vacant: Vec<&String> = datasets.iter().flat_map(|dataset| &dataset.vacant).collect();
     let cache = Cache::open_with(out, OpenOptions::for_one_pass())?;
-    let is_vacant = |key: &str| !listed.contains(key) && vacant.iter().any(|prefix| key.starts_with(prefix.as_str()));
+    // `D/p1` stands for itself and for `D/p1/ct`, not for `D/p10`.
+    let is_below = |key: &str, prefix: &str| {
+        let rest = key.strip_prefix(prefix);
+        rest.is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
+    };
+    let is_vacant = |key: &str| !listed.contains(key) && vacant.iter().any(|prefix| is_below(key, prefix));
     let mut gone = cache.cases().iter().map(Case::key).filter(|key| is_vacant(key));
     let Some(example) = gone.next() else { return Ok(()) };
     let example = example.to_owned();

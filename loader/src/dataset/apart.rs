@@ -29,7 +29,7 @@ pub(super) fn take_out(root: &Path, listed: &HashSet<PathBuf>, listing: &mut Lis
             false
         });
         if dataset.cases.len() < num_found {
-            dataset.renew_missing_labels();
+            dataset.renew_missing_labels(false);
         }
     }
     for dataset in listing.datasets.extract_if(.., |dataset| dataset.num_listed() == 0 && dataset.vacant.is_empty()) {

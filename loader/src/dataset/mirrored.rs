@@ -98,7 +98,8 @@ impl Parts {
         let (further, images): (Vec<Named<'_>>, Vec<Named<'_>>) =
             own.iter().copied().partition(|(_, stem)| matches!(names.role(stem), NameRole::Further(_)));
         self.reasons.extend(further.into_iter().map(|(file, _)| (file.path.clone(), UnusedReason::OtherChannel)));
-        let by_image = by_image(&images, &labels, &names);
+        let (by_image, ambiguous) = by_image(&images, &labels, &names);
+        self.reasons.extend(ambiguous.into_iter().map(|label| (label.path.clone(), UnusedReason::AmbiguousLabel)));
         let is_only = images.len() == 1;
         let mut seen: HashSet<String> = HashSet::new();
         for (file, stem) in images {
@@ -148,27 +149,32 @@ fn is_of_folder(part: &Folder, stem: &str) -> bool {
 
 /// The label maps of each image, by the case part of its name: those whose names differ only in words such as `ct` and `seg`
 /// (`true`), or have further words. A label map belongs to the image with the longest such name, and to none if two images
-/// have it.
+/// have it: these label maps come second.
 fn by_image<'a>(
     images: &[Named<'_>],
     labels: &[Named<'a>],
     names: &ChannelNames,
-) -> HashMap<String, Vec<(&'a TreeFile, bool)>> {
+) -> (HashMap<String, Vec<(&'a TreeFile, bool)>>, Vec<&'a TreeFile>) {
     let mut cases: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for &(_, stem) in images {
         let (NameRole::Case(case) | NameRole::FirstOfSeveral(case) | NameRole::Further(case)) = names.role(stem);
         cases.entry(case_key(stem)).or_default().insert(case);
     }
     let mut found: HashMap<String, Vec<(&'a TreeFile, bool)>> = HashMap::new();
+    let mut ambiguous = Vec::new();
     for &(file, stem) in labels {
         let key = case_key(stem);
         let mut shorter = std::iter::successors(Some(key.as_str()), |key| key.rsplit_once('_').map(|(head, _)| head));
         let image = shorter.find_map(|name| cases.get_key_value(name));
-        if let Some((image, _)) = image.filter(|(_, cases)| cases.len() == 1) {
-            found.entry(image.clone()).or_default().push((file, *image == key));
+        match image {
+            Some((image, cases)) if cases.len() == 1 => {
+                found.entry(image.clone()).or_default().push((file, *image == key));
+            }
+            Some(_) => ambiguous.push(file),
+            None => {}
         }
     }
-    found
+    (found, ambiguous)
 }
 
 /// The only label map of an image that has its name; or the only one that has further words.

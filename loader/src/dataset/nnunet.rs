@@ -151,12 +151,12 @@ impl Dataset {
         self.notes.push(note);
     }
 
-    /// Renews the note on missing label maps after cases were added or taken out.
-    pub(super) fn renew_missing_labels(&mut self) {
+    /// Renews the note on missing label maps after cases were added or taken out. `has_labels` is true for a dataset in which each case
+    /// is expected to have one.
+    pub(super) fn renew_missing_labels(&mut self, has_labels: bool) {
         let is_unlabelled = |note: &DatasetNote| matches!(note, DatasetNote::Unlabelled { .. });
         let was_told = self.notes.iter().any(is_unlabelled);
         self.notes.retain(|note| !is_unlabelled(note) && !matches!(note, DatasetNote::NoLabels { .. }));
-        let has_labels = self.cases.iter().any(|case| case.label.is_some());
         self.note_missing_labels(was_told || has_labels);
     }
 

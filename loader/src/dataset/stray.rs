@@ -61,7 +61,7 @@ pub(super) fn take(
     }
     for (_, dataset) in found {
         dataset.cases.sort();
-        dataset.renew_missing_labels();
+        dataset.renew_missing_labels(dataset.cases.iter().any(|case| case.label.is_some()));
     }
     stray.retain(|file| !taken.contains(&file.path));
 }

@@ -109,6 +109,26 @@ fn nothing_of_a_dataset_without_a_usable_description_is_pruned() {
 }
 
 #[test]
+fn an_empty_folder_stands_for_its_own_cases_only() {
+    let parts = ["p1", "p10", "p2"];
+    let files = parts.map(|part| (format!("images/{part}/ct.nii"), format!("labels/{part}/seg.nii")));
+    let place = Place::new(&[]);
+    for (image_file, label_file) in &files {
+        place.write(image_file, &image());
+        place.write(label_file, &label(1, 1));
+    }
+    place.convert();
+    assert_eq!(place.keys(), ["data/p1", "data/p10", "data/p2"]);
+    for kind in ["images", "labels"] {
+        std::fs::remove_dir_all(place.data().join(kind).join("p10")).unwrap();
+        std::fs::remove_dir_all(place.data().join(kind).join("p1")).unwrap();
+        std::fs::create_dir(place.data().join(kind).join("p1")).unwrap();
+    }
+    let error = place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() }).unwrap_err();
+    assert!(matches!(&error, ConvertError::Vacant { count: 1, example, .. } if example == "data/p1"), "{error}");
+}
+
+#[test]
 fn nothing_is_pruned_below_an_empty_folder() {
     let place = Place::new(&[
         ("Dataset001_A/imagesTr/a_0000.nii", image()),

@@ -155,6 +155,9 @@ fn a_label_map_in_a_subfolder_is_that_of_the_image_with_its_name() {
     Found::in_files(&["images/S/a.nii", "images/S/a_b.nii", "labels/S/a_b_seg.nii"])
         .cases(&["data/S/a images/S/a.nii -", "data/S/a_b images/S/a_b.nii labels/S/a_b_seg.nii"])
         .unused(&[]);
+    // Two images of the name.
+    let files = ["images/S/a.nii", "images/S/a_ct.nii", "images/T/x.nii", "labels/S/a_seg.nii", "labels/T/x_seg.nii"];
+    Found::in_files(&files).unused(&[("labels/S/a_seg.nii", UnusedReason::AmbiguousLabel)]);
     // One mask is no label map where other cases have several.
     let masks = ["labels/p1/liver.nii", "labels/p2/liver.nii", "labels/p2/lung.nii"];
     let images = ["images/p1/ct.nii", "images/p2/ct.nii", "images/p3/ct.nii", "labels/p3/seg.nii"];
