@@ -54,15 +54,16 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
             // The error may be the interruption of a request, not damage.
             return Ok(Vec::new());
         }
-        // Every further request would wait for the store as long as this one.
-        if let Some(fault) = faults.iter().find(|fault| is_remote && fault.unread) {
-            anyhow::bail!("{fault}; not every case was checked");
-        }
+        // Ends the run: every further request would wait for the store as long as this one.
+        let unread = faults.iter().position(|fault| is_remote && fault.unread);
         let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
         if !args.json {
-            for fault in &faults {
+            for fault in &faults[..unread.unwrap_or(faults.len())] {
                 progress.print(fault)?;
             }
+        }
+        if let Some(unread) = unread {
+            anyhow::bail!("{}; not every case was checked", faults[unread]);
         }
         progress.advance(shard.cases()[idx].span.len());
         Ok(faults)
@@ -168,6 +169,11 @@ fn repair(cache: &Path, faults: &[&Fault]) -> String {
     }
     let cases: BTreeSet<&str> = faults.iter().filter_map(|fault| fault.case.as_deref()).collect();
     let mut ways = Vec::new();
+    if faults.iter().any(|fault| fault.reason.contains("(os error 5)")) {
+        ways.push(
+            "Error 5 may be that of a network drive that is away: check the drive and verify again first.".to_owned(),
+        );
+    }
     if !cases.is_empty() {
         let mut command = vec![format!("hiend-shard DATA --out {}", shown(cache))];
         let names: BTreeSet<&str> = if cases.len() <= MAX_NAMED {

@@ -81,7 +81,7 @@ fn advice(url: &str, text: &str) -> Option<&'static str> {
         // An answer that is HTTP but not gRPC.
         Some("this is no hiend-serve; expected the URL that it prints as `serving`, not that of its --metrics-listen")
     } else if text.contains("SUN_LEN") {
-        Some("the path of a Unix socket has at most 107 bytes")
+        Some("the path of a Unix socket has at most 107 bytes, and 104 with shared memory, which is at PATH.fd")
     // The first bytes of an answer, taken for a record of TLS or a frame of HTTP/2.
     } else if url.starts_with("https://") && text.contains("InvalidContentType") {
         Some("the URL of a server without TLS begins with http://")
