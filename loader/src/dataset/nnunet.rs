@@ -151,8 +151,8 @@ impl Dataset {
         self.notes.push(note);
     }
 
-    /// Renews the note on missing label maps after cases were added or taken out. `has_labels` is true for a dataset in which each case
-    /// is expected to have one.
+    /// Renews the note on missing label maps after cases were added or taken out. `has_labels` is true for a dataset in which
+    /// each case is expected to have one.
     pub(super) fn renew_missing_labels(&mut self, has_labels: bool) {
         let is_unlabelled = |note: &DatasetNote| matches!(note, DatasetNote::Unlabelled { .. });
         let was_told = self.notes.iter().any(is_unlabelled);
