@@ -472,8 +472,9 @@ fn store(
             shards.push(*encoded)?;
             observe(Event::Converted { case: &case, bytes_in });
         }
-        Outcome::Unchanged { key, bytes_in, findings } => {
+        Outcome::Unchanged { key, bytes_in, is_read, findings } => {
             summary.unchanged += 1;
+            summary.bytes_in += if is_read { bytes_in } else { 0 };
             let finding = |text| Finding { case: key.clone(), text };
             summary.known_findings.extend(findings.into_iter().map(finding));
             observe(Event::Unchanged { case: &key, bytes_in });

@@ -20,8 +20,8 @@ use crate::volume::{VolumeError, VolumeInfo, read_info};
 pub(super) enum Outcome {
     /// Encoded, with the size of its files in bytes.
     Encoded { case: Box<EncodedCase>, bytes_in: u64, findings: Vec<String> },
-    /// Stored in the cache already, with the findings of its conversion.
-    Unchanged { key: String, bytes_in: u64, findings: Vec<String> },
+    /// Stored in the cache already, with the findings of its conversion. `is_read` is true if that took its files' content.
+    Unchanged { key: String, bytes_in: u64, is_read: bool, findings: Vec<String> },
     /// Skipped.
     Skipped(SkippedCase),
     /// Suspicious, in a run that ends on such a case.
@@ -53,7 +53,7 @@ impl CaseConverter<'_> {
         let record = self.known.record(&key).filter(|_| !is_wanted_again)?;
         let source = source_of(self.root, case, SystemTime::now()).ok()?;
         let is_unchanged = record.parameters == self.parameters && looks_the_same(&record.source, &source);
-        is_unchanged.then(|| unchanged(record, source.bytes))
+        is_unchanged.then(|| unchanged(record, source.bytes, false))
     }
 
     /// Returns `true` if the cache held the case with these parameters before the run, and the case is not to be
@@ -78,7 +78,7 @@ impl CaseConverter<'_> {
         let known = self.known.record(&key);
         let known = known.filter(|record| record.parameters == self.parameters && !is_wanted_again);
         if let Some(record) = known.filter(|record| !self.options.checksum && looks_the_same(&record.source, &source)) {
-            return Ok(unchanged(record, source.bytes));
+            return Ok(unchanged(record, source.bytes, false));
         }
         let unread = |err: VolumeError| SkippedCase::new(case, &err.path, err.reason);
         let (image_info, label_info) = headers(case)?;
@@ -100,7 +100,7 @@ impl CaseConverter<'_> {
         if let Some(record) = known.filter(|record| {
             record.source.image_blake3 == source.image_blake3 && record.source.label_blake3 == source.label_blake3
         }) {
-            return Ok(unchanged(record, source.bytes));
+            return Ok(unchanged(record, source.bytes, true));
         }
         let on_suspect = self.options.on_suspect;
         let &PreprocessConfig { normalize, window, .. } = self.config;
@@ -143,9 +143,9 @@ impl CaseConverter<'_> {
 }
 
 /// Outcome of a case whose record is kept.
-fn unchanged(record: &CaseRecord, bytes_in: u64) -> Outcome {
+fn unchanged(record: &CaseRecord, bytes_in: u64, is_read: bool) -> Outcome {
     let findings = record.values.as_ref().map(|values| values.findings.clone()).unwrap_or_default();
-    Outcome::Unchanged { key: record.key(), bytes_in, findings }
+    Outcome::Unchanged { key: record.key(), bytes_in, is_read, findings }
 }
 
 /// Reads the headers of a case's image and label map; for several masks, the header of the first mask.
