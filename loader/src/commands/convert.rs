@@ -116,8 +116,8 @@ fn conclude(
             print(format_args!("  {skipped}"))?;
         }
     }
-    unused::list_findings("Converted, but check these:", &summary.findings)?;
-    unused::list_findings("In the cache unchanged, but check these:", &summary.known_findings)?;
+    unused::list_findings("Converted, but check these:", &summary.findings, true)?;
+    unused::list_findings("In the cache unchanged, but check these:", &summary.known_findings, true)?;
     if task.options.on_suspect != OnSuspect::Warn && !summary.known_findings.is_empty() {
         print("--on-suspect does not apply to cases in the cache; --exclude NAME --prune removes them.")?;
     }

@@ -106,7 +106,7 @@ fn show(task: &Task, probe_for: Duration, cache: Option<(&Path, &Changes)>) -> a
     if has_work {
         estimate(task, &plan)?;
     }
-    unused::list_findings("Would convert, but check these:", &plan.findings)?;
+    unused::list_findings("Would convert, but check these:", &plan.findings, false)?;
     unused::list(task)?;
     if plan.skipped.is_empty() {
         let is_complete = task.num_unused(Weight::Missed) == 0;

@@ -10,7 +10,7 @@ use crate::dataset::{UnusedFile, UnusedReason, Weight};
 use crate::plural::count;
 use crate::program::print;
 
-/// Largest number of lines for one reason, unless all are asked for.
+/// Largest number of lines for one reason, unless all are asked for, and of findings of one kind.
 const MAX_LISTED: usize = 20;
 
 /// Counts of unused files in words.
@@ -80,21 +80,50 @@ fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
     folders.into_values().map(line).collect()
 }
 
-/// Prints unusual features of cases below a heading; prints nothing if there are none.
-pub(super) fn list_findings(heading: &str, findings: &[Finding]) -> anyhow::Result<()> {
+/// Prints unusual features of cases below a heading; prints nothing if there are none. `inspect` names those of cases in a cache:
+/// of features whose texts differ in numbers alone, the others are counted if they are `in_cache`.
+pub(super) fn list_findings(heading: &str, findings: &[Finding], in_cache: bool) -> anyhow::Result<()> {
     if findings.is_empty() {
         return Ok(());
     }
     print(heading)?;
-    for finding in findings {
+    let (listed, num_more) = first_of_each_kind(findings, if in_cache { MAX_LISTED } else { usize::MAX });
+    for finding in listed {
         print(format_args!("  {}: {}", finding.case, finding.text))?;
     }
+    if num_more > 0 {
+        print(format_args!("  ... and {num_more} more of these kinds; hiend-shard inspect CACHE --rows 0 lists all"))?;
+    }
     Ok(())
+}
+
+/// The first `most` findings of each text but for its numbers, and the number of the others.
+fn first_of_each_kind(findings: &[Finding], most: usize) -> (Vec<&Finding>, usize) {
+    let mut num_of: BTreeMap<String, usize> = BTreeMap::new();
+    let is_listed = |finding: &&Finding| {
+        let kind = finding.text.chars().filter(|character| !character.is_ascii_digit()).collect();
+        let num_of_kind = num_of.entry(kind).or_default();
+        *num_of_kind += 1;
+        *num_of_kind <= most
+    };
+    let listed: Vec<&Finding> = findings.iter().filter(is_listed).collect();
+    let num_more = findings.len() - listed.len();
+    (listed, num_more)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_findings_of_a_kind_the_first_are_listed() {
+        let of = |case: usize, text: String| Finding { case: format!("D/{case}"), text };
+        let mut findings: Vec<Finding> = (0..30).map(|case| of(case, format!("label {case} has no voxel"))).collect();
+        findings.push(of(30, "not in HU".to_owned()));
+        let (listed, num_more) = first_of_each_kind(&findings, MAX_LISTED);
+        assert_eq!((listed.len(), num_more), (MAX_LISTED + 1, 30 - MAX_LISTED));
+        assert_eq!(listed.last().unwrap().text, "not in HU");
+    }
 
     #[test]
     fn files_of_a_folder_with_one_reason_take_one_line() {
