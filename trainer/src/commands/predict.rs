@@ -1,5 +1,6 @@
 //! `hiend-train predict --model RUN INPUT... --out DIR`.
 
+mod find;
 mod finished;
 mod places;
 mod progress_lines;
@@ -27,6 +28,7 @@ use crate::inference::components::keep_largest;
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings, normalize_of};
 use crate::inference::scan_files::Scans;
 use crate::training::Stop;
+use find::find_scans;
 use finished::Finished;
 use places::{Places, Replace, refuse_folder_of_scans};
 use progress_lines::ProgressLines;
@@ -36,7 +38,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     check_output_folder(&args.out)?;
     // The error of a model that cannot be read is reported when it is opened, after faults of the scans.
     let normalize = args.model.first().and_then(|model| normalize_of(model).ok()).unwrap_or_default();
-    let found = Scans::find(&args.inputs, normalize)?;
+    let found = find_scans(&args.inputs, &args.out, normalize)?;
     refuse_folder_of_scans(&args.out, &found.files)?;
     for remark in found.remarks() {
         note(remark);
