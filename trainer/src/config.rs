@@ -34,6 +34,16 @@ const AUGMENT: &str = "stream.augment.";
 /// Key of the augmentation chain, whose other settings depend on it.
 const CHAIN: &str = "stream.augment.chain";
 
+/// Returns whether a key is one of a chain's settings, which [`RunConfig::with_settings`] applies after all others.
+fn is_of_chain(key: &str) -> bool {
+    key != CHAIN && key.starts_with(AUGMENT)
+}
+
+/// Returns whether [`RunConfig::with_settings`] applies two settings in the order in which they are given.
+pub(crate) fn in_order(first: &str, later: &str) -> bool {
+    !is_of_chain(first) || is_of_chain(later)
+}
+
 /// Settings that belong to no other section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -237,7 +247,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         let mut table = self.to_toml().parse::<Table>().expect("written by ourselves");
         let mut settings: Vec<&(String, String)> = settings.iter().collect();
         // Settings of a chain come after the choice of it.
-        settings.sort_by_key(|(key, _)| key != CHAIN && key.starts_with(AUGMENT));
+        settings.sort_by_key(|(key, _)| is_of_chain(key));
         for (key, text) in settings {
             let invalid = |reason: &str| ConfigError::Invalid {
                 origin: origin.clone(),
