@@ -132,8 +132,9 @@ fn settings_that_do_not_suit_the_cache_are_refused_before_a_folder_is_made() {
     assert!(!error.contains("--fold"), "{error}");
     let other = "--no-validation --set classes=[\"background\",\"liver\"]";
     folder.refuse(&with(finetune, other), &["class"]);
-    for (last, expected) in [("Liver", "the classes 1 and 5 are both named `Liver`"), ("", "class 5 has an empty name")]
-    {
+    let alike = "the classes 1 `liver` and 5 `Liver` have the same name, but for case, spaces and underscores";
+    let same = "the classes 1 `liver` and 5 `liver` have the same name;";
+    for (last, expected) in [("Liver", alike), ("liver", same), ("", "class 5 has an empty name")] {
         let classes = format!("[\"background\",\"liver\",\"c\",\"d\",\"e\",\"{last}\"]");
         folder
             .refuse(&with(finetune, &format!("--no-validation --set classes={classes}")), &[expected, "dataset.json"]);
