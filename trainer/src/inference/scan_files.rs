@@ -8,8 +8,8 @@
 //! are given by name. `CASE_0000` is the first
 //! channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with further channels is skipped with the reason, because
 //! one channel is expected. So is a volume of another format, and a file that cannot be accessed. Subfolders are not
-//! searched, and named. Next to scans, other files that are given by name are passed over and named, and folders without
-//! scans are skipped.
+//! searched, and named. Next to scans, other files that are given by name and empty folders are passed over and named, and
+//! folders that have subfolders only are skipped.
 
 pub mod grid;
 mod not_scans;
@@ -105,7 +105,7 @@ pub struct Scans {
     /// Scans that cannot be used.
     pub skipped: Vec<SkippedScan>,
     /// Files that are not scans of the model, with the first path of each reason: DICOM files next to a series, sorted, and
-    /// other files that were given by name.
+    /// other files and folders that were given by name.
     pub passed_over: Vec<SkippedScan>,
     /// Subfolders of the inputs, which are not searched.
     pub subfolders: Vec<PathBuf>,
