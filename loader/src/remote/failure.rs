@@ -76,7 +76,7 @@ fn advice(url: &str, text: &str) -> Option<&'static str> {
     if text.contains("UnknownIssuer") {
         Some(
             "no certificate known here has signed the server's; name the file of its authority's (--tls-ca of \
-             hiend-shard, --loader-ca of hiend-train)",
+             hiend-shard, --loader-ca of hiend-train, `ca` in Python)",
         )
     } else if text.contains("CaUsedAsEndEntity") {
         Some("the server's certificate is that of an authority; give the server one with basicConstraints=CA:FALSE")
@@ -84,7 +84,7 @@ fn advice(url: &str, text: &str) -> Option<&'static str> {
         // An answer that is HTTP but not gRPC.
         Some("this is no hiend-serve; expected the URL that it prints as `serving`, not that of its --metrics-listen")
     } else if text.contains("SUN_LEN") {
-        Some("the path of a Unix socket has at most 107 bytes")
+        Some("the path of a Unix socket has at most 107 bytes, 104 with shared memory, which appends `.fd`")
     // The first bytes of an answer, taken for a record of TLS or a frame of HTTP/2.
     } else if url.starts_with("https://") && text.contains("InvalidContentType") {
         Some("the URL of a server without TLS begins with http://")
