@@ -231,7 +231,10 @@ fn runs_are_not_mixed() {
         .refuse("finetune --shards cache --run-dir run --resume", &["pre-training checkpoint; expected a fine-tuning"]);
     folder.refuse("finetune --shards cache --run-dir new --resume auto", &["new holds no run yet", "--init"]);
     // Between the files of the data.
-    for (data, holds) in [("cache", "cache holds a cache"), ("raw/Dataset001_P", "raw/Dataset001_P holds a dataset")] {
+    for (data, holds) in [
+        ("cache", "cache holds a manifest.json, as a cache does"),
+        ("raw/Dataset001_P", "raw/Dataset001_P holds a dataset"),
+    ] {
         let args = format!("pretrain --shards cache --config pretrain.toml --max-steps 1 --run-dir {data}");
         folder.refuse(&args, &[holds, "--run-dir"]);
         assert!(!folder.path(data).join("lock").exists());
