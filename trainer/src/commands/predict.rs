@@ -173,7 +173,7 @@ fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u
         // A label map of 8 bits has no other classes.
         class => Ok(class as u8),
     };
-    // Names next to `all` have to be right, too.
+    // A misspelled name is told before `all` next to it.
     let mut classes: Vec<u8> = Vec::with_capacity(wanted.len());
     for &name in &wanted {
         let class = class(name)?;
@@ -185,6 +185,7 @@ fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u
     match (all.as_slice(), wanted.as_slice()) {
         ([], _) => Ok(classes),
         ([_], []) => Ok((1..=u8::MAX).take(names.len().saturating_sub(1)).collect()),
+        (_, []) => Err(UsageError::new(format!("{flag}: `all` is named twice; name it once")).into()),
         _ => Err(UsageError::new(format!("{flag}: `all` includes every class; leave out the others")).into()),
     }
 }
