@@ -72,12 +72,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let places = Places::new(&args.out, predictor.classes(), args.probabilities);
     let finished = if args.skip_existing { Finished::leave_out(&mut files, &places)? } else { Finished::default() };
     skipped.extend(finished.unreadable);
-    let replace = match (args.overwrite, args.skip_existing) {
-        (true, _) => Replace::Everything,
-        (false, true) => Replace::Probabilities,
-        (false, false) => Replace::Nothing,
-    };
-    places.check(&files, replace)?;
+    places.check(&files, replaceable(args))?;
     for checkpoint in predictor.checkpoints() {
         let num_classes = predictor.classes().len();
         print(format_args!("model {} on {compute}, {num_classes} classes", checkpoint.display()))?;
@@ -141,6 +136,15 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         all if all == num_cases && finished.num_scans == 0 => ExitCode::FAILURE,
         _ => ExitCode::from(SKIPPED),
     })
+}
+
+/// Files of earlier predictions that may be replaced.
+fn replaceable(args: &PredictArgs) -> Replace {
+    match (args.overwrite, args.skip_existing) {
+        (true, _) => Replace::Everything,
+        (false, true) => Replace::Probabilities,
+        (false, false) => Replace::Nothing,
+    }
 }
 
 /// Clause with the number of voxels that `--keep-largest` cleared, for the line of a scan.
