@@ -34,6 +34,16 @@ const AUGMENT: &str = "stream.augment.";
 /// Key of the augmentation chain, whose other settings depend on it.
 const CHAIN: &str = "stream.augment.chain";
 
+/// Returns whether a key is one of a chain's settings, which [`RunConfig::with_settings`] applies after all others.
+fn is_of_chain(key: &str) -> bool {
+    key != CHAIN && key.starts_with(AUGMENT)
+}
+
+/// Returns whether [`RunConfig::with_settings`] applies two settings in the order in which they are given.
+pub(crate) fn in_order(first: &str, later: &str) -> bool {
+    !is_of_chain(first) || is_of_chain(later)
+}
+
 /// Settings that belong to no other section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -209,16 +219,21 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     /// # Errors
     /// The first error found.
     fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let parse_error = |error: toml::de::Error| {
+        let parse_error = |error: &toml::de::Error, reason: &str| {
             let start = error.span().and_then(|span| text.get(..span.start));
             let line = start.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
-            let message = format!("{}{}", line.unwrap_or_default(), in_words(error.message()));
+            let message = format!("{}{}", line.unwrap_or_default(), in_words(reason));
             ConfigError::Parse { origin: origin.to_owned(), message }
         };
-        let table: Table = text.parse().map_err(parse_error)?;
+        let table: Table = text.parse().map_err(|error: toml::de::Error| parse_error(&error, error.message()))?;
         let known = Self::with_every_key().to_toml().parse::<Table>().expect("written by ourselves");
         check_keys("", &table, &known, &known, origin)?;
-        let config: Self = toml::from_str(text).map_err(parse_error)?;
+        let config: Self = toml::from_str(text).map_err(|error: toml::de::Error| {
+            // The table's error names the key, that of the text the line.
+            let of_table: Result<Self, toml::de::Error> = table.try_into();
+            let reason = of_table.err().map_or_else(|| error.message().to_owned(), |error| error.to_string());
+            parse_error(&error, &reason)
+        })?;
         config.validate(origin)?;
         Ok(config)
     }
@@ -237,7 +252,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         let mut table = self.to_toml().parse::<Table>().expect("written by ourselves");
         let mut settings: Vec<&(String, String)> = settings.iter().collect();
         // Settings of a chain come after the choice of it.
-        settings.sort_by_key(|(key, _)| key != CHAIN && key.starts_with(AUGMENT));
+        settings.sort_by_key(|(key, _)| is_of_chain(key));
         for (key, text) in settings {
             let invalid = |reason: &str| ConfigError::Invalid {
                 origin: origin.clone(),

@@ -68,20 +68,23 @@ fn with_advice(url: &str, text: String) -> String {
     }
 }
 
+/// Statuses that a proxy gives for the server behind it.
+const OF_PROXIES: [&str; 6] = ["code 401", "code 403", "code 429", "code 502", "code 503", "code 504"];
+
 /// Likely mistake in a URL or in certificates, which the text of an error shows but does not name.
 fn advice(url: &str, text: &str) -> Option<&'static str> {
     if text.contains("UnknownIssuer") {
         Some(
             "no certificate known here has signed the server's; name the file of its authority's (--tls-ca of \
-             hiend-shard, --loader-ca of hiend-train)",
+             hiend-shard, --loader-ca of hiend-train, `ca` in Python)",
         )
     } else if text.contains("CaUsedAsEndEntity") {
         Some("the server's certificate is that of an authority; give the server one with basicConstraints=CA:FALSE")
-    } else if text.contains("grpc-status header missing") {
+    } else if text.contains("grpc-status header missing") && !OF_PROXIES.iter().any(|status| text.contains(status)) {
         // An answer that is HTTP but not gRPC.
         Some("this is no hiend-serve; expected the URL that it prints as `serving`, not that of its --metrics-listen")
     } else if text.contains("SUN_LEN") {
-        Some("the path of a Unix socket has at most 107 bytes, and 104 with shared memory, which is at PATH.fd")
+        Some("the path of a Unix socket has at most 107 bytes, 104 with shared memory, which appends `.fd`")
     // The first bytes of an answer, taken for a record of TLS or a frame of HTTP/2.
     } else if url.starts_with("https://") && text.contains("InvalidContentType") {
         Some("the URL of a server without TLS begins with http://")
@@ -215,6 +218,9 @@ mod tests {
         let missing = "grpc-status header missing, mapped from HTTP status code 404";
         let failure = Failure::of("http://a:1", &Status::unimplemented(missing)).to_string();
         assert!(failure.contains(missing) && failure.contains("--metrics-listen"), "{failure}");
+        // From a proxy, whose server restarts.
+        let missing = "grpc-status header missing, mapped from HTTP status code 503";
+        assert_eq!(Failure::of("http://a:1", &Status::unavailable(missing)).to_string(), missing);
     }
 
     #[test]

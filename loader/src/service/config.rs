@@ -85,7 +85,10 @@ impl ServiceConfig {
             return Err(ServiceError::EmptyToken);
         }
         let (memory_bytes, client_memory_bytes) = (self.memory_bytes, self.client_memory_bytes);
-        if client_memory_bytes == 0 || memory_bytes.saturating_sub(blocks_bytes) / client_memory_bytes < 2 {
+        if client_memory_bytes == 0 {
+            return Err(ServiceError::NoClientMemory);
+        }
+        if memory_bytes.saturating_sub(blocks_bytes) / client_memory_bytes < 2 {
             return Err(ServiceError::TooLittleMemory { memory_bytes, client_memory_bytes, blocks_bytes });
         }
         let is_safe = self.insecure || (self.tls.is_some() && self.token.is_some());
@@ -151,6 +154,9 @@ pub enum ServiceError {
     /// The token is empty.
     #[error("the token is empty")]
     EmptyToken,
+    /// Clients have no memory.
+    #[error("--client-memory is 0; expected at least 1 byte")]
+    NoClientMemory,
     /// The memory is too small.
     #[error(
         "--memory {memory_bytes} is too small; expected at least {} bytes ({}): twice --client-memory, for a client and \
@@ -193,7 +199,7 @@ pub enum ServiceError {
 
 /// Smallest memory of a service, in bytes.
 fn least(client_memory_bytes: u64, blocks_bytes: u64) -> u64 {
-    client_memory_bytes.max(1).saturating_mul(2).saturating_add(blocks_bytes)
+    client_memory_bytes.saturating_mul(2).saturating_add(blocks_bytes)
 }
 
 /// Returns the clause of an error text that names the memory for blocks of object storage; empty if it is 0.

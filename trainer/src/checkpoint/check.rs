@@ -140,14 +140,21 @@ mod tests {
 
     #[test]
     fn folder_named_after_another_step_is_refused() {
-        let (_run, path) = checkpoint();
+        let (run, path) = checkpoint();
         let other = path.with_file_name("step-00000099");
         fs::rename(&path, &other).unwrap();
-        refused(&other, "step-00000099: holds the checkpoint of step 1; rename the folder to step-00000001", "step");
+        refused(
+            &other,
+            "step-00000099: holds the checkpoint of step 1; rename the folder to step-00000001, or move it away if that exists",
+            "step",
+        );
         // A copy that is kept elsewhere may have any name.
         let best = path.with_file_name("best");
         fs::rename(&other, &best).unwrap();
         load(&best).unwrap();
+        let stage = run.path().join("step-2");
+        fs::rename(&best, &stage).unwrap();
+        load(&stage).unwrap();
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub enum CheckpointError {
         source: serde_json::Error,
     },
     /// A checkpoint in the folder of another step.
-    #[error("{}: holds the checkpoint of step {step}; rename the folder to step-{step:08}", path.display())]
+    #[error("{}: holds the checkpoint of step {step}; rename the folder to step-{step:08}, or move it away if that exists", path.display())]
     Renamed {
         /// Path of the checkpoint.
         path: PathBuf,

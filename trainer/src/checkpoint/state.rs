@@ -134,8 +134,11 @@ pub fn read_head(checkpoint: &Path) -> Result<Head, CheckpointError> {
     Ok(head)
 }
 
-/// Compares the step in the name of a checkpoint, if the name states one, with that of its state.
+/// Compares the step in the name of a run's checkpoint with that of its state. A copy elsewhere may have any name.
 fn check_name(checkpoint: &Path, head: &Head) -> Result<(), CheckpointError> {
+    if checkpoint.parent().is_none_or(|parent| !parent.ends_with("checkpoints")) {
+        return Ok(());
+    }
     let name = checkpoint.file_name().and_then(|name| name.to_str());
     let named: Option<u64> = name.and_then(|name| name.strip_prefix("step-")?.parse().ok());
     match named {

@@ -66,7 +66,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     let scored = score(&labels, &predictions, &classes, &conventions)?;
     let Scored { cases, highest, has_ignored, in_labels, in_predictions } = scored;
     if let Some(label) = args.ignore_label.filter(|_| !has_ignored) {
-        note(format_args!("warning: --ignore-label {label} has no effect: no true label map holds it"));
+        note(format_args!("warning: --ignore-label {label} has no effect: no scored label map holds it"));
     }
     warn_of_unnamed(args, &classes, &in_labels, &in_predictions);
     let unnamed = in_labels.labels().chain(in_predictions.iter().flat_map(Unnamed::labels));

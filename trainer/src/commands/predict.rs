@@ -1,5 +1,6 @@
 //! `hiend-train predict --model RUN INPUT... --out DIR`.
 
+mod find;
 mod finished;
 mod places;
 mod progress_lines;
@@ -27,6 +28,7 @@ use crate::inference::components::keep_largest;
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings, normalize_of};
 use crate::inference::scan_files::Scans;
 use crate::training::Stop;
+use find::find_scans;
 use finished::Finished;
 use places::{Places, Replace, refuse_folder_of_scans};
 use progress_lines::ProgressLines;
@@ -36,7 +38,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     check_output_folder(&args.out)?;
     // The error of a model that cannot be read is reported when it is opened, after faults of the scans.
     let normalize = args.model.first().and_then(|model| normalize_of(model).ok()).unwrap_or_default();
-    let found = Scans::find(&args.inputs, normalize)?;
+    let found = find_scans(&args.inputs, &args.out, normalize)?;
     refuse_folder_of_scans(&args.out, &found.files)?;
     for remark in found.remarks() {
         note(remark);
@@ -70,12 +72,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     let places = Places::new(&args.out, predictor.classes(), args.probabilities);
     let finished = if args.skip_existing { Finished::leave_out(&mut files, &places)? } else { Finished::default() };
     skipped.extend(finished.unreadable);
-    let replace = match (args.overwrite, args.skip_existing) {
-        (true, _) => Replace::Everything,
-        (false, true) => Replace::Probabilities,
-        (false, false) => Replace::Nothing,
-    };
-    places.check(&files, replace)?;
+    places.check(&files, replaceable(args))?;
     for checkpoint in predictor.checkpoints() {
         let num_classes = predictor.classes().len();
         print(format_args!("model {} on {compute}, {num_classes} classes", checkpoint.display()))?;
@@ -141,6 +138,15 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Files of earlier predictions that may be replaced.
+fn replaceable(args: &PredictArgs) -> Replace {
+    match (args.overwrite, args.skip_existing) {
+        (true, _) => Replace::Everything,
+        (false, true) => Replace::Probabilities,
+        (false, false) => Replace::Nothing,
+    }
+}
+
 /// Clause with the number of voxels that `--keep-largest` cleared, for the line of a scan.
 fn cleared(num_voxels: usize) -> String {
     match num_voxels {
@@ -171,7 +177,7 @@ fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u
         // A label map of 8 bits has no other classes.
         class => Ok(class as u8),
     };
-    // Names next to `all` have to be right, too.
+    // A misspelled name is told before `all` next to it.
     let mut classes: Vec<u8> = Vec::with_capacity(wanted.len());
     for &name in &wanted {
         let class = class(name)?;
@@ -183,6 +189,7 @@ fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u
     match (all.as_slice(), wanted.as_slice()) {
         ([], _) => Ok(classes),
         ([_], []) => Ok((1..=u8::MAX).take(names.len().saturating_sub(1)).collect()),
+        (_, []) => Err(UsageError::new(format!("{flag}: `all` is named twice; name it once")).into()),
         _ => Err(UsageError::new(format!("{flag}: `all` includes every class; leave out the others")).into()),
     }
 }

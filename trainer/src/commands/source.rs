@@ -13,7 +13,7 @@ use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 
 use super::ranks::Rank;
 use crate::cli::RunArgs;
-use crate::config::{DecodeOn, RunConfig};
+use crate::config::{DecodeOn, RunConfig, in_order};
 use crate::training::{Stop, Stream};
 
 /// Opens the cache named by `--shards`; `None` without the flag.
@@ -78,8 +78,7 @@ fn replaced_setting(settings: &[(String, String)]) -> Option<[&(String, String);
     settings.iter().enumerate().find_map(|(at, first)| {
         let replaces = |(key, value): &&(String, String)| {
             let holds = first.0.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.'));
-            // Settings of the augmentation are applied after the section as a whole.
-            (*key == first.0 && *value != first.1) || (holds && key != "stream.augment")
+            (*key == first.0 && *value != first.1) || (holds && in_order(&first.0, key))
         };
         settings[at + 1..].iter().find(replaces).map(|later| [first, later])
     })
@@ -238,13 +237,23 @@ mod tests {
         check("--shards c --seed 1 --set train.seed=2", "--set train.seed=2");
         check("--shards c --set optim.lr=1 --set train.seed=1 --set optim.lr=2", "--set optim.lr=1");
         check("--shards c --set stream.split.fold=1 --set stream.split=all", "--set stream.split.fold=1");
+        check(
+            "--shards c --set stream.augment.chain=nnunet --set stream.augment={}",
+            "--set stream.augment.chain=nnunet",
+        );
+        check("--shards c --set stream.augment={} --set stream={}", "--set stream.augment={}");
+        check(
+            "--shards c --set stream.augment.gamma.probability=0 --set stream.augment.gamma={}",
+            "--set stream.augment.gamma.probability=0",
+        );
         for flags in [
             "--shards c --threads 2 --access pread",
             "--loader https://a:1 --loader-ca f --loader-retry 5",
             "--shards c --seed 1 --set train.seed=1",
             "--shards c --set optim.lr=1 --set optim.lr=1",
             "--shards c --set stream.split=all --set stream.split.fold=1",
-            "--shards c --set stream.augment.chain=none --set stream.augment={}",
+            "--shards c --set stream.augment.gamma.probability=0 --set stream.augment={}",
+            "--shards c --set stream.augment.gamma.probability=0 --set stream={}",
         ] {
             assert_eq!(refused(flags), None, "{flags}");
         }

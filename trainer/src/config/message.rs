@@ -8,7 +8,9 @@ pub(super) fn in_words(message: &str) -> String {
     let (word, rest) = expected.split_at(end);
     let (expected, rest) = match word {
         "u8" => ("a whole number from 0 to 255", rest),
-        "u16" | "u32" | "u64" | "usize" => ("a whole number from 0 on", rest),
+        "u16" => ("a whole number from 0 to 65535", rest),
+        "u32" => ("a whole number from 0 to 4294967295", rest),
+        "u64" | "usize" => ("a whole number from 0 on", rest),
         "f32" | "f64" => ("a number", rest),
         "struct" => ("a table of settings", rest.trim_start().trim_start_matches(char::is_alphanumeric)),
         _ => return message,
@@ -30,6 +32,10 @@ mod tests {
         check(
             "invalid value: integer `-1`, expected u64",
             "invalid value: integer `-1`, expected a whole number from 0 on",
+        );
+        check(
+            "invalid value: integer `5000000000`, expected u32",
+            "invalid value: integer `5000000000`, expected a whole number from 0 to 4294967295",
         );
         check("expected struct ValidationConfig in `x`", "expected a table of settings in `x`");
         check("unknown variant `x`, expected `a` or `b`", "unknown variant `x`, expected `a` or `b`");

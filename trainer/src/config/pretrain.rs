@@ -274,6 +274,12 @@ mod tests {
         check("warmup = ", "warmup = 9000000 #", "x.toml: schedule.warmup: 9000000 must be less");
         check("seed = 0", "", "x.toml: ");
         check("[optim]", "[model]", "x.toml: line ");
+        let text = PretrainPreset::Tiny.toml();
+        let line = text.lines().position(|line| line.starts_with("seed = 0")).unwrap() + 1;
+        let message = PretrainConfig::parse(&text.replacen("seed = 0", "seed = \"a\"", 1), "x.toml").unwrap_err();
+        let message = message.to_string();
+        let is_told = message.starts_with(&format!("x.toml: line {line}: ")) && message.ends_with("in `train.seed`");
+        assert!(is_told, "{message}");
     }
 
     #[test]

@@ -383,13 +383,14 @@ impl Described {
 /// Finds the first class that its name does not tell from all others.
 #[must_use]
 pub fn name_fault(classes: &[String]) -> Option<String> {
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut seen: BTreeMap<String, (usize, &str)> = BTreeMap::new();
     classes.iter().enumerate().find_map(|(class, name)| {
         if plain(name).is_empty() {
             return Some(format!("class {class} has an empty name"));
         }
-        let first = seen.insert(plain(name), class)?;
-        Some(format!("the classes {first} and {class} are both named `{name}`"))
+        let (first, spelled) = seen.insert(plain(name), (class, name.as_str()))?;
+        let but = if spelled == name.as_str() { "" } else { ", but for case, spaces and underscores" };
+        Some(format!("the classes {first} `{spelled}` and {class} `{name}` have the same name{but}"))
     })
 }
 

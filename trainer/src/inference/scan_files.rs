@@ -8,10 +8,11 @@
 //! are given by name. `CASE_0000` is the first
 //! channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with further channels is skipped with the reason, because
 //! one channel is expected. So is a volume of another format, and a file that cannot be accessed. Subfolders are not
-//! searched, and named. Next to scans, other files that are given by name are passed over and named, and folders without
-//! scans are skipped.
+//! searched, and named. Next to scans, other files that are given by name and empty folders are passed over and named, and
+//! folders that have subfolders only are skipped.
 
 pub mod grid;
+mod label_files;
 mod not_scans;
 mod series;
 
@@ -27,6 +28,7 @@ use hiend_loader::volume::dicom::is_candidate;
 use hiend_loader::volume::file_stem;
 use thiserror::Error;
 
+pub use label_files::label_maps;
 use not_scans::{NotScans, no_scan};
 use series::{DicomFiles, Reports};
 
@@ -105,7 +107,7 @@ pub struct Scans {
     /// Scans that cannot be used.
     pub skipped: Vec<SkippedScan>,
     /// Files that are not scans of the model, with the first path of each reason: DICOM files next to a series, sorted, and
-    /// other files that were given by name.
+    /// other files and folders that were given by name.
     pub passed_over: Vec<SkippedScan>,
     /// Subfolders of the inputs, which are not searched.
     pub subfolders: Vec<PathBuf>,
@@ -242,27 +244,6 @@ fn channel_names(folder: &Path) -> Result<ChannelNames, ScanFilesError> {
 
 fn parent(path: &Path) -> PathBuf {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
-}
-
-/// Finds the label maps of a folder by case.
-///
-/// # Errors
-/// If the folder cannot be listed or holds no label map, or two files are of one case.
-pub fn label_maps(folder: &Path) -> Result<BTreeMap<String, PathBuf>, ScanFilesError> {
-    let mut files = BTreeMap::new();
-    let listing = Listing::of(folder)?;
-    if let Some(SkippedScan { case, reason }) = listing.unusable.into_iter().next() {
-        return Err(ScanFilesError::Unusable { path: folder.join(case), reason });
-    }
-    for file in listing.files {
-        insert(&mut files, &file.name, file.path)?;
-    }
-    if files.is_empty() {
-        // Label maps are no DICOM files.
-        let (folder, normalize) = (folder.to_owned(), Normalize::Hu);
-        return Err(ScanFilesError::Empty { folder, normalize, subfolders: listing.subfolders });
-    }
-    Ok(files)
 }
 
 fn insert(files: &mut BTreeMap<String, PathBuf>, case: &str, path: PathBuf) -> Result<(), ScanFilesError> {

@@ -1,4 +1,5 @@
-//! Steps that a journal lacks, for example because its lines were lost with a copy of the run.
+//! Steps without a line in a journal: their lines were lost, for example with a copy of the run, or all cases of their
+//! batches are corrupt.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -22,9 +23,18 @@ pub fn missing_steps(path: &Path, done: u64) -> Result<Vec<RangeInclusive<u64>>,
     Ok(gaps.ranges)
 }
 
-/// Names missing steps: `the steps 2 to 60`.
+/// Clause for messages about steps without a line, with the possible causes.
 #[must_use]
-pub fn describe_steps(ranges: &[RangeInclusive<u64>]) -> String {
+pub fn told_missing(ranges: &[RangeInclusive<u64>]) -> String {
+    let steps = describe_steps(ranges);
+    format!(
+        "no line of {steps} (lost, or all cases of their batches are corrupt; checkpoints do not need these lines, curves \
+         do not show these steps)"
+    )
+}
+
+/// Names missing steps: `the steps 2 to 60`.
+fn describe_steps(ranges: &[RangeInclusive<u64>]) -> String {
     let one = |range: &RangeInclusive<u64>| match (range.start(), range.end()) {
         (first, last) if first == last => format!("step {first}"),
         (first, last) => format!("the steps {first} to {last}"),

@@ -22,7 +22,7 @@ use crate::config::RunConfig as _;
 use crate::device::Compute;
 use crate::distributed::{PeerFailure, mark_begun};
 use crate::feed::DeviceBatch;
-use crate::journal::{Entry, Journal, ValidationRecord, describe_steps, missing_steps};
+use crate::journal::{Entry, Journal, ValidationRecord, missing_steps, told_missing};
 use crate::vendor::algorithms;
 use crate::vendor::cudnn::record as plans;
 
@@ -136,10 +136,7 @@ impl<'a, T: Task> Run<'a, T> {
         let step = state.as_ref().map_or(0, |state| state.step);
         // A line that cannot be read is told with the curves, for which it is read.
         let lost = missing_steps(&journal_path, step).unwrap_or_default();
-        let lost = (!lost.is_empty()).then(|| {
-            let steps = describe_steps(&lost);
-            format!("{} lacks {steps}: curves will not show them", journal_path.display())
-        });
+        let lost = (!lost.is_empty()).then(|| format!("{}: {}", journal_path.display(), told_missing(&lost)));
         Ok(Self {
             task,
             options,

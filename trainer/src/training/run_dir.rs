@@ -146,7 +146,7 @@ impl RunDir {
 /// Refuses the folder of a cache or of a dataset, between whose files those of a run would lie.
 fn refuse_data(path: &Path) -> Result<(), TrainingError> {
     for (name, holds) in [
-        (hiend_cache::manifest::FILE_NAME, "a cache"),
+        (hiend_cache::manifest::FILE_NAME, "a manifest.json, as a cache does"),
         ("dataset.json", "a dataset"),
         ("imagesTr", "a dataset"),
         ("nnUNet_raw", "datasets"),

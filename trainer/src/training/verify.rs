@@ -1,7 +1,6 @@
 //! Checks of a run's files without loading them.
 
 use std::io;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, lookup};
@@ -12,7 +11,7 @@ use crate::checkpoint::{self, CheckpointError, Integrity, Kind};
 use crate::config::finetune::FinetuneConfig;
 use crate::config::pretrain::PretrainConfig;
 use crate::config::{ConfigError, RunConfig as _};
-use crate::journal::{self, JournalError, describe_steps, missing_steps};
+use crate::journal::{self, JournalError, missing_steps, told_missing};
 
 /// Results of checking a run.
 #[derive(Debug)]
@@ -59,12 +58,6 @@ pub enum FileFault {
     /// The journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// The journal lacks steps that the run has done.
-    #[error("lacks {}; the checkpoints do not need them, and curves will not show them", describe_steps(steps))]
-    StepsMissing {
-        /// The steps without a line.
-        steps: Vec<RangeInclusive<u64>>,
-    },
 }
 
 impl RunCheck {
@@ -82,7 +75,7 @@ impl RunCheck {
     }
 }
 
-/// Checks every checkpoint, the configuration and the journal of a run. Reads all files once.
+/// Checks every checkpoint, the configuration and the journal of a run.
 ///
 /// # Errors
 /// If the folder cannot be read or holds no run. Damaged files are results, not errors.
@@ -102,11 +95,11 @@ pub fn verify(run_dir: &Path) -> Result<RunCheck, TrainingError> {
         .collect();
     // A run in progress removes old checkpoints: one that is gone now is not damaged.
     checkpoints.retain(|(_, path, result)| result.is_ok() || lookup::exists(path).unwrap_or(true));
-    let newest = checkpoints.iter().rev().find(|(.., result)| result.is_ok()).map(|(_, path, _)| path.as_path());
-    let mut files = vec![(config.clone(), check_config(&config, newest))];
+    let newest = checkpoints.iter().rev().find(|(.., result)| result.is_ok());
+    let mut files = vec![(config.clone(), check_config(&config, newest.map(|(_, path, _)| path.as_path())))];
     let path = run_dir.join(JOURNAL);
     // No checkpoint is ahead of its journal.
-    let done = checkpoints.last().map_or(0, |(step, ..)| *step);
+    let done = newest.map_or(0, |(step, ..)| *step);
     files.push((path.clone(), check_journal(&path, done)));
     Ok(RunCheck { checkpoints, files })
 }
@@ -144,7 +137,8 @@ fn check_config(path: &Path, newest: Option<&Path>) -> Result<String, FileFault>
     }
 }
 
-/// Reads the journal of a run of `done` steps from start to end.
+/// Reads the journal of a run of `done` steps from start to end. Steps without a line are told and not a fault: no
+/// checkpoint needs them.
 fn check_journal(path: &Path, done: u64) -> Result<String, FileFault> {
     if !lookup::exists(path).map_err(FileFault::Unreadable)? {
         return Err(FileFault::NoJournal);
@@ -155,5 +149,8 @@ fn check_journal(path: &Path, done: u64) -> Result<String, FileFault> {
         entries += 1;
     }
     let steps = missing_steps(path, done)?;
-    if steps.is_empty() { Ok(format!("entries: {entries}")) } else { Err(FileFault::StepsMissing { steps }) }
+    Ok(match steps.as_slice() {
+        [] => format!("entries: {entries}"),
+        steps => format!("entries: {entries}; {}", told_missing(steps)),
+    })
 }

@@ -109,7 +109,7 @@ fn ignored_voxels_count_for_no_metric() {
     assert_eq!(csv(folder.path(), &["--ignore-label", "3"])[1..], expected);
     let told = |label: &str| String::from_utf8(evaluate(folder.path(), &["--ignore-label", label]).stderr).unwrap();
     assert!(!told("3").contains("no effect"));
-    assert!(told("99").contains("warning: --ignore-label 99 has no effect: no true label map holds it"));
+    assert!(told("99").contains("warning: --ignore-label 99 has no effect: no scored label map holds it"));
     // Without either it is a class like any other, and missed.
     assert_eq!(csv(folder.path(), &[])[4], "a,3,class 3,0,0,,,-0.006,-100,1");
 }

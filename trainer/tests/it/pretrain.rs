@@ -152,6 +152,13 @@ fn step_with_only_corrupt_cases_leaves_the_weights_unchanged() {
     assert_eq!((straight.step, straight.losses.len()), (4, 2));
     let said = |step| format!("step {step}: weights unchanged, all cases of its batch are corrupt");
     assert_eq!(warnings, [said(2), said(4)]);
+    // No damage, although the journal has no line of them.
+    let check = verify(dir.path()).unwrap();
+    let mut notes = check.files.iter().filter_map(|(_, result)| result.as_ref().ok());
+    assert!(
+        check.num_faults() == 0 && notes.any(|note| note.contains("no line of some of the steps 2 to 4")),
+        "{check:?}"
+    );
     // The last step had no batch and was saved all the same; a resumed run takes the next one.
     let resumed = run(&config, damaged(), &options(dir.path(), 5, true)).unwrap();
     assert_eq!((resumed.step, resumed.steps_done), (5, 1));

@@ -29,7 +29,10 @@ impl NotScans {
     /// Adds the inputs to those of `scans` that are passed over or skipped.
     pub(super) fn pass_over(self, scans: &mut Scans, normalize: Normalize) {
         for (folder, subfolders) in self.folders {
-            scans.skip(shown(&folder), no_scan(normalize, &subfolders));
+            let reason = no_scan(normalize, &subfolders);
+            // Scans may lie in subfolders. Without them, the folder is like any other file.
+            let others = if subfolders.is_empty() { &mut scans.passed_over } else { &mut scans.skipped };
+            others.push(SkippedScan { case: shown(&folder), reason });
         }
         if let [first, further @ ..] = self.files.as_slice() {
             let more = if further.is_empty() { String::new() } else { format!(" and {} more", further.len()) };
@@ -59,21 +62,27 @@ mod tests {
         for name in ["a.nii", "b.mhd", "b.raw", "notes.txt", "x.mgz"] {
             std::fs::write(folder.path().join(name), b"").unwrap();
         }
-        std::fs::create_dir(folder.path().join("sub")).unwrap();
+        for name in ["sub", "deep/p1"] {
+            std::fs::create_dir_all(folder.path().join(name)).unwrap();
+        }
         let find = |names: &[&str]| {
             let inputs: Vec<PathBuf> = names.iter().map(|name| folder.path().join(name)).collect();
             Scans::find(&inputs, Normalize::Hu)
         };
         let at = |name: &str| folder.path().join(name).display().to_string();
-        let scans = find(&["a.nii", "b.mhd", "b.raw", "notes.txt", "sub", "x.mgz"]).unwrap();
+        let scans = find(&["a.nii", "b.mhd", "b.raw", "deep", "notes.txt", "sub", "x.mgz"]).unwrap();
         assert_eq!(scans.files.keys().collect::<Vec<_>>(), ["a", "b"]);
-        let remark = format!("{} and 1 more: not a volume by its name, and not DICOM; passed over", at("b.raw"));
-        assert_eq!(scans.remarks(), [remark]);
+        let no_scan = "no .nii, .nii.gz, .nrrd or .mha file and no CT series of DICOM files in this folder";
+        let remarks = [
+            format!("{}: {no_scan}; passed over", at("sub")),
+            format!("{} and 1 more: not a volume by its name, and not DICOM; passed over", at("b.raw")),
+        ];
+        assert_eq!(scans.remarks(), remarks);
         let skipped: Vec<String> =
             scans.skipped.iter().map(|SkippedScan { case, reason }| format!("{case}: {reason}")).collect();
-        let no_scan = "no .nii, .nii.gz, .nrrd or .mha file and no CT series of DICOM files in this folder";
         let format = "x.mgz: FreeSurfer's MGH is not read; convert it to .nii.gz".to_owned();
-        assert_eq!(skipped, [format, format!("{}: {no_scan}", at("sub"))]);
+        let subfolders = format!("subfolders such as {} are not searched, name them as inputs", at("deep/p1"));
+        assert_eq!(skipped, [format, format!("{}: {no_scan}; {subfolders}", at("deep"))]);
         // Alone, they are what was meant.
         let error = find(&["notes.txt", "b.raw"]).unwrap_err();
         assert!(matches!(&error, ScanFilesError::NotAScan { path, .. } if path.ends_with("notes.txt")), "{error}");

@@ -56,6 +56,10 @@ fn label_maps_are_not_written_among_the_scans() {
     assert!(!folder.at("scans/a.nii.gz").exists() && !folder.at("d/d.nii.gz").exists());
     folder.check("scans", "scans/predictions", &[], 0, "");
     folder.check("scans", "scans/predictions", &["--skip-existing"], 0, "");
+    // A pattern of the shell, `scans/*`, gives the folder as an input.
+    let out = folder.at("scans/predictions").to_string_lossy().into_owned();
+    let more = [out.as_str(), "--skip-existing"];
+    folder.check("scans/a_0000.nii.gz", "scans/predictions", &more, 0, "the folder of --out; passed over");
 }
 
 #[test]
