@@ -14,12 +14,15 @@ pub(super) fn keep_once(tree: &Folder, listing: &mut Listing) {
     let is_linked = |case: &CaseFiles| files.get(case.image.as_path()).is_some_and(|file| file.is_linked);
     let key = |case: &CaseFiles| case.files().map(id).collect::<Option<Vec<FileId>>>();
     let mut first_of: HashMap<Vec<FileId>, PathBuf> = HashMap::new();
-    let mut image_of: HashMap<FileId, PathBuf> = HashMap::new();
+    // Images, label maps and masks of cases.
+    let mut used: HashMap<FileId, PathBuf> = HashMap::new();
     for linked in [false, true] {
         let cases = listing.datasets.iter().flat_map(|dataset| &dataset.cases);
         for case in cases.filter(|case| is_linked(case) == linked) {
             if let Some(key) = key(case) {
-                image_of.entry(key[0]).or_insert_with(|| case.image.clone());
+                for (id, path) in key.iter().zip(case.files()) {
+                    used.entry(*id).or_insert_with(|| path.to_owned());
+                }
                 first_of.entry(key).or_insert_with(|| case.image.clone());
             }
         }
@@ -35,10 +38,10 @@ pub(super) fn keep_once(tree: &Folder, listing: &mut Listing) {
             first.is_none()
         });
     }
-    // An unused path to a scan that is converted under another one is not a loss.
+    // An unused path to a file that is used under another one is not a loss.
     let all = listing.datasets.iter_mut().flat_map(|dataset| &mut dataset.unused).chain(&mut listing.unused);
     for unused in all {
-        let first = id(&unused.path).and_then(|id| image_of.get(&id));
+        let first = id(&unused.path).and_then(|id| used.get(&id));
         if let Some(first) = first.filter(|first| **first != unused.path) {
             unused.reason = UnusedReason::SameFile { first: first.clone() };
         }

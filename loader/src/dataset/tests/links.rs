@@ -30,10 +30,16 @@ fn a_dataset_of_links_is_a_dataset() {
     symlink(data.join("pool/1.nii.gz"), data.join("Dataset001_A/imagesTr/x_0000.nii.gz")).unwrap();
     symlink(data.join("pool/1_liver.nii.gz"), data.join("Dataset001_A/labelsTr/x.nii.gz")).unwrap();
     let found = Found { listing: survey(&data).unwrap(), dir };
-    found.cases(&[
-        "Dataset001_A/own Dataset001_A/imagesTr/own_0000.nii.gz Dataset001_A/labelsTr/own.nii.gz",
-        "Dataset001_A/x Dataset001_A/imagesTr/x_0000.nii.gz Dataset001_A/labelsTr/x.nii.gz",
-    ]);
+    let same = |path: &str| UnusedReason::SameFile { first: data.join(path) };
+    found
+        .cases(&[
+            "Dataset001_A/own Dataset001_A/imagesTr/own_0000.nii.gz Dataset001_A/labelsTr/own.nii.gz",
+            "Dataset001_A/x Dataset001_A/imagesTr/x_0000.nii.gz Dataset001_A/labelsTr/x.nii.gz",
+        ])
+        .unused(&[
+            ("pool/1.nii.gz", same("Dataset001_A/imagesTr/x_0000.nii.gz")),
+            ("pool/1_liver.nii.gz", same("Dataset001_A/labelsTr/x.nii.gz")),
+        ]);
 }
 
 #[test]
