@@ -43,11 +43,12 @@ pub(super) fn read<'a>(
         dataset: Dataset::described(folder.name.clone(), description),
         taken: HashSet::new(),
         reasons: HashMap::new(),
+        whole: HashSet::new(),
     };
     for part in &images.folders {
         parts.add(part, labels.folder(&part.name));
     }
-    let Parts { mut dataset, taken, reasons, .. } = parts;
+    let Parts { mut dataset, taken, reasons, whole, .. } = parts;
     if dataset.cases.iter().all(|case| case.label.is_none()) {
         return None;
     }
@@ -56,8 +57,14 @@ pub(super) fn read<'a>(
     dataset.vacant = empty.map(|part| format!("{}/{}", dataset.name, part.name)).collect();
     let explain = |file: &TreeFile| {
         reasons.get(&file.path).cloned().unwrap_or_else(|| {
-            let is_label = file.path.starts_with(&labels.path);
-            if is_label { UnusedReason::LabelWithoutImage } else { UnusedReason::OutsideDatasets }
+            // In a folder within that of the label map.
+            if file.path.ancestors().skip(2).any(|around| whole.contains(around)) {
+                UnusedReason::PartOfLabel
+            } else if file.path.starts_with(&labels.path) {
+                UnusedReason::LabelWithoutImage
+            } else {
+                UnusedReason::OutsideDatasets
+            }
         })
     };
     dataset.unused = [images, labels].into_iter().flat_map(|of| rest(of, &taken, explain)).collect();
@@ -82,6 +89,8 @@ struct Parts {
     taken: HashSet<PathBuf>,
     /// Reasons for volumes that belong to no case, where their folders do not tell it.
     reasons: HashMap<PathBuf, UnusedReason>,
+    /// Subfolders of label maps that gave the only image of theirs its label map.
+    whole: HashSet<PathBuf>,
 }
 
 impl Parts {
@@ -111,6 +120,7 @@ impl Parts {
                 let ambiguous = of_image.iter().map(|(label, _)| *label).chain(of_case.iter().map(|(label, _)| *label));
                 self.reasons.extend(ambiguous.map(|label| (label.path.clone(), UnusedReason::AmbiguousLabel)));
             }
+            self.whole.extend(label.filter(|_| is_only).and_then(|label| Some(label.path.parent()?.to_owned())));
             let case_id = if is_only { part.name.clone() } else { format!("{}/{stem}", part.name) };
             self.taken.extend([file.path.clone()].into_iter().chain(label.map(|label| label.path.clone())));
             let case = CaseFiles {

@@ -155,6 +155,11 @@ fn a_label_map_in_a_subfolder_is_that_of_the_image_with_its_name() {
     Found::in_files(&["images/S/a.nii", "images/S/a_b.nii", "labels/S/a_b_seg.nii"])
         .cases(&["data/S/a images/S/a.nii -", "data/S/a_b images/S/a_b.nii labels/S/a_b_seg.nii"])
         .unused(&[]);
+    // Masks of the parts of a label map, as in AbdomenAtlas.
+    let files = ["image_only/p1/ct.nii", "mask_only/p1/combined_labels.nii", "mask_only/p1/segmentations/liver.nii"];
+    Found::in_files(&files)
+        .cases(&["data/p1 image_only/p1/ct.nii mask_only/p1/combined_labels.nii"])
+        .unused(&[(files[2], UnusedReason::PartOfLabel)]);
     // Two images of the name.
     let files = ["images/S/a.nii", "images/S/a_ct.nii", "images/T/x.nii", "labels/S/a_seg.nii", "labels/T/x_seg.nii"];
     Found::in_files(&files).unused(&[("labels/S/a_seg.nii", UnusedReason::AmbiguousLabel)]);
