@@ -82,9 +82,9 @@ fn visit(
                 (UnusedReason::DicomInDataset, Some(UnusedReason::NamedLikeLabel | UnusedReason::AmbiguousLabel)) => {
                     UnusedReason::DicomLabels
                 }
-                (UnusedReason::DicomInDataset, Some(reason)) => reason.clone(),
-                // Probabilities next to the predictions of a model.
-                (UnusedReason::Arrays { .. }, Some(reason @ UnusedReason::Prediction)) => reason.clone(),
+                // Arrays are probabilities next to the predictions of a model.
+                (UnusedReason::DicomInDataset, Some(reason))
+                | (UnusedReason::Arrays { .. }, Some(reason @ UnusedReason::Prediction)) => reason.clone(),
                 (reason, _) => reason,
             }),
             (Some(_), Some(reason)) => unused(reason.clone()),

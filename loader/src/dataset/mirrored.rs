@@ -157,6 +157,9 @@ fn is_of_folder(part: &Folder, stem: &str) -> bool {
     key.is_empty() || key == case_key(&part.name)
 }
 
+/// Label maps by the case part of an image's name; true for those whose own case part is equal.
+type Candidates<'a> = HashMap<String, Vec<(&'a TreeFile, bool)>>;
+
 /// The label maps of each image, by the case part of its name: those whose names differ only in words such as `ct` and `seg`
 /// (`true`), or have further words. A label map belongs to the image with the longest such name, and to none if two images
 /// have it: these label maps come second.
@@ -164,13 +167,13 @@ fn by_image<'a>(
     images: &[Named<'_>],
     labels: &[Named<'a>],
     names: &ChannelNames,
-) -> (HashMap<String, Vec<(&'a TreeFile, bool)>>, Vec<&'a TreeFile>) {
+) -> (Candidates<'a>, Vec<&'a TreeFile>) {
     let mut cases: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
     for &(_, stem) in images {
         let (NameRole::Case(case) | NameRole::FirstOfSeveral(case) | NameRole::Further(case)) = names.role(stem);
         cases.entry(case_key(stem)).or_default().insert(case);
     }
-    let mut found: HashMap<String, Vec<(&'a TreeFile, bool)>> = HashMap::new();
+    let mut found = Candidates::new();
     let mut ambiguous = Vec::new();
     for &(file, stem) in labels {
         let key = case_key(stem);
