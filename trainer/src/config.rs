@@ -3,6 +3,7 @@
 //! Text is parsed, checked against the known keys (an unknown key is refused and the nearest known one suggested), and
 //! validated. The resolved configuration is saved with the run and compared when the run is resumed.
 
+mod error;
 pub mod finetune;
 mod message;
 mod micro_batch;
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
+pub use error::ConfigError;
 use hiend_loader::batch::VoxelForm;
 use hiend_loader::pipeline::StreamConfig;
 use hiend_loader::preprocess::PreprocessConfig;
@@ -394,39 +396,6 @@ pub fn read_text(path: &Path) -> io::Result<String> {
         ErrorKind::InvalidData => io::Error::new(ErrorKind::InvalidData, "not UTF-8; save the file as text in UTF-8"),
         _ => error,
     })
-}
-
-/// An error in a configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// Invalid TOML, a value of the wrong type, or a missing key.
-    #[error("{origin}: {message}")]
-    Parse {
-        /// File or flag with the error.
-        origin: String,
-        /// Message of the parser, on one line.
-        message: String,
-    },
-    /// An unknown key.
-    #[error("{origin}: unknown key `{key}`{}", suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
-    UnknownKey {
-        /// File or flag with the key.
-        origin: String,
-        /// Key, including its sections.
-        key: String,
-        /// Nearest known key.
-        suggestion: Option<String>,
-    },
-    /// A value out of range.
-    #[error("{origin}: {key}: {reason}")]
-    Invalid {
-        /// File or flag with the value.
-        origin: String,
-        /// Key, including its section.
-        key: String,
-        /// Value found and values expected, for the message.
-        reason: String,
-    },
 }
 
 /// Values by key; keys include their sections.
