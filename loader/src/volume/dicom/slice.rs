@@ -14,7 +14,7 @@ use super::series::is_enhanced;
 use crate::escape::shown;
 
 /// Elements read of every file.
-const WANTED: [Tag; 23] = [
+const WANTED: [Tag; 24] = [
     tags::IMAGE_TYPE,
     tags::SOP_CLASS_UID,
     tags::MODALITY,
@@ -37,6 +37,7 @@ const WANTED: [Tag; 23] = [
     tags::RESCALE_INTERCEPT,
     tags::RESCALE_SLOPE,
     tags::RESCALE_TYPE,
+    tags::MODALITY_LUT_SEQUENCE,
     tags::PHOTOMETRIC_INTERPRETATION,
 ];
 
@@ -214,6 +215,10 @@ pub(super) fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
 fn rescale(elements: &Elements) -> Result<((f64, f64), bool), DicomFault> {
     let is_there = |tag| elements.text(tag).is_some();
     if !is_there(tags::RESCALE_SLOPE) && !is_there(tags::RESCALE_INTERCEPT) {
+        if elements.has(tags::MODALITY_LUT_SEQUENCE) {
+            let problem = "maps the stored values by a table, which is not read; convert the series to .nii.gz";
+            return Err(element("ModalityLUTSequence", problem.to_owned()));
+        }
         return Ok(((1.0, 0.0), false));
     }
     let [slope] = numbers(elements, "RescaleSlope", tags::RESCALE_SLOPE)?;
