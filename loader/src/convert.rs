@@ -350,6 +350,7 @@ impl<'a> Conversion<'a> {
         let data_folder = origin::folder_of(root).to_string_lossy().into_owned();
         let converter = CaseConverter {
             root,
+            datasets,
             folder: &data_folder,
             config: &config,
             options: &options,

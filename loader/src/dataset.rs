@@ -469,7 +469,7 @@ impl Dataset {
         };
         let misspelt = misspelt_ignore(&description.labels);
         let misspelt = misspelt.map(|(label, name)| DatasetNote::IgnoreSpelling { label, name: name.to_owned() });
-        let background = description.labels.get(&0).filter(|name| !name.trim().eq_ignore_ascii_case(BACKGROUND));
+        let background = description.labels.get(&0).filter(|name| !description::is_background(name));
         let background = background.map(|name| DatasetNote::BackgroundName { name: name.clone() });
         Self {
             name,

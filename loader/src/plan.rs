@@ -130,7 +130,7 @@ pub fn plan(
         cases.sort_by_key(|case| case.voxels);
         sized.push(cases);
     }
-    let (by_dataset, all) = probe_cases(root, &sized, config, options, probe_for, &mut plan);
+    let (by_dataset, all) = probe_cases(root, &datasets, &sized, config, options, probe_for, &mut plan);
     for ((dataset, cases), own) in datasets.iter().zip(&sized).zip(by_dataset) {
         let measured = if own.voxels > 0 { own } else { all };
         let voxels = cases.iter().map(|case| case.voxels).sum();
@@ -178,6 +178,7 @@ fn size_of<'a>(case: &'a CaseFiles, config: &PreprocessConfig) -> Result<Sized<'
 /// dataset.
 fn probe_cases(
     root: &Path,
+    datasets: &[Dataset],
     sized: &[Vec<Sized<'_>>],
     config: &PreprocessConfig,
     options: &ConvertOptions,
@@ -198,7 +199,7 @@ fn probe_cases(
                 return (by_dataset, all);
             }
             tried[number].push(at);
-            match probe(root, chosen.case, config, options) {
+            match probe(root, datasets, chosen.case, config, options) {
                 Ok(Probed { bytes_out, secs, findings }) => {
                     let one = Measured { voxels: chosen.voxels, bytes_out, secs };
                     by_dataset[number].add(one);

@@ -12,6 +12,7 @@ use super::suspicion::{Judged, OnSuspect};
 use super::{ConvertOptions, check_extent, labels, lost};
 use crate::budget::ByteBudget;
 use crate::case::{CaseFiles, SkippedCase};
+use crate::dataset::Dataset;
 use crate::preprocess::label_place::LabelPlace;
 use crate::preprocess::{PreprocessConfig, preprocess};
 use crate::volume::{VolumeError, VolumeInfo, read_info};
@@ -31,6 +32,8 @@ pub(super) enum Outcome {
 /// Everything on which the conversion of a case depends.
 pub(super) struct CaseConverter<'a> {
     pub root: &'a Path,
+    /// Datasets of the cases.
+    pub datasets: &'a [Dataset],
     /// Folder that records name as that of their files.
     pub folder: &'a str,
     pub config: &'a PreprocessConfig,
@@ -120,7 +123,9 @@ impl CaseConverter<'_> {
         drop((image, label));
         let lost_labels = prepared.lost_labels.iter().map(|lost| lost.value).collect();
         if let Some(label) = &case.label {
-            findings.extend(lost::findings(&prepared.lost_labels, label, self.config.spacing));
+            let dataset = self.datasets.iter().find(|dataset| dataset.name == case.dataset);
+            let ignore = dataset.and_then(|dataset| dataset.ignore);
+            findings.extend(lost::findings(&prepared.lost_labels, label, ignore, self.config.spacing));
         }
         let bytes_in = source.bytes;
         let new = NewCase {
@@ -179,19 +184,22 @@ pub struct Probed {
     pub findings: Vec<String>,
 }
 
-/// Converts one case in memory and drops the result.
+/// Converts one case of `datasets` in memory and drops the result.
 ///
 /// # Errors
 /// If the case would be skipped.
 pub fn probe(
     root: &Path,
+    datasets: &[Dataset],
     case: &CaseFiles,
     config: &PreprocessConfig,
     options: &ConvertOptions,
 ) -> Result<Probed, SkippedCase> {
     let started = Instant::now();
     let (known, budget) = (Known::nothing(), ByteBudget::new(options.memory_bytes));
-    let converter = CaseConverter { root, folder: "", config, options, parameters: "", known: &known, budget: &budget };
+    let (folder, parameters) = ("", "");
+    let converter =
+        CaseConverter { root, datasets, folder, config, options, parameters, known: &known, budget: &budget };
     let (bytes_out, findings) = match converter.convert(case, true) {
         Outcome::Encoded { case, findings, .. } => (case.len(), findings),
         Outcome::Unchanged { bytes_in, findings, .. } => (bytes_in, findings),

@@ -281,16 +281,22 @@ pub(super) fn is_damage(fault: &hiend_cache::Error) -> bool {
 fn handle_fault(out: &Location, fault: hiend_cache::Error) -> Result<(), ConvertError> {
     match &fault {
         hiend_cache::Error::MissingShard { path } => {
-            tracing::warn!(shard = %path.display(), "listed but missing; converting its cases again, as far as they are \
-                in this data and share");
+            tracing::warn!(
+                "{}: listed but missing; converting its cases again, as far as they are in this data and share",
+                shown(path)
+            );
             Ok(())
         }
         // A shard of a later version is not damaged, and its cases must not be replaced.
         hiend_cache::Error::BadShard { reason: ShardError::Version { .. }, .. } => Err(fault.into()),
         hiend_cache::Error::BadShard { path, reason } => {
             let damaged = set_aside(out, path)?;
-            tracing::warn!(shard = %path.display(), kept_as = %damaged.display(), "not a whole shard ({reason}); \
-                converting its cases again, as far as they are in this data and share");
+            tracing::warn!(
+                "{}: not a whole shard ({reason}); kept as {}; converting its cases again, as far as they are in this data \
+                 and share",
+                shown(path),
+                shown(&damaged)
+            );
             Ok(())
         }
         _ => Err(fault.into()),

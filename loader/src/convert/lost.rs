@@ -8,13 +8,20 @@ use crate::preprocess::lost_labels::{LosingStep, LostLabel};
 /// Largest number of label values that a finding names.
 const MOST_LISTED: usize = 5;
 
-/// Findings on the lost labels of a case with these label files, resampled to a spacing in mm: one line for each step.
-pub(super) fn findings(lost: &[LostLabel], files: &LabelFiles, spacing: Option<[f64; 3]>) -> Vec<String> {
-    let resampled = of_step(lost, LosingStep::Resampling, files).map(|labels| {
+/// Findings on the lost labels of a case with these label files, resampled to a spacing in mm: one line for each step. The
+/// `ignore` label is no loss: its voxels are not used.
+pub(super) fn findings(
+    lost: &[LostLabel],
+    files: &LabelFiles,
+    ignore: Option<u8>,
+    spacing: Option<[f64; 3]>,
+) -> Vec<String> {
+    let lost: Vec<&LostLabel> = lost.iter().filter(|lost| Some(lost.value) != ignore).collect();
+    let resampled = of_step(&lost, LosingStep::Resampling, files).map(|labels| {
         let to = spacing.map(|[x, y, z]| format!(" to {x} x {y} x {z} mm")).unwrap_or_default();
         format!("{labels} left after resampling{to}; a smaller --spacing keeps more")
     });
-    let cropped = of_step(lost, LosingStep::Crop, files).map(|labels| {
+    let cropped = of_step(&lost, LosingStep::Crop, files).map(|labels| {
         format!(
             "{labels} left within the foreground, to which the volume is cropped; check whether the label map is that of \
              this image"
@@ -24,8 +31,8 @@ pub(super) fn findings(lost: &[LostLabel], files: &LabelFiles, spacing: Option<[
 }
 
 /// Beginning of a finding, `label 1 (3 voxels) has no voxel`; `None` if the step removed no label.
-fn of_step(lost: &[LostLabel], step: LosingStep, files: &LabelFiles) -> Option<String> {
-    let lost: Vec<&LostLabel> = lost.iter().filter(|lost| lost.step == step).collect();
+fn of_step(lost: &[&LostLabel], step: LosingStep, files: &LabelFiles) -> Option<String> {
+    let lost: Vec<&LostLabel> = lost.iter().copied().filter(|lost| lost.step == step).collect();
     let listed = lost.iter().take(MOST_LISTED).map(|LostLabel { value, num_voxels, .. }| {
         let name = mask_name(files, *value).map(|name| format!("{name}, ")).unwrap_or_default();
         let voxels = usize::try_from(*num_voxels).unwrap_or(usize::MAX);
@@ -60,18 +67,26 @@ mod tests {
             "label 2 (1 voxel) has no voxel left within the foreground, to which the volume is cropped; check whether the label \
              map is that of this image",
         ];
-        assert_eq!(findings(&both, &map, Some([1.5, 1.5, 2.0])), expected);
-        assert!(findings(&[], &map, None).is_empty());
+        assert_eq!(findings(&both, &map, None, Some([1.5, 1.5, 2.0])), expected);
+        assert!(findings(&[], &map, None, None).is_empty());
         let many: Vec<LostLabel> = (1..=7).map(|value| lost(value, 2, LosingStep::Crop)).collect();
-        let text = findings(&many, &map, None).concat();
+        let text = findings(&many, &map, None, None).concat();
         assert!(text.contains("5 (2 voxels) and 2 more have no voxel left"), "{text}");
+    }
+
+    #[test]
+    fn the_ignore_label_is_no_loss() {
+        let map = LabelFiles::Map("a.nii".into());
+        let both = [lost(5, 8, LosingStep::Crop), lost(5, 8, LosingStep::Resampling), lost(1, 2, LosingStep::Crop)];
+        let told = findings(&both, &map, Some(5), None);
+        assert!(told.len() == 1 && told[0].starts_with("label 1 (2 voxels) has no voxel left within"), "{told:?}");
     }
 
     #[test]
     fn masks_are_named() {
         let masks = vec![Mask { class: 2, path: "masks/liver.nii.gz".into() }];
         let masks = LabelFiles::Masks { folder: "masks".into(), masks };
-        let text = findings(&[lost(2, 3, LosingStep::Crop)], &masks, None).concat();
+        let text = findings(&[lost(2, 3, LosingStep::Crop)], &masks, None, None).concat();
         assert!(text.starts_with("label 2 (liver, 3 voxels) has no voxel left within"), "{text}");
     }
 }

@@ -20,6 +20,9 @@ pub(super) const FILE_NAME: &str = "dataset.json";
 /// Name of the label of voxels without annotation.
 pub(super) const IGNORE: &str = "ignore";
 
+/// Names of label 0 that mean the background, in lower case and with spaces between words.
+const BACKGROUND_NAMES: [&str; 6] = ["background", "bg", "none", "unlabeled", "unlabelled", "clear label"];
+
 /// Keys that some lists have in place of `label`.
 const LABEL_KEYS: [&str; 6] = ["labels", "mask", "masks", "seg", "segmentation", "annotation"];
 
@@ -133,6 +136,11 @@ impl<'de> Deserialize<'de> for InOrder {
         }
         deserializer.deserialize_map(Entries)
     }
+}
+
+/// Returns true if the name of a label says that it is the background.
+pub(super) fn is_background(name: &str) -> bool {
+    BACKGROUND_NAMES.contains(&name.trim().to_lowercase().replace(['_', '-'], " ").as_str())
 }
 
 /// Reads the description in `folder`; `None` if there is none. `root` is the folder being converted: listed paths may

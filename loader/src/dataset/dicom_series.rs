@@ -1,23 +1,36 @@
 //! DICOM series in plain folders: a case for each CT series, or for each one of any modality where those are asked for.
 //!
 //! The only series of a folder is named like the folder; of several, each has its number and description in its name.
-//! A series whose files are in several folders is skipped, because none of them may hold all of it.
+//! A series whose files are in several folders is skipped, because none of them may hold all of it. Folders that lead to the
+//! very same files, by links, count as one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::Dataset;
 use super::dicom_head::is_without_preamble;
 use super::modality::Modalities;
-use super::tree::{Folder, TreeFile};
+use super::tree::{FileId, Folder, TreeFile};
 use super::unused::{UnusedFile, UnusedReason};
 use crate::case::{CaseFiles, ImageRole, SkippedCase, shown};
 use crate::volume::dicom::{Other, Wanted, is_candidate, is_cross_section, sort_of};
 
-/// Cases found so far, with the identifiers of their series.
+/// The series of one folder as a case.
+struct FoundCase {
+    /// Identifier of the series.
+    uid: String,
+    case: CaseFiles,
+    files: BTreeSet<FileId>,
+    /// Rank among cases of the same files, lowest first: names that end in `.dcm` come before others, and paths
+    /// without links before those with links.
+    rank: [bool; 2],
+}
+
+/// Cases found so far.
 pub(super) struct FoundSeries {
     modalities: Modalities,
-    cases: Vec<(String, CaseFiles)>,
+    cases: Vec<FoundCase>,
 }
 
 impl FoundSeries {
@@ -37,12 +50,19 @@ impl FoundSeries {
         let sorted = sort_of(&files, wanted);
         let parent = folder.path.strip_prefix(root).unwrap_or(&folder.path);
         let is_only = sorted.series.len() == 1;
+        let by_path: HashMap<&Path, &TreeFile> = folder.files.iter().map(|file| (file.path.as_path(), file)).collect();
         for series in sorted.series {
             let place = if is_only { parent.to_owned() } else { parent.join(&series.name) };
             let mut case_id = place.to_string_lossy().replace('\\', "/");
             if case_id.is_empty() {
                 case_id.clone_from(&dataset.name);
             }
+            let of_series: Vec<&TreeFile> =
+                series.files.iter().filter_map(|path| by_path.get(path.as_path()).copied()).collect();
+            let ids: BTreeSet<FileId> = of_series.iter().filter_map(|file| file.id).collect();
+            let is_named =
+                |file: &&TreeFile| file.path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("dcm"));
+            let rank = [!of_series.iter().all(is_named), of_series.iter().any(|file| file.is_linked)];
             let mut files = series.files.into_iter();
             let Some(image) = files.next() else { continue };
             let case = CaseFiles {
@@ -53,7 +73,7 @@ impl FoundSeries {
                 role: ImageRole::Assumed,
                 label: None,
             };
-            self.cases.push((series.uid, case));
+            self.cases.push(FoundCase { uid: series.uid, case, files: ids, rank });
         }
         let mut taken: HashSet<PathBuf> = files.into_iter().collect();
         for other in sorted.others {
@@ -83,12 +103,13 @@ impl FoundSeries {
     }
 
     /// Adds the cases to the dataset.
-    pub(super) fn add_to(self, dataset: &mut Dataset) {
+    pub(super) fn add_to(mut self, dataset: &mut Dataset) {
+        self.keep_once(dataset);
         let mut folders: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-        for (uid, case) in &self.cases {
+        for FoundCase { uid, case, .. } in &self.cases {
             folders.entry(uid.clone()).or_default().extend(case.image.parent().map(Path::to_owned));
         }
-        for (uid, case) in self.cases {
+        for FoundCase { uid, case, .. } in self.cases {
             match folders[&uid].iter().find(|folder| Some(folder.as_path()) != case.image.parent()) {
                 None => dataset.cases.push(case),
                 Some(other) => {
@@ -101,5 +122,23 @@ impl FoundSeries {
                 }
             }
         }
+    }
+
+    /// Keeps one of the cases that have the very same files.
+    fn keep_once(&mut self, dataset: &mut Dataset) {
+        self.cases.sort_by_key(|found| found.rank);
+        let mut first_of: BTreeMap<BTreeSet<FileId>, PathBuf> = BTreeMap::new();
+        self.cases.retain(|found| match first_of.entry(found.files.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(found.case.image.clone());
+                true
+            }
+            Entry::Occupied(first) => {
+                let reason = UnusedReason::SameFile { first: first.get().clone() };
+                let files = found.case.files().map(|path| UnusedFile { path: path.to_owned(), reason: reason.clone() });
+                dataset.unused.extend(files);
+                false
+            }
+        });
     }
 }

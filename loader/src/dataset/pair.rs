@@ -21,6 +21,9 @@ const IMAGE_RANKS: [fn(&str) -> bool; 5] = [
 /// Conditions on the names of folders of label maps.
 const LABEL_RANKS: [fn(&str) -> bool; 2] = [|name| is_label_folder(name) && !Split::is_apart(name), is_label_folder];
 
+/// Last words of the names of earlier versions of a folder: `labels_old` next to `labels`.
+const EARLIER_WORDS: [&str; 4] = ["old", "backup", "bak", "v1"];
+
 /// Largest number of sets of folders among which one of images is looked for by the names of its files.
 const MOST_SETS: usize = 32;
 
@@ -88,11 +91,12 @@ impl<'a> Pair<'a> {
     }
 
     /// Joins images with folders of label maps. If there are several sets of label maps, only the sets count in which a
-    /// name is that of an image.
+    /// name is that of an image, without earlier versions of others (`labels_old` next to `labels`).
     fn joined(images: Vec<&'a Folder>, labels: &[&'a Folder], role: ImageRole) -> Option<Self> {
         let mut sets = sets(labels);
         if sets.len() > 1 {
             sets.retain(|set| corresponding(&images, set) > 0);
+            drop_earlier(&mut sets);
         }
         match sets.len() {
             0 => None,
@@ -120,6 +124,17 @@ pub(super) fn of_rank<'a>(folders: &[&'a Folder], ranks: &[fn(&str) -> bool]) ->
         folders.iter().copied().filter(|folder| meets(&folder.name)).collect()
     };
     ranks.iter().map(of).find(|found| !found.is_empty()).unwrap_or_default()
+}
+
+/// Drops the sets of folders that are earlier versions of others by their names.
+fn drop_earlier(sets: &mut Vec<Vec<&Folder>>) {
+    let names: HashSet<String> = sets.iter().flatten().map(|folder| folder.name.clone()).collect();
+    let is_earlier = |name: &str| {
+        let split = name.rsplit_once(['_', '-', ' ', '.']);
+        split
+            .is_some_and(|(plain, word)| names.contains(plain) && EARLIER_WORDS.contains(&word.to_lowercase().as_str()))
+    };
+    sets.retain(|set| !set.iter().all(|folder| is_earlier(&folder.name)));
 }
 
 /// The only folders of images and of label maps by their names among folders that meet a condition.

@@ -46,6 +46,11 @@ pub enum HeaderNote {
         /// Angle between the stack and the slices' normal, in degrees.
         degrees: f64,
     },
+    /// DICOM files whose numbers leave out others, at distances into which the slices of those fit.
+    NumbersSkipped {
+        /// Difference between the numbers of slices next to each other.
+        stride: f64,
+    },
     /// DICOM files without `RescaleSlope` and `RescaleIntercept`.
     NoRescale,
     /// Rescaled values in a unit other than HU.
@@ -124,6 +129,11 @@ impl fmt::Display for HeaderNote {
                     "slices tilted by {degrees:.1} degrees against their stack (gantry tilt); the grid is sheared"
                 )
             }
+            Self::NumbersSkipped { stride } => write!(
+                f,
+                "InstanceNumber differs by {stride} from slice to slice, and their distance is {stride} times SliceThickness; \
+                 check whether the slices in between are missing"
+            ),
             Self::NoRescale => f.write_str("no RescaleSlope and RescaleIntercept; stored values are taken as HU"),
             Self::Unit { unit } => write!(f, "RescaleType is {unit}, not HU; values are taken as HU"),
             Self::BitsCut { share } => write!(

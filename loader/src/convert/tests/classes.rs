@@ -114,6 +114,18 @@ fn classes_that_the_crop_removes_are_told_as_lost_and_not_as_missing() {
 }
 
 #[test]
+fn an_ignore_label_that_the_crop_removes_is_no_finding() {
+    let mut voxels = vec![0; SHAPE.iter().product()];
+    voxels[(SHAPE[1] * 4 + 5) * SHAPE[0] + 6] = 1;
+    voxels[0] = 2;
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("labelsTr/a.nii", image().with_u8(&voxels))]);
+    let json = r#"{"labels": {"background": 0, "liver": 1, "ignore": 2}, "file_ending": ".nii"}"#;
+    std::fs::write(place.data().join("dataset.json"), json).unwrap();
+    let summary = place.convert();
+    assert!(summary.converted == 1 && summary.findings.is_empty(), "{:?}", summary.findings);
+}
+
+#[test]
 fn label_values_without_a_name_are_reported_with_an_example() {
     let place = Place::new(&[
         ("imagesTr/a_0000.nii", image()),

@@ -132,6 +132,38 @@ fn a_series_in_several_folders_is_skipped() {
     assert!(skipped.len() == 2 && skipped[0].reason.contains("its series has files in"), "{skipped:?}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_series_that_several_folders_have_by_links_is_one_case() {
+    use std::os::unix::fs::symlink;
+
+    let dir = tempfile::tempdir().unwrap();
+    // Files in a store, without endings, and links with names; then named files, a link to their folder, and hard links.
+    series(&dir.path().join("blobs"), "1.2.4", &|number| format!("{number}"));
+    series(&dir.path().join("raw/p1"), "1.2.5", &|number| format!("{number}.dcm"));
+    symlink(dir.path().join("raw/p1"), dir.path().join("again")).unwrap();
+    for folder in ["named/p0", "hard"] {
+        std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+    }
+    for number in 0..4 {
+        let link = dir.path().join(format!("named/p0/s{number}.dcm"));
+        symlink(dir.path().join(format!("blobs/{number}")), link).unwrap();
+        let file = dir.path().join(format!("raw/p1/{number}.dcm"));
+        std::fs::hard_link(file, dir.path().join(format!("hard/h{number}"))).unwrap();
+    }
+    let listing = survey(dir.path()).unwrap();
+    let cases: Vec<&str> = listing.datasets[0].cases.iter().map(|case| case.case_id.as_str()).collect();
+    assert_eq!((cases, listing.datasets[0].skipped.len()), (vec!["named/p0", "raw/p1"], 0));
+    let unused: BTreeMap<&Path, &UnusedReason> =
+        listing.all_unused().map(|unused| (unused.path.as_path(), &unused.reason)).collect();
+    assert_eq!(unused.len(), 12, "{unused:?}");
+    let first = dir.path().join("named/p0/s2.dcm");
+    assert_eq!(unused[dir.path().join("blobs/2").as_path()], &UnusedReason::SameFile { first });
+    // A folder that has a part of the files may be a series of its own.
+    std::fs::remove_file(dir.path().join("hard/h3")).unwrap();
+    assert_eq!(survey(dir.path()).unwrap().datasets[0].skipped.len(), 2);
+}
+
 #[test]
 fn dicom_files_in_a_dataset_of_another_layout_are_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -296,6 +296,19 @@ fn of_several_folders_of_label_maps_for_the_same_images_none_is_chosen() {
 }
 
 #[test]
+fn an_earlier_version_of_the_folder_of_label_maps_does_not_compete() {
+    for earlier in ["labels_old", "labels-backup", "labels.bak", "labels_V1"] {
+        let file = format!("{earlier}/x.nii");
+        Found::in_files(&["images/x.nii", "labels/x.nii", &file])
+            .cases(&["data/x images/x.nii labels/x.nii"])
+            .unused(&[(file.as_str(), UnusedReason::OutsideDatasets)])
+            .notes(&[]);
+    }
+    // Without a folder of the plain name, none is known to be the later one.
+    Found::in_files(&["images/x.nii", "labels_v1/x.nii", "labels_v2/x.nii"]).cases(&["data/x images/x.nii -"]);
+}
+
+#[test]
 fn predictions_are_neither_images_nor_label_maps() {
     let predicted = UnusedReason::Prediction;
     assert_eq!(predicted.weight(), Weight::Counted);

@@ -72,6 +72,10 @@ fn a_background_of_another_name_is_told() {
     assert_eq!(notes(r#"{"liver": 0, "background": 1}"#), 1);
     assert_eq!(notes(r#"{"0": "Background", "1": "liver"}"#), 0);
     assert_eq!(notes(r#"{"liver": 1}"#), 0);
+    for name in ["bg", "None", "unlabeled", "Unlabelled", "Clear Label", "clear_label"] {
+        assert_eq!(notes(&format!(r#"{{"{name}": 0, "liver": 1}}"#)), 0, "{name}");
+    }
+    assert_eq!(notes(r#"{"unclear label": 0, "liver": 1}"#), 1);
 }
 
 #[test]

@@ -83,7 +83,7 @@ pub(super) struct Elements {
 
 impl Elements {
     /// Reads the elements `wanted`, and the pixel data if `with_pixels` is set. A value longer than any of these
-    /// elements should have counts as absent.
+    /// elements should have counts as absent; of a sequence, only its presence is kept.
     pub(super) fn read(mut file: impl Read + Seek, wanted: &[Tag], with_pixels: bool) -> Result<Self, DicomFault> {
         let syntax = Syntax::of(&meta(&mut file)?);
         let known = TransferSyntaxRegistry.get(&syntax.uid);
@@ -105,6 +105,8 @@ impl Elements {
         let damaged = |message: &str| DicomFault::Damaged { message: message.to_owned() };
         // Sequences and their items around the current element: true for an item.
         let mut around: Vec<bool> = Vec::new();
+        // The sequence in the root, before its first item.
+        let mut sequence = None;
         let mut encapsulated: Option<(usize, Vec<u8>)> = None;
         while let Some(token) = reader.advance() {
             match token.map_err(|err| DicomFault::damaged(&err))? {
@@ -113,8 +115,14 @@ impl Elements {
                         break;
                     }
                 }
-                LazyDataToken::SequenceStart { .. } => around.push(false),
+                LazyDataToken::SequenceStart { tag, .. } => {
+                    if around.is_empty() {
+                        sequence = Some(tag);
+                    }
+                    around.push(false);
+                }
                 LazyDataToken::PixelSequenceStart => {
+                    sequence = None;
                     if around.is_empty() {
                         if !with_pixels {
                             break;
@@ -126,6 +134,9 @@ impl Elements {
                 LazyDataToken::ItemStart { .. } => {
                     if around.last() != Some(&false) {
                         return Err(damaged("an item outside of a sequence"));
+                    }
+                    if let Some(tag) = sequence.take().filter(|tag| wanted.contains(tag)) {
+                        self.values.insert(tag, Vec::new());
                     }
                     around.push(true);
                     if let Some((number, _)) = encapsulated.as_mut().filter(|_| around.len() == 2) {
@@ -187,6 +198,11 @@ impl Elements {
             return Err(damaged("the file ends in the middle of its pixel data"));
         }
         Ok(())
+    }
+
+    /// Returns true if the file has the element, or a sequence with an item.
+    pub(super) fn has(&self, tag: Tag) -> bool {
+        self.values.contains_key(&tag)
     }
 
     /// Parts of a text value, without padding; `None` for an absent or empty value.

@@ -14,13 +14,15 @@ use super::series::is_enhanced;
 use crate::escape::shown;
 
 /// Elements read of every file.
-const WANTED: [Tag; 23] = [
+const WANTED: [Tag; 26] = [
     tags::IMAGE_TYPE,
     tags::SOP_CLASS_UID,
     tags::MODALITY,
     tags::SERIES_DESCRIPTION,
     tags::SERIES_INSTANCE_UID,
     tags::SERIES_NUMBER,
+    tags::INSTANCE_NUMBER,
+    tags::SLICE_THICKNESS,
     tags::IMAGE_POSITION_PATIENT,
     tags::IMAGE_ORIENTATION_PATIENT,
     tags::SAMPLES_PER_PIXEL,
@@ -37,6 +39,7 @@ const WANTED: [Tag; 23] = [
     tags::RESCALE_INTERCEPT,
     tags::RESCALE_SLOPE,
     tags::RESCALE_TYPE,
+    tags::MODALITY_LUT_SEQUENCE,
     tags::PHOTOMETRIC_INTERPRETATION,
 ];
 
@@ -91,6 +94,10 @@ pub(super) struct Slice {
     pub axes: [[f64; 3]; 2],
     /// Distances between columns and between rows, in mm.
     pub sides: [f64; 2],
+    /// Number of the image in its series, if the header has it.
+    pub number: Option<f64>,
+    /// Thickness in mm, if the header has it.
+    pub thickness: Option<f64>,
     /// Slope and intercept to HU, or to the values of another modality.
     pub rescale: (f64, f64),
     /// True if the header has a rescaling.
@@ -136,6 +143,7 @@ impl Slice {
             return Err(element("PixelSpacing", format!("is {side_y}\\{side_x}; expected positive lengths")));
         }
         let (rescale, is_rescaled) = rescale(elements)?;
+        let decimal = |tag| elements.decimals(tag)?.first().copied();
         Ok(Self {
             path: path.to_owned(),
             is_ct: elements.first(tags::MODALITY).is_none_or(|modality| modality == "CT"),
@@ -147,6 +155,8 @@ impl Slice {
             position: numbers(elements, "ImagePositionPatient", tags::IMAGE_POSITION_PATIENT)?,
             axes: axes(numbers(elements, "ImageOrientationPatient", tags::IMAGE_ORIENTATION_PATIENT)?)?,
             sides: [side_x, side_y],
+            number: decimal(tags::INSTANCE_NUMBER),
+            thickness: decimal(tags::SLICE_THICKNESS),
             rescale,
             is_rescaled,
             unit: elements.first(tags::RESCALE_TYPE),
@@ -214,6 +224,10 @@ pub(super) fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
 fn rescale(elements: &Elements) -> Result<((f64, f64), bool), DicomFault> {
     let is_there = |tag| elements.text(tag).is_some();
     if !is_there(tags::RESCALE_SLOPE) && !is_there(tags::RESCALE_INTERCEPT) {
+        if elements.has(tags::MODALITY_LUT_SEQUENCE) {
+            let problem = "maps the stored values by a table, which is not read; convert the series to .nii.gz";
+            return Err(element("ModalityLUTSequence", problem.to_owned()));
+        }
         return Ok(((1.0, 0.0), false));
     }
     let [slope] = numbers(elements, "RescaleSlope", tags::RESCALE_SLOPE)?;

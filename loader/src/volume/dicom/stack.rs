@@ -107,6 +107,9 @@ impl Stack {
         if tilt > TOLD_TILT_DEGREES {
             notes.push(HeaderNote::Tilt { degrees: tilt });
         }
+        if let Some(stride) = stride_of_numbers(&slices, dot(step, normal)).filter(|_| first.is_ct) {
+            notes.push(HeaderNote::NumbersSkipped { stride });
+        }
         if slices.iter().any(|slice| slice.is_projection) {
             notes.push(HeaderNote::Projection);
         }
@@ -186,6 +189,17 @@ impl Stack {
         let blake3 = hasher.finalize().to_hex().to_string();
         Ok(Loaded { info, blake3, file_bytes, bytes, offset: 0, scaling: common_rescale.unwrap_or((1.0, 0.0)) })
     }
+}
+
+/// Difference between the `InstanceNumber`s of slices next to each other, if it is the same above 1 for all, and the
+/// distance of the slices in mm is as many times their thickness.
+fn stride_of_numbers(slices: &[Slice], distance: f64) -> Option<f64> {
+    let numbers: Vec<f64> = slices.iter().map(|slice| slice.number).collect::<Option<_>>()?;
+    let (first, second) = (*numbers.first()?, *numbers.get(1)?);
+    let stride = (second - first).abs();
+    let is_constant = numbers.windows(2).all(|pair| (pair[1] - pair[0] - (second - first)).abs() < 0.5);
+    let is_as_far = (distance - stride * slices.first()?.thickness?).abs() <= MAX_JITTER * distance;
+    (is_constant && stride > 1.5 && is_as_far).then_some(stride)
 }
 
 /// Irregularities of the units of CT slices.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dicom_core::value::{PixelFragmentSequence, Value};
+use dicom_core::value::{DataSetSequence, PixelFragmentSequence, Value};
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::tags;
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
@@ -63,6 +63,13 @@ impl TestSlice {
     pub(crate) fn at(self, position: [f64; 3]) -> Self {
         let text = position.map(|part| part.to_string()).join("\\");
         self.text(tags::IMAGE_POSITION_PATIENT, VR::DS, &text)
+    }
+
+    /// Adds a sequence of items without elements.
+    pub(crate) fn sequence(mut self, tag: Tag, num_items: usize) -> Self {
+        let items = DataSetSequence::from(vec![InMemDicomObject::new_empty(); num_items]);
+        self.elements.put(DataElement::new(tag, VR::SQ, items));
+        self
     }
 
     pub(crate) fn without(mut self, tag: Tag) -> Self {

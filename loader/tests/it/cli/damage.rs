@@ -156,6 +156,9 @@ fn cases_of_lost_and_damaged_shards_are_converted_again() {
     assert!(ran.err.contains("make one with `hiend-shard DATA --out "), "{}", ran.err);
     let ran = place.convert(&[], 0);
     assert!(ran.out.contains("converted   2 cases") && ran.err.contains("converting its cases again"), "{}", ran.err);
+    let told =
+        [".shard: listed but missing; converting", ".shard: not a whole shard (", "; kept as ", ".damaged; converting"];
+    assert!(told.iter().all(|part| ran.err.contains(part)) && !ran.err.contains("kept_as"), "{}", ran.err);
     assert_eq!(voxels(&place.path("cache")), before);
     place.verify(0);
 }

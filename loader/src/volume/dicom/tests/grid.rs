@@ -139,3 +139,22 @@ fn a_tilted_gantry_shears_the_grid() {
         assert!(slice::dot(column(a), column(b)).abs() < 1e-9, "{upright:?}");
     }
 }
+
+#[test]
+fn numbers_that_leave_out_slices_of_the_thickness_between_others_are_told() {
+    let of = |numbers: [u8; 4], thickness: &str| -> Vec<String> {
+        let series = slices().into_iter().zip(numbers).map(|(slice, number)| {
+            let slice = slice.text(tags::INSTANCE_NUMBER, VR::IS, &number.to_string());
+            slice.text(tags::SLICE_THICKNESS, VR::DS, thickness)
+        });
+        notes(&read(&series.collect::<Vec<_>>()).unwrap())
+    };
+    let expected = "InstanceNumber differs by 2 from slice to slice, and their distance is 2 times SliceThickness; check \
+                    whether the slices in between are missing";
+    assert_eq!(of([1, 3, 5, 7], "1"), [expected]);
+    assert_eq!(of([8, 6, 4, 2], "1.0"), [expected]);
+    // Slices without gaps, gaps between consecutive numbers, and numbers without order.
+    for (numbers, thickness) in [([1, 3, 5, 7], "2"), ([1, 2, 3, 4], "1"), ([1, 3, 5, 6], "1")] {
+        assert!(of(numbers, thickness).is_empty(), "{numbers:?} {thickness}");
+    }
+}

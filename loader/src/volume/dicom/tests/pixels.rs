@@ -99,6 +99,18 @@ fn a_series_with_a_rescaling_in_some_images_only_is_refused() {
 }
 
 #[test]
+fn a_series_whose_values_come_from_a_table_is_refused() {
+    let with_table = |num_items: usize| -> Vec<TestSlice> {
+        let plain = slices().into_iter().map(|s| s.without(tags::RESCALE_SLOPE).without(tags::RESCALE_INTERCEPT));
+        plain.map(|slice| slice.sequence(tags::MODALITY_LUT_SEQUENCE, num_items)).collect()
+    };
+    check_refused(&with_table(1), "ModalityLUTSequence maps the stored values by a table, which is not read");
+    // A sequence without items holds no table.
+    let empty = read(&with_table(0)).unwrap();
+    assert_eq!(notes(&empty), ["no RescaleSlope and RescaleIntercept; stored values are taken as HU"]);
+}
+
+#[test]
 fn an_inverted_display_is_reported_and_the_values_are_kept() {
     let inverted = |slice: TestSlice| slice.text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME1");
     let series: Vec<TestSlice> = slices().into_iter().map(inverted).collect();
