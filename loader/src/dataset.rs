@@ -41,10 +41,11 @@ mod same_file;
 mod same_name;
 mod stray;
 mod tree;
+mod unique_name;
 mod unused;
 mod words;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use hiend_cache::DatasetInfo;
@@ -53,6 +54,7 @@ use crate::case::{CaseFiles, SkippedCase};
 use crate::volume::file_stem;
 use description::{Description, IGNORE};
 use tree::Folder;
+use unique_name::{joined_name, unique_names};
 
 pub use channels::{ChannelNames, NameRole, several_channels};
 pub use content::VolumeContent;
@@ -429,33 +431,6 @@ fn name_nested(folder: &Folder, unused: &mut [UnusedFile]) {
 fn outside(file: &tree::TreeFile, root: &Path) -> UnusedFile {
     let reason = other_file::of_other_file(file).unwrap_or_else(|| unused::apart(file, root));
     UnusedFile { path: file.path.clone(), reason }
-}
-
-/// Name of a dataset whose folder has the name of another one: all folders below `root`, joined.
-fn joined_name(path: &Path, root: &Path) -> String {
-    let parts = path.strip_prefix(root).unwrap_or(path).iter().map(|part| part.to_string_lossy());
-    let joined = parts.collect::<Vec<_>>().join("-");
-    if joined.is_empty() { tree::name_of(path) } else { joined }
-}
-
-/// Gives datasets of the same name the names of the folders above them as well.
-fn unique_names(found: Vec<(PathBuf, Dataset)>, root: &Path) -> Result<Vec<Dataset>, DatasetError> {
-    let mut count: HashMap<String, usize> = HashMap::new();
-    for (_, dataset) in &found {
-        *count.entry(dataset.name.clone()).or_default() += 1;
-    }
-    let mut datasets: Vec<Dataset> = Vec::with_capacity(found.len());
-    let mut names: HashSet<String> = HashSet::new();
-    for (path, mut dataset) in found {
-        if count[&dataset.name] > 1 {
-            dataset.rename(&joined_name(&path, root));
-        }
-        if !names.insert(dataset.name.clone()) {
-            return Err(DatasetError::SameName { path: root.to_owned(), name: dataset.name });
-        }
-        datasets.push(dataset);
-    }
-    Ok(datasets)
 }
 
 impl Dataset {

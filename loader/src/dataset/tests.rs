@@ -483,23 +483,3 @@ fn a_file_in_place_of_the_folder_is_named() {
     let error = survey(&dir.path().join("a.nii.gz")).unwrap_err().to_string();
     assert!(error.ends_with("a.nii.gz: a file; expected the folder that contains it"), "{error}");
 }
-
-#[test]
-fn cases_are_found_by_name() {
-    let listing = Found::in_files(&[
-        "Dataset001_A/imagesTr/x_0000.nii.gz",
-        "Dataset001_A/imagesTr/y_0000.nii.gz",
-        "Dataset002_B/imagesTr/x_0000.nii.gz",
-    ])
-    .listing;
-    let check = |patterns: &[&str], expected: &[&str], unmatched: &[&str]| {
-        let (keys, without) = Exclude::new(patterns).matches(&listing.datasets);
-        assert_eq!(keys.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{patterns:?}");
-        let without: Vec<&str> = without.iter().map(|one| one.pattern.as_str()).collect();
-        assert_eq!(without, unmatched, "{patterns:?}");
-    };
-    check(&["x"], &["Dataset001_A/x", "Dataset002_B/x"], &[]);
-    check(&["a", "Dataset002_B/X"], &["Dataset001_A/x", "Dataset001_A/y", "Dataset002_B/x"], &[]);
-    check(&["z", "y", "C*"], &["Dataset001_A/y"], &["z", "C*"]);
-    check(&["x", "Dataset001_A/x"], &["Dataset001_A/x", "Dataset002_B/x"], &[]);
-}
