@@ -288,7 +288,7 @@ fn load(mut file: &File, len: usize, access: Access) -> io::Result<Option<Block>
             Block::Owned(bytes.into())
         }
     };
-    // A file truncated or extended since then is no block.
+    // A file that was truncated or extended since then is not a valid block.
     Ok((block.bytes().len() == len).then_some(block))
 }
 

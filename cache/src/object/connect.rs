@@ -126,7 +126,8 @@ fn missing_variable(scheme: &str, is_set: impl Fn(&str) -> bool) -> Option<&'sta
     }
 }
 
-/// Returns `true` if a request fails because there is no such bucket or container, by the codes of S3, Google and Azure.
+/// Returns `true` if a request failed because the bucket or container does not exist, by the codes of S3, Google and
+/// Azure.
 fn is_bucket_missing(err: &object_store::Error) -> bool {
     let text = err.to_string();
     ["<Code>NoSuchBucket</Code>", "<Code>ContainerNotFound</Code>"].into_iter().any(|code| text.contains(code))

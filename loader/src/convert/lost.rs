@@ -9,7 +9,7 @@ use crate::preprocess::lost_labels::{LosingStep, LostLabel};
 const MOST_LISTED: usize = 5;
 
 /// Findings on the lost labels of a case with these label files, resampled to a spacing in mm: one line for each step. The
-/// `ignore` label is no loss: its voxels are not used.
+/// `ignore` label is left out, because its voxels are not used.
 pub(super) fn findings(
     lost: &[LostLabel],
     files: &LabelFiles,

@@ -300,7 +300,7 @@ impl Suspicion {
         if let Some((ends, share)) = odd_air.moved {
             return Some(Self::Moved { min, max, share, ends });
         }
-        // At or below the window's lower end, clipped air is no foreground.
+        // Air that is clipped at or below the window's lower end does not count as foreground.
         let (value, share) = odd_air.clipped.filter(|_| below < RARE)?;
         Some(Self::Clipped { min, max, share, value })
     }

@@ -58,7 +58,7 @@ impl RetryArg {
     }
 }
 
-/// Remark on a flag about object storage if all caches are in folders. Text that is no valid location is left to the
+/// Remark on a flag about object storage if all caches are in folders. Text that is not a valid location is left to the
 /// error of opening it.
 fn no_effect<'a>(flag: &str, caches: impl IntoIterator<Item = &'a Path>) -> Option<String> {
     let is_folder = |cache: &Path| Location::parse(cache.as_os_str()).is_ok_and(|location| location.folder().is_some());

@@ -13,7 +13,7 @@ pub(super) enum Address {
     Unix { url: String, path: PathBuf },
 }
 
-/// Error of a URL that is no valid server address.
+/// Error of a URL that is not a valid server address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid server {text:?}; expected http://HOST:PORT, https://HOST:PORT or unix:///PATH")]
 pub struct AddressError {

@@ -82,7 +82,9 @@ fn advice(url: &str, text: &str) -> Option<&'static str> {
         Some("the server's certificate is that of an authority; give the server one with basicConstraints=CA:FALSE")
     } else if text.contains("grpc-status header missing") && !OF_PROXIES.iter().any(|status| text.contains(status)) {
         // An answer that is HTTP but not gRPC.
-        Some("this is no hiend-serve; expected the URL that it prints as `serving`, not that of its --metrics-listen")
+        Some(
+            "this address is not that of a hiend-serve; expected the URL that it prints as `serving`, not that of its --metrics-listen",
+        )
     } else if text.contains("SUN_LEN") {
         Some("the path of a Unix socket has at most 107 bytes, 104 with shared memory, which appends `.fd`")
     // The first bytes of an answer, taken for a record of TLS or a frame of HTTP/2.

@@ -1,4 +1,4 @@
-//! Inputs that are no scans and hold none, as a pattern of the shell gives them with scans.
+//! Inputs that are not scans and contain none, such as other files that a shell pattern matches together with scans.
 
 use std::path::PathBuf;
 
