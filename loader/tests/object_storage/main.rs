@@ -16,7 +16,9 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
-    let args = Arguments::from_args();
+    let mut args = Arguments::from_args();
+    // Most of these tests wait, for repeated requests and for claims to expire.
+    args.test_threads.get_or_insert(8);
     let server = if args.list { Err("not started for a listing".to_owned()) } else { server::Server::start() };
     let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
     let trials: Vec<Trial> = match &server {

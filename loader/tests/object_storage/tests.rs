@@ -341,7 +341,7 @@ fn two_workers_write_one_cache(server: &str) {
 fn claims_divide_cases_and_a_dead_run_is_taken_over(server: &str) {
     let place = Place::with_phantoms(server, 6);
     let (data, local) = (place.text("data"), place.text("local"));
-    for (number, out) in [local.as_str(), &place.url].into_iter().enumerate() {
+    let take_over = |out: &str| {
         let flags = ["--out", out, "--spacing", "3", "--jobs=1", "--claim", "--claim-lifetime=10"];
         let convert = [&[data.as_str()], &flags[..]].concat();
         // Killed with cases that it has claimed and not stored, unless it is done before it is seen at work.
@@ -359,10 +359,15 @@ fn claims_divide_cases_and_a_dead_run_is_taken_over(server: &str) {
         }
         let stored: usize = runs.iter().map(|ran| converted(&ran.out)).sum();
         // A run that cannot renew its lease for its short lifetime is taken for dead, and its case is done twice.
-        assert!(is_done || stored >= 6, "{number}: {}{}", runs[0].out, runs[1].out);
+        assert!(is_done || stored >= 6, "{out}: {}{}", runs[0].out, runs[1].out);
         assert!(place.check(&["verify", out], 0).out.contains("no fault"));
         assert!(place.check(&["inspect", out], 0).out.contains("6 cases ("));
-    }
+    };
+    // Both at the same time, because each waits for claims to expire.
+    std::thread::scope(|scope| {
+        scope.spawn(|| take_over(&local));
+        take_over(&place.url);
+    });
     assert_eq!(place.digests(&place.url, &[]), place.digests(&local, &[]));
 }
 

@@ -171,7 +171,7 @@ fn rank_that_ends_without_a_word_is_gone_for_the_others() {
 #[test]
 fn silent_rank_is_distinguished_from_a_slow_one() {
     // Rank 1 sends four heartbeats in the time after which rank 0 gives up on a silent rank; three may be late.
-    let short = Timeouts { peer: Duration::from_secs(20), ..TIMEOUTS };
+    let short = Timeouts { peer: Duration::from_secs(8), ..TIMEOUTS };
     let ([first, second], proxy, _dir) = pair([short; 2]);
     let first_round = {
         let first = Arc::clone(&first);
@@ -231,7 +231,7 @@ fn rank_that_does_not_arrive_is_late_although_it_is_alive() {
 fn wrong_token_is_refused_and_the_missing_rank_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let worlds = worlds(dir.path(), 2);
-    let [short, shorter] = [20, 10].map(|secs| Timeouts { join: Duration::from_secs(secs), ..TIMEOUTS });
+    let [short, shorter] = [8, 4].map(|secs| Timeouts { join: Duration::from_secs(secs), ..TIMEOUTS });
     let first = join_in_thread(&worlds[0], token(), short);
     announced(&dir.path().join("address"));
     let other = Token::new("another token altogether".into()).unwrap();
@@ -240,7 +240,7 @@ fn wrong_token_is_refused_and_the_missing_rank_is_named() {
     assert!(error.to_string().ends_with("refused rank 1: its HIEND_TOKEN differs from rank 0's"), "{error}");
     let error = first.join().unwrap().unwrap_err();
     let error = error.to_string();
-    assert!(error.starts_with("1 of 2 ranks joined within 20 s; missing: 1; refused "), "{error}");
+    assert!(error.starts_with("1 of 2 ranks joined within 8 s; missing: 1; refused "), "{error}");
     assert!(error.ends_with(" without the token of this run, the last from 127.0.0.1"), "{error}");
 }
 

@@ -50,16 +50,16 @@ fn rank_with_another_token_is_refused() {
         as_torchrun(folder.pretrain("run", &["--device", "cpu", "--join-timeout", secs]), rank, master, token)
     };
     // The first one waits for longer, because the second one has to start meanwhile.
-    let mut first = rank(&folder, 0, "20", "a token for tests only");
+    let mut first = rank(&folder, 0, "12", "a token for tests only");
     let mut first_lines = BufReader::new(first.child.stderr.take().unwrap()).lines().map(Result::unwrap);
     first_lines.find(|line| line.starts_with("rank 0 waits for 1 other rank at ")).unwrap();
-    let second = rank(&folder, 1, "10", "another token for tests");
+    let second = rank(&folder, 1, "6", "another token for tests");
     folder.end_turn();
     let (second, second_error) = second.end();
     let first_error = first_lines.collect::<Vec<_>>().join("\n");
     assert_eq!((first.end().0, second), (Some(LOST), Some(DISAGREEMENT)), "{first_error}{second_error}");
     assert!(second_error.contains("refused rank 1: its HIEND_TOKEN differs from rank 0's"), "{second_error}");
-    assert!(first_error.contains("1 of 2 ranks joined within 20 s; missing: 1; refused "), "{first_error}");
+    assert!(first_error.contains("1 of 2 ranks joined within 12 s; missing: 1; refused "), "{first_error}");
 }
 
 #[test]
