@@ -5,6 +5,7 @@ mod environments;
 mod failures;
 mod network;
 mod signals;
+mod threads;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
