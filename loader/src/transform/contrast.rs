@@ -72,6 +72,7 @@ mod tests {
             let mut image = [0.0, 0.4, 0.6, 1.0];
             ContrastParams { factor }.apply(&mut image);
             for (v, e) in image.iter().zip(expected) {
+                // Three roundings of numbers up to 1, 6e-8 each.
                 assert!((v - e).abs() < 1e-6, "{image:?}");
             }
         };

@@ -22,6 +22,10 @@ use serde_json::Value;
 /// Largest difference of a stored voxel, in window units: rounding to whole HU moves a value by up to half of 1/425
 /// (0.00118); the rest is float rounding.
 const IMAGE_TOLERANCE: f64 = 0.0013;
+/// Largest mean of the absolute differences of stored voxels, in window units: rounding to whole HU moves a value by a
+/// quarter of 1/425 on average, and by half of it half-way between two HU, where no more than every second voxel of a
+/// volume lies that is resampled half-way between its planes; (1/4 + 1/2)/2 and float rounding.
+const IMAGE_MEAN_TOLERANCE: f64 = 0.38 / 425.0;
 /// Largest difference of a volume's mean, in window units. Rounding errors cancel in the mean, except for values
 /// half-way between two HU, which are rounded up: at most half of 1/425 for those, and for no more than every second
 /// voxel of a volume that is resampled half-way between its planes.
@@ -164,6 +168,8 @@ fn check_case(folder: &Path, json: &Path) -> Vec<String> {
     differing.unless(hu_error.max < HU_TOLERANCE, || format!("HU differ by {}", hu_error.max));
     let worst = image_error.max.max(block_error.max);
     differing.unless(worst < IMAGE_TOLERANCE, || format!("image differs by {worst}"));
+    let mean = image_error.mean;
+    differing.unless(mean < IMAGE_MEAN_TOLERANCE, || format!("image differs by {mean} on average"));
     differing.unless(mean_error < MEAN_TOLERANCE, || format!("mean of the volume differs by {mean_error}"));
     differing.found
 }

@@ -471,6 +471,8 @@ fn gradient_checkpointing_and_micro_batches_change_no_loss() {
     let plain = losses(false, None);
     for (name, other) in [("checkpointing", losses(true, None)), ("micro-batches", losses(false, Some(1)))] {
         for (step, (a, b)) in plain.iter().zip(&other).enumerate() {
+            // Micro-batches add gradients in another order, a few roundings of f32 (6e-8 each) relative to their size; the
+            // steps at the rates of this configuration change a loss by a small part of itself, so that less of it is seen.
             assert!((a - b).abs() < 1e-6 * a, "{name}, step {step}: {a} {b}");
         }
     }
