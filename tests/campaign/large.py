@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""Peak memory of converting and predicting one very large scan.
+
+    tests/campaign/large.py                      # 1024 x 1024 x 1500 voxels of 0.4 mm: 3.1 GB, and 12 GB of free disk
+    options: --side 1024  --planes 1500  --bin target/release  --work DIR
+
+The programs must be built: cargo build --release --locked. The scan is converted at 1.5 mm, and with all its voxels and
+values; the memory that `hiend-shard plan` announces is printed next to the measured peak. A small network, trained for two
+steps on two small scans, then predicts it.
+"""
+
+import argparse
+import gzip
+import json
+import math
+import os
+import random
+import re
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from pathlib import Path
+
+
+def header(shape, spacing, bits, code):
+    """Header of a NIfTI-1 file whose axes are those of RAS."""
+    head = bytearray(352)
+    struct.pack_into("<i", head, 0, 348)
+    struct.pack_into("<8h", head, 40, 3, *shape, 1, 1, 1, 1)
+    struct.pack_into("<2h", head, 70, code, bits)
+    struct.pack_into("<4f", head, 76, 1, spacing, spacing, spacing)
+    struct.pack_into("<f", head, 108, 352)
+    head[123] = 2
+    struct.pack_into("<h", head, 254, 1)
+    struct.pack_into("<12f", head, 280, spacing, 0, 0, 0, 0, spacing, 0, 0, 0, 0, spacing, 0)
+    head[344:348] = b"n+1\0"
+    return bytes(head)
+
+
+def plane(side, radius, noise):
+    """A round body with an organ and noise, in air, as 16-bit HU."""
+    centre, values = side / 2, array("h", bytes(2 * side * side))
+    for y in range(side):
+        half = math.sqrt(max(0.0, radius * radius - (y - centre) ** 2))
+        low, high = int(centre - half), int(centre + half)
+        organ = math.sqrt(max(0.0, (radius / 3) ** 2 - (y - centre) ** 2))
+        for x in range(side):
+            value = -1000 if not low <= x < high else 120 if abs(x - centre) < organ else 40
+            values[y * side + x] = value + noise.randrange(-15, 16)
+    return values
+
+
+def large_scan(path, side, planes):
+    """Writes the scan. Planes repeat after sixteen, which no part of the programs makes use of."""
+    noise = random.Random(1)
+    kinds = [plane(side, side * (0.36 + 0.005 * kind), noise).tobytes() for kind in range(16)]
+    with open(path, "wb") as file:
+        file.write(header((side, side, planes), 0.4, 16, 4))
+        for number in range(planes):
+            file.write(kinds[number % 16])
+
+
+def labelled_scans(folder):
+    """Writes two small scans with label maps, for a network of two classes."""
+    side = 64
+    for name in ["imagesTr", "labelsTr"]:
+        (folder / name).mkdir(parents=True)
+    for number in range(2):
+        values = plane(side, 24, random.Random(number)).tobytes() * side
+        image = header((side, side, side), 2.0, 16, 4) + values
+        labels = bytes(int(value > 85) for value in array("h", values))
+        (folder / f"imagesTr/case{number}_0000.nii.gz").write_bytes(gzip.compress(image, 1))
+        (folder / f"labelsTr/case{number}.nii.gz").write_bytes(
+            gzip.compress(header((side, side, side), 2.0, 8, 2) + labels, 1))
+    description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}, "numTraining": 2,
+                   "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(description))
+
+
+def run(command):
+    """Runs a program to its end; returns its output and the peak of its memory in GB."""
+    start = time.time()
+    child = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                             env=dict(os.environ, NO_COLOR="1"))
+    out = child.stdout.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))}: {child.returncode}\n{out}")
+    return out, usage.ru_maxrss * 1024 / 1e9, time.time() - start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=1024)
+    parser.add_argument("--planes", type=int, default=1500)
+    parser.add_argument("--bin", type=Path, default=Path("target/release"))
+    parser.add_argument("--work", type=Path, default=None, help="folder for the files, deleted at the end")
+    options = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with tempfile.TemporaryDirectory(dir=options.work) as name:
+        work = Path(name)
+        scans = work / "scans"
+        scans.mkdir()
+        large_scan(scans / "large.nii", options.side, options.planes)
+        size = (scans / "large.nii").stat().st_size / 1e9
+        print(f"scan of {options.side} x {options.side} x {options.planes} voxels, {size:.1f} GB", flush=True)
+
+        shard = options.bin / "hiend-shard"
+        for number, flags in enumerate([[], ["--spacing", "native", "--store", "full"]]):
+            plan, _, _ = run([shard, "plan", scans, *flags])
+            announced = re.search(r"at most ([\d.]+ [kMGT]?B)", plan)
+            _, peak, secs = run([shard, scans, "--out", work / f"cache-{number}", *flags])
+            said = announced.group(1) if announced else "nothing"
+            words = " ".join(flags) or "1.5 mm, window"
+            print(f"conversion, {words}: peak {peak:.2f} GB (plan: at most {said}), {secs:.0f} s", flush=True)
+
+        labelled_scans(work / "data/Dataset001_Small")
+        run([shard, work / "data", "--out", work / "small"])
+        train = options.bin / "hiend-train"
+        run([train, "finetune", "--shards", work / "small", "--init", "none", "--preset", "tiny", "--device", "cpu",
+             "--max-steps", "2", "--no-validation", "--run-dir", work / "run", "--display", "lines"])
+        _, peak, secs = run([train, "predict", "--model", work / "run", scans, "--out", work / "out", "--device", "cpu"])
+        print(f"prediction of two classes on the scan's own grid: peak {peak:.2f} GB, {secs:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
