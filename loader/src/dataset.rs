@@ -25,6 +25,8 @@ mod difference;
 mod error;
 mod exclude;
 mod folder;
+#[cfg(feature = "dicom")]
+mod hub;
 mod listed;
 mod mirrored;
 mod modality;

@@ -16,6 +16,8 @@ use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::{Description, FILE_NAME};
 #[cfg(feature = "dicom")]
 use super::dicom_series::FoundSeries;
+#[cfg(feature = "dicom")]
+use super::hub::HubLinks;
 use super::modality::Modalities;
 use super::other_file::of_other_file;
 use super::roles::{
@@ -29,7 +31,7 @@ use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 pub(super) fn read(root: &Folder, description: Option<&Description>, modalities: Modalities) -> Dataset {
     let mut dataset = Dataset::described(root.name.clone(), description);
     #[cfg(feature = "dicom")]
-    let mut series = FoundSeries::new(modalities);
+    let mut series = FoundSeries::new(modalities, HubLinks::of(root));
     let modalities = modalities.by_name(description);
     #[cfg(feature = "dicom")]
     {

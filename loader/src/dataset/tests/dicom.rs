@@ -126,10 +126,68 @@ fn a_series_in_several_folders_is_skipped() {
     series(&dir.path().join("a"), "1.2.4", &|number| format!("{number}"));
     series(&dir.path().join("b"), "1.2.4", &|number| format!("{number}"));
     series(&dir.path().join("c"), "1.2.5", &|number| format!("{number}"));
+    let other = slices()[2].clone().text(tags::SERIES_INSTANCE_UID, VR::UI, "1.2.4").pixels(&[7; 6]);
+    other.write(&dir.path().join("b/2"));
     let listing = survey(dir.path()).unwrap();
     assert_eq!(listing.datasets[0].cases.len(), 1);
     let skipped = &listing.datasets[0].skipped;
     assert!(skipped.len() == 2 && skipped[0].reason.contains("its series has files in"), "{skipped:?}");
+}
+
+#[test]
+fn a_copied_series_is_one_case_with_the_first_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    series(&data.join("raw/p1"), "1.2.4", &|number| format!("{number}.dcm"));
+    series(&data.join("copy"), "1.2.4", &|number| format!("IM{}", 9 - number));
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    let reason = UnusedReason::SameFile { first: data.join("copy/IM6") };
+    let files = [0, 1, 2, 3].map(|number| format!("raw/p1/{number}.dcm"));
+    let unused: Vec<(&str, UnusedReason)> = files.iter().map(|file| (file.as_str(), reason.clone())).collect();
+    found.cases(&["data/copy copy/IM6 -"]).skipped(&[]).unused(&unused);
+    // A part of the files is no copy.
+    std::fs::remove_file(data.join("raw/p1/3.dcm")).unwrap();
+    let listing = survey(&data).unwrap();
+    assert_eq!((listing.datasets[0].cases.len(), listing.datasets[0].skipped.len()), (0, 2));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_series_of_the_hugging_face_hub_has_the_name_of_its_links() {
+    use std::os::unix::fs::symlink;
+
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let link = |name: &str, blob: &str| {
+        let link = data.join("hub/snapshots/rev").join(name);
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(data.join("hub/blobs").join(blob), link).unwrap();
+    };
+    series(&data.join("hub/blobs"), "1.2.4", &|number| format!("{number}f0e"));
+    let mr = slices()[0].clone().text(tags::MODALITY, VR::CS, "MR").text(
+        tags::SOP_CLASS_UID,
+        VR::UI,
+        uids::MR_IMAGE_STORAGE,
+    );
+    mr.write(&data.join("hub/blobs/9f0e"));
+    touch(&data, &["hub/blobs/7f0e"]);
+    for number in 0..4 {
+        link(&format!("p1/IM{number}"), &format!("{number}f0e"));
+    }
+    link("p1/mr", "9f0e");
+    link("README.md", "7f0e");
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    let same = |link: &str| UnusedReason::SameFile { first: data.join("hub/snapshots/rev").join(link) };
+    found.cases(&["data/hub/snapshots/rev/p1 hub/snapshots/rev/p1/IM0 -"]).unused(&[
+        ("hub/blobs/0f0e", same("p1/IM0")),
+        ("hub/blobs/1f0e", same("p1/IM1")),
+        ("hub/blobs/2f0e", same("p1/IM2")),
+        ("hub/blobs/3f0e", same("p1/IM3")),
+        ("hub/blobs/7f0e", UnusedReason::NotAVolume),
+        ("hub/blobs/9f0e", same("p1/mr")),
+        ("hub/snapshots/rev/README.md", UnusedReason::NotAVolume),
+        ("hub/snapshots/rev/p1/mr", UnusedReason::NotCtSeries { modality: "MR".into() }),
+    ]);
 }
 
 #[cfg(unix)]
