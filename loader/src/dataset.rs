@@ -197,7 +197,8 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
             stray::take(&tree, &mut finder.stray, &mut finder.found, !finder.has_case_folders, modalities);
         }
         for file in &finder.stray {
-            listing.unused.push(outside(file, root));
+            let reason = other_file::of_other_file(file).unwrap_or_else(|| unused::apart(file, root));
+            listing.unused.push(UnusedFile { path: file.path.clone(), reason });
         }
         listing.datasets = unique_names(finder.found, root)?;
         // A list may name files outside of its dataset's folder.
@@ -428,11 +429,6 @@ fn name_nested(folder: &Folder, unused: &mut [UnusedFile]) {
             file.reason = UnusedReason::NestedDataset;
         }
     }
-}
-
-fn outside(file: &tree::TreeFile, root: &Path) -> UnusedFile {
-    let reason = other_file::of_other_file(file).unwrap_or_else(|| unused::apart(file, root));
-    UnusedFile { path: file.path.clone(), reason }
 }
 
 impl Dataset {

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::Description;
-use super::modality::Modalities;
+use super::modality::{CtCases, Modalities};
 use super::roles::{case_key, channel};
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedReason, apart, is_named_like_label, lies_in, rest};
+use super::unused::{UnusedReason, apart, is_named_like_label, lies_in, of_earlier_labels, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
@@ -22,12 +22,13 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
     let (images, labels) = [("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")]
         .into_iter()
         .find_map(|(images, labels)| Some((folder.folder(images)?, labels)))?;
+    let label_folder = folder.folder(labels);
     let mut dataset = Dataset::described(folder.name.clone(), description);
     let ending = description.and_then(|description| description.file_ending.as_deref());
     // Of several files of one name, nnU-Net reads the one with this ending.
     let is_preferred = |file: &TreeFile| ending.is_some_and(|ending| file.name.to_lowercase().ends_with(ending));
     let mut label_files: BTreeMap<&str, Vec<&TreeFile>> = BTreeMap::new();
-    for (file, stem) in folder.folder(labels).into_iter().flat_map(Folder::volumes) {
+    for (file, stem) in label_folder.into_iter().flat_map(Folder::volumes) {
         label_files.entry(stem).or_default().push(file);
     }
     let mut stems: BTreeMap<&str, Vec<&TreeFile>> = BTreeMap::new();
@@ -90,20 +91,24 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
             dataset.skipped.push(SkippedCase::new(&case, &case.image, several_channels(are_demanded)));
         }
     }
+    let cts = CtCases::of(stems.keys().copied());
     dataset.unused = rest(folder, &taken, |file| {
+        let stem = file.stem().unwrap_or_default();
+        let word = modalities.foreign_word(stem);
         let (in_images, in_labels) = (lies_in(file, &folder.path, &images.name), lies_in(file, &folder.path, labels));
         let is_direct = file.path.parent().and_then(Path::parent) == Some(folder.path.as_path());
-        if let Some(word) =
-            file.stem().and_then(|stem| modalities.foreign_word(stem)).filter(|_| in_images && is_direct)
-        {
-            return UnusedReason::NamedLikeOtherModality { word };
+        if let Some(word) = word.clone().filter(|_| in_images && is_direct) {
+            return cts.of_image(stem, word);
+        }
+        if let Some(reason) = of_earlier_labels(file, &folder.path, label_folder.into_iter()) {
+            return reason;
         }
         match apart(file, &folder.path) {
             _ if (in_images || in_labels) && !is_direct => {
                 UnusedReason::InSubfolder { of: if in_images { images.name.clone() } else { labels.to_owned() } }
             }
-            _ if in_labels => UnusedReason::LabelWithoutImage,
-            _ if in_images && file.stem().and_then(channel).is_some() => UnusedReason::OtherChannel,
+            _ if in_labels => cts.of_label(stem, word).unwrap_or(UnusedReason::LabelWithoutImage),
+            _ if in_images && channel(stem).is_some() => UnusedReason::OtherChannel,
             _ if in_images => UnusedReason::NoChannel,
             UnusedReason::OutsideDatasets if is_named_like_label(file, &folder.path) => {
                 UnusedReason::MisplacedLabel { expected: labels.to_owned() }
@@ -114,7 +119,7 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
     if dataset.num_listed() == 0 {
         dataset.vacant.push(format!("{}/", dataset.name));
     }
-    dataset.note_missing_labels(folder.folder(labels).is_some());
+    dataset.note_missing_labels(label_folder.is_some());
     if let Some(claimed) =
         description.and_then(|description| description.num_training).filter(|_| images.name == "imagesTr")
     {

@@ -65,6 +65,9 @@ const FIRST_CHANNEL: &str = "0000";
 const IMAGE_FOLDERS: [&str; 12] =
     ["images", "image", "img", "imgs", "imaging", "volumes", "volume", "ct", "cts", "scans", "scan", "data"];
 
+/// Beginnings of words, in lower case, for images that have no label maps on purpose.
+const UNLABELLED_WORDS: [&str; 2] = ["unlabeled", "unlabelled"];
+
 /// Words for images in the names of folders that have further words.
 const IMAGE_FOLDER_WORDS: [&str; 9] = ["img", "imgs", "imaging", "volume", "volumes", "vol", "vols", "scan", "scans"];
 
@@ -195,6 +198,12 @@ pub(super) fn is_prediction_folder(name: &str) -> bool {
     parts(name).iter().any(is_prediction) || folder_words(name).iter().any(is_prediction)
 }
 
+/// Returns true if a folder's name says that its images have no label maps: `unlabeledCase`.
+pub(super) fn is_unlabelled_folder(name: &str) -> bool {
+    let is_unlabelled = |word: &String| UNLABELLED_WORDS.iter().any(|known| word.starts_with(known));
+    parts(name).iter().any(is_unlabelled) || folder_words(name).iter().any(is_unlabelled)
+}
+
 /// Returns true if a folder's name says nothing but that it holds images.
 pub(super) fn is_image_folder(name: &str) -> bool {
     IMAGE_FOLDERS.contains(&name.to_lowercase().as_str())
@@ -282,7 +291,8 @@ fn key_of(stem: &str, is_left_out: impl Fn(&str) -> bool) -> String {
     parts(stem).into_iter().filter(|part| !is_left_out(part)).collect::<Vec<_>>().join("_")
 }
 
-fn is_role_word(part: &str) -> bool {
+/// Returns true for a word, in lower case, that marks an image or a label map.
+pub(super) fn is_role_word(part: &str) -> bool {
     LABEL_WORDS.contains(&part) || IMAGE_WORDS.contains(&part)
 }
 
@@ -313,6 +323,15 @@ mod tests {
         }
         for name in ["imagesTr", "case_00000", "labelled", "LabeledCase50", "unlabeled"] {
             assert!(!is_label_folder(name), "{name}");
+        }
+        for (name, expected) in [
+            ("unlabeledCase", true),
+            ("FLARE22_UnlabeledCase1-500", true),
+            ("Unlabelled", true),
+            ("LabeledCase50", false),
+            ("labels", false),
+        ] {
+            assert_eq!(is_unlabelled_folder(name), expected, "{name}");
         }
         for name in ["predictions", "pred", "labels_pred", "Prediction-5", "image_preds"] {
             assert!(is_prediction_folder(name) && !is_label_folder(name) && !is_like_image_folder(name), "{name}");

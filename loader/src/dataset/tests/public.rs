@@ -142,7 +142,7 @@ fn images_and_label_maps_may_have_subfolders_of_the_same_names() {
     .unused(&[]);
     Found::in_files(&["images/p1/ct.nii", "labels/p1/seg.nii", "images/p2/ct.nii", "images/p2/t1.nii"])
         .cases(&["data/p1 images/p1/ct.nii labels/p1/seg.nii", "data/p2 images/p2/ct.nii -"])
-        .unused(&[("images/p2/t1.nii", UnusedReason::NamedLikeOtherModality { word: "t1".into() })]);
+        .unused(&[("images/p2/t1.nii", UnusedReason::OtherModalityOfCase { word: "t1".into() })]);
 }
 
 #[test]
@@ -318,4 +318,25 @@ fn folders_of_an_image_and_a_label_map_in_each_case_folder_are_cases() {
     // Datasets that have one case each.
     Found::in_files(&["A/img/1.nii", "A/label/1.nii", "B/img/1.nii", "B/label/1.nii"])
         .cases(&["A/1 A/img/1.nii A/label/1.nii", "B/1 B/img/1.nii B/label/1.nii"]);
+}
+
+#[test]
+fn images_without_label_maps_next_to_a_dataset_are_told_by_their_folder() {
+    // FLARE22.
+    let unlabelled = |folder: &str| UnusedReason::Unlabelled { folder: folder.into() };
+    assert_eq!(unlabelled("unlabeledCase").weight(), Weight::Named);
+    Found::in_files(&["images/x.nii", "labels/x.nii", "unlabeledCase/u.nii", "unlabeledCase/u_mask.nii"])
+        .cases(&["data/x images/x.nii labels/x.nii"])
+        .unused(&[
+            ("unlabeledCase/u.nii", unlabelled("unlabeledCase")),
+            ("unlabeledCase/u_mask.nii", UnusedReason::OutsideDatasets),
+        ]);
+    let [image, label] = ["images/x_0000.nii", "labels/x.nii"].map(|file| format!("FLARE22_LabeledCase50/{file}"));
+    let file = "FLARE22_UnlabeledCase1-500/u_0000.nii";
+    Found::in_files(&[&image, &label, file])
+        .cases(&[&format!("FLARE22_LabeledCase50/x {image} {label}")])
+        .unused(&[(file, unlabelled("FLARE22_UnlabeledCase1-500"))]);
+    // On their own, they are cases.
+    Found::in_files(&["unlabeledCase/u.nii", "unlabeledCase/v.nii"])
+        .cases(&["data/unlabeledCase/u unlabeledCase/u.nii -", "data/unlabeledCase/v unlabeledCase/v.nii -"]);
 }
