@@ -7,7 +7,7 @@
 //! | BTCV, FLARE | a folder of images next to one of label maps, or both divided alike (`pair`, `paired`) |
 //! | `VerSe`, `CTSpine1K` | folders of images and label maps with subfolders of the same names (`mirrored`) |
 //! | `TotalSegmentator`, `KiTS`, `AutoPET` | one folder per case, with an image and a label map or masks (`per_case`) |
-//! | plain folder | volumes in none of these (`folder`), and series of DICOM files (`dicom_series`) |
+//! | plain folder | volumes in none of these (`folder`), series of DICOM files (`dicom_series`), their label maps (`labels_apart`) |
 //!
 //! Every file below the folder is either part of a case, or of a skipped case, or the `dataset.json` of a dataset that was
 //! found, or listed as unused with a reason ([`UnusedFile`]); nothing is passed over in silence, and no file named like a
@@ -27,6 +27,7 @@ mod exclude;
 mod folder;
 #[cfg(feature = "dicom")]
 mod hub;
+mod labels_apart;
 mod listed;
 mod mirrored;
 mod modality;
@@ -190,6 +191,7 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
     if is_empty {
         // In none of the layouts: all volumes are one dataset.
         let mut plain = folder::read(&tree, own.as_ref(), modalities);
+        labels_apart::join(root, &mut plain, modalities.by_name(own.as_ref()));
         plain.vacant.extend(finder.found.into_iter().flat_map(|(_, dataset)| dataset.vacant));
         listing.datasets = vec![plain];
     } else {

@@ -2,7 +2,8 @@
 //! formats (`file_ending`) alike.
 //!
 //! A folder with `imagesTs` and no `imagesTr` is converted from `imagesTs` and `labelsTs`. Names without channel numbers
-//! are read where no file of the folder has one and `dataset.json` does not demand them.
+//! are read where no file of the folder has one and `dataset.json` does not demand them. The folder of label maps may have words
+//! before its name, as in `TopCoW` (`cow_seg_labelsTr`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::Description;
 use super::modality::{CtCases, Modalities};
-use super::roles::{case_key, channel};
+use super::roles::{case_key, channel, is_prediction_folder};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, apart, is_named_like_label, lies_in, of_earlier_labels, rest};
 use super::{Dataset, DatasetNote};
@@ -22,7 +23,8 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
     let (images, labels) = [("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")]
         .into_iter()
         .find_map(|(images, labels)| Some((folder.folder(images)?, labels)))?;
-    let label_folder = folder.folder(labels);
+    let label_folder = folder.folder(labels).or_else(|| longer_named(folder, images, labels));
+    let labels = label_folder.map_or(labels, |folder| folder.name.as_str());
     let mut dataset = Dataset::described(folder.name.clone(), description);
     let ending = description.and_then(|description| description.file_ending.as_deref());
     // Of several files of one name, nnU-Net reads the one with this ending.
@@ -126,6 +128,23 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
         dataset.note_count(claimed);
     }
     Some(dataset)
+}
+
+/// The only folder with volumes whose name ends in `labels` behind other words, as `cow_seg_labelsTr`, if at least half of its
+/// label maps have the names of images.
+fn longer_named<'a>(folder: &'a Folder, images: &Folder, labels: &str) -> Option<&'a Folder> {
+    let is_longer = |child: &&Folder| {
+        let words = child.name.strip_suffix(labels);
+        words.is_some_and(|words| words.ends_with(['_', '-']))
+            && !is_prediction_folder(&child.name)
+            && child.volumes().next().is_some()
+    };
+    let mut longer = folder.folders.iter().filter(is_longer);
+    let only = longer.next().filter(|_| longer.next().is_none())?;
+    let names_of = |stem| [stem, channel(stem).map_or(stem, |(case_id, _)| case_id)];
+    let names: HashSet<&str> = images.volumes().flat_map(|(_, stem)| names_of(stem)).collect();
+    let num_known = only.volumes().filter(|(_, stem)| names.contains(stem)).count();
+    (2 * num_known >= only.volumes().count()).then_some(only)
 }
 
 /// The only label map whose name differs from an image's in words such as `img` and `label` alone; `None` where another

@@ -282,6 +282,16 @@ pub(super) fn loose_key(stem: &str) -> String {
     key_of(stem, |part| is_role_word(part) || ORIGINAL_WORDS.contains(&part))
 }
 
+/// Case part of the stem of a label map that lies apart from its image, and the parts behind it, which say what is labelled: those
+/// from the first word for label maps on (`dataset6_CLINIC_0001_mask_4label`). Nothing is behind a stem that begins with such a
+/// word (`label0001`) or has none.
+pub(super) fn label_key(stem: &str) -> (String, Vec<String>) {
+    let mut head = parts(stem);
+    let at = head.iter().position(|part| LABEL_WORDS.contains(&part.as_str())).filter(|at| *at > 0);
+    let behind = at.map(|at| head.split_off(at)).unwrap_or_default();
+    (loose_key(&head.join("_")), behind)
+}
+
 /// Case part of a stem with its number: as [`case_key`], but `0000` remains.
 pub(super) fn numbered_key(stem: &str) -> String {
     key_of(stem, |part| part != FIRST_CHANNEL && is_role_word(part))

@@ -303,7 +303,10 @@ impl fmt::Display for UnusedReason {
             Self::InSubfolder { of } => return write!(f, "in a subfolder of {of}; expected directly in {of}"),
             Self::NotListed => "not listed in dataset.json",
             Self::LabelWithoutImage => "label map without an image of the same name",
-            Self::NamedLikeLabel => "label map by its name or folder, but no image of the same name next to it",
+            Self::NamedLikeLabel => {
+                "label map by its name or folder, but no image of the same name next to it; give it the name of its image, or of \
+                 the folder of its DICOM series"
+            }
             Self::MisplacedLabel { expected } => {
                 return write!(f, "label map by its name or folder, outside of {expected}, where it is expected");
             }

@@ -321,6 +321,76 @@ fn folders_of_an_image_and_a_label_map_in_each_case_folder_are_cases() {
 }
 
 #[test]
+fn the_folder_of_label_maps_may_have_words_before_its_name() {
+    // TopCoW.
+    let [ct, mr] = ["ct", "mr"].map(|word| {
+        let case = format!("topcow_{word}_001");
+        [format!("imagesTr/{case}_0000.nii.gz"), format!("cow_seg_labelsTr/{case}.nii.gz")]
+    });
+    let files: [&str; 5] = [&ct[0], &ct[1], &mr[0], &mr[1], "roi_loc_labelsTr/topcow_ct_001.txt"];
+    let word = || "mr".to_owned();
+    Found::in_files(&files).cases(&[&format!("data/topcow_ct_001 {} {}", ct[0], ct[1])]).unused(&[
+        (files[3], UnusedReason::LabelOfOtherModality { word: word() }),
+        (files[2], UnusedReason::OtherModalityOfCase { word: word() }),
+        (files[4], UnusedReason::NotAVolume),
+    ]);
+    // Of several, next to `labelsTr`, with other names, and as predictions, none is one.
+    let misplaced = || UnusedReason::MisplacedLabel { expected: "labelsTr".into() };
+    let image = "imagesTr/a_0000.nii";
+    let unlabelled = format!("data/a {image} -");
+    Found::in_files(&[image, "x_labelsTr/a.nii", "y_labelsTr/a.nii"])
+        .cases(&[&unlabelled])
+        .unused(&[("x_labelsTr/a.nii", misplaced()), ("y_labelsTr/a.nii", misplaced())]);
+    Found::in_files(&[image, "labelsTr/a.nii", "x_labelsTr/a.nii"])
+        .cases(&[&format!("data/a {image} labelsTr/a.nii")])
+        .unused(&[("x_labelsTr/a.nii", misplaced())]);
+    Found::in_files(&[image, "x_labelsTr/b.nii"]).cases(&[&unlabelled]).unused(&[("x_labelsTr/b.nii", misplaced())]);
+    Found::in_files(&[image, "pred_labelsTr/a.nii"])
+        .cases(&[&unlabelled])
+        .unused(&[("pred_labelsTr/a.nii", UnusedReason::Prediction)]);
+}
+
+#[test]
+fn label_maps_in_a_folder_of_their_own_are_joined_by_the_names_of_images() {
+    // CTPelvic1K.
+    let of = |number: usize| {
+        let case = format!("dataset6_CLINIC_{number:04}");
+        let labels = "CTPelvic1K_dataset6_Anonymized_mask/ipcai2021_dataset6_Anonymized";
+        [format!("CTPelvic1K_dataset6_data/{case}_data.nii"), format!("{labels}/{case}_mask_4label.nii")]
+    };
+    let [[first, first_map], [second, second_map], [gone, gone_map]] = [of(1), of(2), of(3)];
+    let key = |image: &str| format!("data/{}", image.trim_end_matches(".nii"));
+    let line = |image: &str, label: &str| format!("{} {image} {label}", key(image));
+    let found = Found::in_files(&[&first, &first_map, &second, &second_map, &gone_map]);
+    found
+        .cases(&[&line(&first, &first_map), &line(&second, &second_map)])
+        .unused(&[(gone_map.as_str(), UnusedReason::NamedLikeLabel)]);
+    // Nothing but its name says that this is an image.
+    assert_eq!(found.listing.datasets[0].cases[0].role, crate::case::ImageRole::Assumed);
+    // Two label maps of one image, and one of two images.
+    let file_name = |path: &str| path.rsplit_once('/').unwrap().1.to_owned();
+    let other_map = format!("more/{}", file_name(&first_map));
+    Found::in_files(&[&first, &first_map, &other_map]).cases(&[&line(&first, "-")]).unused(&[
+        (first_map.as_str(), UnusedReason::NamedLikeLabel),
+        (other_map.as_str(), UnusedReason::NamedLikeLabel),
+    ]);
+    let other = format!("more/{}", file_name(&first));
+    Found::in_files(&[&first, &first_map, &other, &gone])
+        .cases(&[&line(&first, "-"), &line(&gone, "-"), &line(&other, "-")])
+        .unused(&[(first_map.as_str(), UnusedReason::NamedLikeLabel)]);
+    // The name of an image of another modality, of a number, and label maps of different kinds.
+    for files in [["PET/deep/a1.nii", "masks/in/a1.nii"], ["scans/deep/1.nii", "masks/in/1.nii"]] {
+        Found::in_files(&files).unused(&[(files[1], UnusedReason::NamedLikeLabel)]);
+    }
+    let [liver, lung] = ["m/a1_seg_liver.nii", "m/b1_seg_lung.nii"];
+    Found::in_files(&["scans/deep/a1.nii", "scans/deep/b1.nii", liver, lung])
+        .unused(&[(liver, UnusedReason::NamedLikeLabel), (lung, UnusedReason::NamedLikeLabel)]);
+    // A folder of label maps elsewhere.
+    let derived = "derived/lung/masks/a1.nii";
+    Found::in_files(&["scans/deep/a1.nii", derived]).unused(&[(derived, UnusedReason::NamedLikeLabel)]);
+}
+
+#[test]
 fn images_without_label_maps_next_to_a_dataset_are_told_by_their_folder() {
     // FLARE22.
     let unlabelled = |folder: &str| UnusedReason::Unlabelled { folder: folder.into() };
