@@ -7,7 +7,7 @@
 //! | BTCV, FLARE | a folder of images next to one of label maps, or both divided alike (`pair`, `paired`) |
 //! | `VerSe`, `CTSpine1K` | folders of images and label maps with subfolders of the same names (`mirrored`) |
 //! | `TotalSegmentator`, `KiTS`, `AutoPET` | one folder per case, with an image and a label map or masks (`per_case`) |
-//! | plain folder | volumes in none of these (`folder`), and series of DICOM files (`dicom_series`) |
+//! | plain folder | volumes in none of these (`folder`), series of DICOM files (`dicom_series`), their label maps (`labels_apart`) |
 //!
 //! Every file below the folder is either part of a case, or of a skipped case, or the `dataset.json` of a dataset that was
 //! found, or listed as unused with a reason ([`UnusedFile`]); nothing is passed over in silence, and no file named like a
@@ -25,6 +25,9 @@ mod difference;
 mod error;
 mod exclude;
 mod folder;
+#[cfg(feature = "dicom")]
+mod hub;
+mod labels_apart;
 mod listed;
 mod mirrored;
 mod modality;
@@ -188,6 +191,7 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
     if is_empty {
         // In none of the layouts: all volumes are one dataset.
         let mut plain = folder::read(&tree, own.as_ref(), modalities);
+        labels_apart::join(root, &mut plain, modalities.by_name(own.as_ref()));
         plain.vacant.extend(finder.found.into_iter().flat_map(|(_, dataset)| dataset.vacant));
         listing.datasets = vec![plain];
     } else {
@@ -195,7 +199,8 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
             stray::take(&tree, &mut finder.stray, &mut finder.found, !finder.has_case_folders, modalities);
         }
         for file in &finder.stray {
-            listing.unused.push(outside(file, root));
+            let reason = other_file::of_other_file(file).unwrap_or_else(|| unused::apart(file, root));
+            listing.unused.push(UnusedFile { path: file.path.clone(), reason });
         }
         listing.datasets = unique_names(finder.found, root)?;
         // A list may name files outside of its dataset's folder.
@@ -426,11 +431,6 @@ fn name_nested(folder: &Folder, unused: &mut [UnusedFile]) {
             file.reason = UnusedReason::NestedDataset;
         }
     }
-}
-
-fn outside(file: &tree::TreeFile, root: &Path) -> UnusedFile {
-    let reason = other_file::of_other_file(file).unwrap_or_else(|| unused::apart(file, root));
-    UnusedFile { path: file.path.clone(), reason }
 }
 
 impl Dataset {

@@ -49,7 +49,7 @@ pub(super) fn list(task: &Task) -> anyhow::Result<()> {
 }
 
 /// Lines about the files that are unused for one reason: one per file, or one per folder if the reason applies to all
-/// its files: the content of a DICOM series, or a folder of label maps that is not used.
+/// its files: the content of a DICOM series, or a folder of label maps or of images without them that is not used.
 fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
     let is_of_folder = matches!(
         reason,
@@ -57,6 +57,8 @@ fn lines(reason: &UnusedReason, files: &[&UnusedFile]) -> Vec<String> {
             | UnusedReason::NotCtSeries { .. }
             | UnusedReason::NotCrossSection { .. }
             | UnusedReason::CompetingLabels { .. }
+            | UnusedReason::EarlierLabels { .. }
+            | UnusedReason::Unlabelled { .. }
             | UnusedReason::Arrays { .. }
             | UnusedReason::InPredictionFolder { .. }
             | UnusedReason::DicomByContent
@@ -142,6 +144,8 @@ mod tests {
         check(&report, &["a/1", "a/2"], &["a/1 and 1 more file of its folder"]);
         let competing = UnusedReason::CompetingLabels { folders: "Lung_Mask, Infection_Mask".to_owned() };
         check(&competing, &["a/1", "a/2", "b/1"], &["a/1 and 1 more file of its folder", "b/1"]);
+        let unlabelled = UnusedReason::Unlabelled { folder: "unlabeledCase".to_owned() };
+        check(&unlabelled, &["a/1", "a/2", "a/3"], &["a/1 and 2 more files of its folder"]);
         check(&UnusedReason::NotAVolume, &["a/1", "a/2"], &["a/1", "a/2"]);
     }
 }

@@ -2,14 +2,20 @@
 //!
 //! The only series of a folder is named like the folder; of several, each has its number and description in its name.
 //! A series whose files are in several folders is skipped, because none of them may hold all of it. Folders that lead to the
-//! very same files, by links, count as one.
+//! very same files, by links, count as one, and so do copies: folders with byte-identical files, whatever their names.
+//!
+//! Of copies, the case is kept whose name comes first. In other formats, all cases of equal images are converted, and reported
+//! by `convert::same_scan`, because each may have a label map of its own. A series in two folders cannot be converted from
+//! either, unless one holds nothing that the other lacks.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::Dataset;
-use super::dicom_head::is_without_preamble;
+use super::dicom_head::{DicomHead, is_without_preamble};
+use super::hub::HubLinks;
 use super::modality::Modalities;
 use super::tree::{FileId, Folder, TreeFile};
 use super::unused::{UnusedFile, UnusedReason};
@@ -30,19 +36,23 @@ struct FoundCase {
 /// Cases found so far.
 pub(super) struct FoundSeries {
     modalities: Modalities,
+    hub: HubLinks,
     cases: Vec<FoundCase>,
 }
 
 impl FoundSeries {
-    pub(super) fn new(modalities: Modalities) -> Self {
-        Self { modalities, cases: Vec::new() }
+    /// Starts a search. Files that `hub` has links to are read as the files of these links only.
+    pub(super) fn new(modalities: Modalities, hub: HubLinks) -> Self {
+        Self { modalities, hub, cases: Vec::new() }
     }
 
     /// Takes the DICOM files directly in a folder; returns their paths. Files that are not slices of a wanted series are
     /// listed as unused.
     pub(super) fn take(&mut self, folder: &Folder, root: &Path, dataset: &mut Dataset) -> HashSet<PathBuf> {
         let is_dicom = |file: &&TreeFile| file.stem().is_none() && file.id.is_some() && is_candidate(&file.name);
-        let files: Vec<PathBuf> = folder.files.iter().filter(is_dicom).map(|file| file.path.clone()).collect();
+        let files = folder.files.iter().filter(is_dicom).map(|file| file.path.clone());
+        let is_linked = |file: &PathBuf| self.hub.link(file).is_some() && DicomHead::read(file).is_some();
+        let (linked, files): (Vec<PathBuf>, Vec<PathBuf>) = files.partition(is_linked);
         let wanted = match self.modalities {
             Modalities::Ct => Wanted::Ct,
             Modalities::All => Wanted::CrossSections,
@@ -75,7 +85,11 @@ impl FoundSeries {
             };
             self.cases.push(FoundCase { uid: series.uid, case, files: ids, rank });
         }
-        let mut taken: HashSet<PathBuf> = files.into_iter().collect();
+        for path in &linked {
+            let first = self.hub.link(path).unwrap_or(path).to_owned();
+            dataset.unused.push(UnusedFile { path: path.clone(), reason: UnusedReason::SameFile { first } });
+        }
+        let mut taken: HashSet<PathBuf> = files.into_iter().chain(linked).collect();
         for other in sorted.others {
             let reason = match other.reason {
                 // Described by its name, like any other file.
@@ -105,6 +119,7 @@ impl FoundSeries {
     /// Adds the cases to the dataset.
     pub(super) fn add_to(mut self, dataset: &mut Dataset) {
         self.keep_once(dataset);
+        self.keep_first_copy(dataset);
         let mut folders: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
         for FoundCase { uid, case, .. } in &self.cases {
             folders.entry(uid.clone()).or_default().extend(case.image.parent().map(Path::to_owned));
@@ -134,11 +149,64 @@ impl FoundSeries {
                 true
             }
             Entry::Occupied(first) => {
-                let reason = UnusedReason::SameFile { first: first.get().clone() };
-                let files = found.case.files().map(|path| UnusedFile { path: path.to_owned(), reason: reason.clone() });
-                dataset.unused.extend(files);
+                dataset.unused.extend(same_as(first.get(), &found.case));
                 false
             }
         });
     }
+
+    /// Keeps the first, by name, of the cases of one series that have byte-identical files. Only files of such cases with files of
+    /// equal sizes are read; a case with a file that cannot be read is kept.
+    fn keep_first_copy(&mut self, dataset: &mut Dataset) {
+        self.cases.sort_by(|a, b| a.case.case_id.cmp(&b.case.case_id));
+        let mut num_of: HashMap<&str, usize> = HashMap::new();
+        for found in &self.cases {
+            *num_of.entry(found.uid.as_str()).or_default() += 1;
+        }
+        let mut alike: BTreeMap<(&str, Vec<u64>), Vec<&CaseFiles>> = BTreeMap::new();
+        for found in self.cases.iter().filter(|found| num_of[found.uid.as_str()] > 1) {
+            if let Some(sizes) = sizes(&found.case) {
+                alike.entry((found.uid.as_str(), sizes)).or_default().push(&found.case);
+            }
+        }
+        let mut copies: HashSet<PathBuf> = HashSet::new();
+        for cases in alike.into_values().filter(|cases| cases.len() > 1) {
+            let mut first_of: HashMap<Vec<[u8; 32]>, &Path> = HashMap::new();
+            for case in cases {
+                let Some(digests) = digests(case) else { continue };
+                if let Some(first) = first_of.get(&digests) {
+                    dataset.unused.extend(same_as(first, case));
+                    copies.insert(case.image.clone());
+                } else {
+                    first_of.insert(digests, &case.image);
+                }
+            }
+        }
+        self.cases.retain(|found| !copies.contains(&found.case.image));
+    }
+}
+
+/// The files of a case, unused because they are those of the case whose image is `first`.
+fn same_as(first: &Path, case: &CaseFiles) -> Vec<UnusedFile> {
+    let reason = UnusedReason::SameFile { first: first.to_owned() };
+    case.files().map(|path| UnusedFile { path: path.to_owned(), reason: reason.clone() }).collect()
+}
+
+/// Sizes of the files of a case in bytes, sorted; `None` if a file cannot be examined.
+fn sizes(case: &CaseFiles) -> Option<Vec<u64>> {
+    let mut sizes = case.files().map(|path| Some(std::fs::metadata(path).ok()?.len())).collect::<Option<Vec<u64>>>()?;
+    sizes.sort_unstable();
+    Some(sizes)
+}
+
+/// Digests of the files of a case, sorted; `None` if a file cannot be read.
+fn digests(case: &CaseFiles) -> Option<Vec<[u8; 32]>> {
+    let digest = |path: &Path| {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(File::open(path).ok()?).ok()?;
+        Some(*hasher.finalize().as_bytes())
+    };
+    let mut digests = case.files().map(digest).collect::<Option<Vec<[u8; 32]>>>()?;
+    digests.sort_unstable();
+    Some(digests)
 }

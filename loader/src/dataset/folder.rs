@@ -16,7 +16,9 @@ use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::{Description, FILE_NAME};
 #[cfg(feature = "dicom")]
 use super::dicom_series::FoundSeries;
-use super::modality::Modalities;
+#[cfg(feature = "dicom")]
+use super::hub::HubLinks;
+use super::modality::{CtCases, Modalities};
 use super::other_file::of_other_file;
 use super::roles::{
     case_key, is_generic_image_name, is_image_name, is_label_folder, is_label_name, loose_key, may_name_cts,
@@ -29,7 +31,7 @@ use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 pub(super) fn read(root: &Folder, description: Option<&Description>, modalities: Modalities) -> Dataset {
     let mut dataset = Dataset::described(root.name.clone(), description);
     #[cfg(feature = "dicom")]
-    let mut series = FoundSeries::new(modalities);
+    let mut series = FoundSeries::new(modalities, HubLinks::of(root));
     let modalities = modalities.by_name(description);
     #[cfg(feature = "dicom")]
     {
@@ -74,7 +76,8 @@ fn visit(
     let mut images: BTreeMap<String, Vec<(&TreeFile, &str)>> = BTreeMap::new();
     let (label_stems, image_stems): (Vec<&str>, Vec<&str>) =
         folder.volumes().map(|(_, stem)| stem).partition(|stem| is_label_name(stem));
-    let names = ChannelNames::of(image_stems.into_iter(), label_stems.into_iter());
+    let names = ChannelNames::of(image_stems.iter().copied(), label_stems.into_iter());
+    let cts = CtCases::of(image_stems.into_iter());
     for file in folder.files.iter().filter(|file| !taken.contains(&file.path)) {
         let mut unused = |reason| dataset.unused.push(UnusedFile { path: file.path.clone(), reason });
         match (file.stem(), of_labels) {
@@ -91,7 +94,7 @@ fn visit(
             (Some(stem), _) if is_label_name(stem) => labels.entry(case_key(stem)).or_default().push(file),
             (Some(stem), _) if matches!(names.role(stem), NameRole::Further(_)) => unused(UnusedReason::OtherChannel),
             (Some(stem), _) => match modalities.foreign_word(stem) {
-                Some(word) => unused(UnusedReason::NamedLikeOtherModality { word }),
+                Some(word) => unused(cts.of_image(stem, word)),
                 None => images.entry(case_key(stem)).or_default().push((file, stem)),
             },
         }
@@ -131,7 +134,11 @@ fn visit(
     }
     for (key, files) in labels {
         let reason = reason(ambiguous.keys.contains(&key));
-        let unused = files.into_iter().map(|file| UnusedFile { path: file.path.clone(), reason: reason.clone() });
+        let unused = files.into_iter().map(|file| {
+            let stem = file.stem().unwrap_or_default();
+            let of_other = cts.of_label(stem, modalities.foreign_word(stem));
+            UnusedFile { path: file.path.clone(), reason: of_other.unwrap_or_else(|| reason.clone()) }
+        });
         dataset.unused.extend(unused);
     }
     let of_folders = reason(ambiguous.is_folders);

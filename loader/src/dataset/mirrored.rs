@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::Dataset;
 use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::Description;
-use super::modality::Modalities;
+use super::modality::{CtCases, Modalities};
 use super::pair::by_names;
 use super::roles::case_key;
 use super::tree::{Folder, TreeFile};
@@ -98,9 +98,10 @@ impl Parts {
     fn add(&mut self, part: &Folder, labels: Option<&Folder>) {
         let (own, foreign): (Vec<Named<'_>>, Vec<Named<'_>>) =
             part.volumes().partition(|(_, stem)| self.modalities.foreign_word(stem).is_none());
+        let cts = CtCases::of(own.iter().map(|(_, stem)| *stem));
         for (file, stem) in foreign {
             let word = self.modalities.foreign_word(stem);
-            self.reasons.extend(word.map(|word| (file.path.clone(), UnusedReason::NamedLikeOtherModality { word })));
+            self.reasons.extend(word.map(|word| (file.path.clone(), cts.of_image(stem, word))));
         }
         let labels: Vec<Named<'_>> = labels.into_iter().flat_map(Folder::volumes).collect();
         let names = ChannelNames::of(own.iter().map(|(_, stem)| *stem), labels.iter().map(|(_, stem)| *stem));

@@ -1,7 +1,10 @@
 //! Modality of an image by words in its name, and of a channel by the name that `dataset.json` gives it.
 
+use std::collections::HashSet;
+
 use super::description::Description;
-use super::roles::RESAMPLED_CT;
+use super::roles::{RESAMPLED_CT, is_role_word};
+use super::unused::UnusedReason;
 use super::words::words;
 use crate::preprocess::normalize::Normalize;
 
@@ -90,6 +93,45 @@ impl Modalities {
     }
 }
 
+/// Cases of a folder by the names of their CTs without the words for modalities: `CHUM-001` for `CHUM-001__CT`. Only names with a
+/// word for CT count, because it shows that such words of the other names mean modalities, too.
+pub(super) struct CtCases(HashSet<Vec<String>>);
+
+impl CtCases {
+    /// Collects the names of a folder's images, without their endings.
+    pub(super) fn of<'a>(stems: impl Iterator<Item = &'a str>) -> Self {
+        let is_ct = |stem: &&str| has_ct_word(stem) && other_modality(stem).is_none();
+        Self(stems.filter(is_ct).map(without_modality).collect())
+    }
+
+    /// The reason not to convert an image whose name has a `word` for another modality.
+    pub(super) fn of_image(&self, stem: &str, word: String) -> UnusedReason {
+        if self.has(stem) {
+            UnusedReason::OtherModalityOfCase { word }
+        } else {
+            UnusedReason::NamedLikeOtherModality { word }
+        }
+    }
+
+    /// The reason not to use a label map, where its name has the `word` for another modality than CT and is otherwise that of a
+    /// CT, as `topcow_mr_001` is next to `topcow_ct_001`; `None` for all other label maps.
+    pub(super) fn of_label(&self, stem: &str, word: Option<String>) -> Option<UnusedReason> {
+        word.filter(|_| self.has(stem)).map(|word| UnusedReason::LabelOfOtherModality { word })
+    }
+
+    fn has(&self, stem: &str) -> bool {
+        self.0.contains(&without_modality(stem))
+    }
+}
+
+/// Words of a name, in lower case, without those for modalities, images and label maps and the number of a first channel.
+fn without_modality(stem: &str) -> Vec<String> {
+    let is_left_out = |word: &str| OTHER_MODALITIES.contains(&word) || is_role_word(word);
+    let mut words: Vec<String> = words(stem).filter(|word| !is_left_out(word)).collect();
+    words.pop_if(|last| *last == PET_AT_END);
+    words
+}
+
 /// The word of a name that marks another modality than CT; `None` also for most names that have a word for CT as well,
 /// such as `CT_T1_tumour`. In `PET-CT_001_CT`, the first two words name the study, and the last one the image.
 fn other_modality(stem: &str) -> Option<String> {
@@ -152,6 +194,19 @@ mod tests {
         for name in ["patient_1", "CT_T1_tumour", "ct-low-dose", "thoracic_cta_t2", "t12_vertebra", "mrs_smith", "pet1"]
         {
             assert_eq!(other_modality(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn images_of_other_modalities_are_joined_to_the_cts_of_their_cases() {
+        let cts = ["CHUM-001__CT", "topcow_ct_001_0000", "ct_train_1001_image", "p7", "q_PET_CT"];
+        let cts = CtCases::of(cts.into_iter());
+        for name in ["CHUM-001__PT", "topcow_mr_001_0000", "topcow_mr_001", "mr_train_1001_label"] {
+            assert!(cts.has(name), "{name}");
+        }
+        // A scan without a word for CT may be of any modality, and `t1` a time.
+        for name in ["CHUM-002__PT", "topcow_mr_002", "p7_t1", "q_t1"] {
+            assert!(!cts.has(name), "{name}");
         }
     }
 

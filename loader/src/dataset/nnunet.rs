@@ -2,17 +2,18 @@
 //! formats (`file_ending`) alike.
 //!
 //! A folder with `imagesTs` and no `imagesTr` is converted from `imagesTs` and `labelsTs`. Names without channel numbers
-//! are read where no file of the folder has one and `dataset.json` does not demand them.
+//! are read where no file of the folder has one and `dataset.json` does not demand them. The folder of label maps may have words
+//! before its name, as in `TopCoW` (`cow_seg_labelsTr`).
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::Description;
-use super::modality::Modalities;
-use super::roles::{case_key, channel};
+use super::modality::{CtCases, Modalities};
+use super::roles::{case_key, channel, is_prediction_folder};
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedReason, apart, is_named_like_label, lies_in, rest};
+use super::unused::{UnusedReason, apart, is_named_like_label, lies_in, of_earlier_labels, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
@@ -22,12 +23,14 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
     let (images, labels) = [("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")]
         .into_iter()
         .find_map(|(images, labels)| Some((folder.folder(images)?, labels)))?;
+    let label_folder = folder.folder(labels).or_else(|| longer_named(folder, images, labels));
+    let labels = label_folder.map_or(labels, |folder| folder.name.as_str());
     let mut dataset = Dataset::described(folder.name.clone(), description);
     let ending = description.and_then(|description| description.file_ending.as_deref());
     // Of several files of one name, nnU-Net reads the one with this ending.
     let is_preferred = |file: &TreeFile| ending.is_some_and(|ending| file.name.to_lowercase().ends_with(ending));
     let mut label_files: BTreeMap<&str, Vec<&TreeFile>> = BTreeMap::new();
-    for (file, stem) in folder.folder(labels).into_iter().flat_map(Folder::volumes) {
+    for (file, stem) in label_folder.into_iter().flat_map(Folder::volumes) {
         label_files.entry(stem).or_default().push(file);
     }
     let mut stems: BTreeMap<&str, Vec<&TreeFile>> = BTreeMap::new();
@@ -90,20 +93,24 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
             dataset.skipped.push(SkippedCase::new(&case, &case.image, several_channels(are_demanded)));
         }
     }
+    let cts = CtCases::of(stems.keys().copied());
     dataset.unused = rest(folder, &taken, |file| {
+        let stem = file.stem().unwrap_or_default();
+        let word = modalities.foreign_word(stem);
         let (in_images, in_labels) = (lies_in(file, &folder.path, &images.name), lies_in(file, &folder.path, labels));
         let is_direct = file.path.parent().and_then(Path::parent) == Some(folder.path.as_path());
-        if let Some(word) =
-            file.stem().and_then(|stem| modalities.foreign_word(stem)).filter(|_| in_images && is_direct)
-        {
-            return UnusedReason::NamedLikeOtherModality { word };
+        if let Some(word) = word.clone().filter(|_| in_images && is_direct) {
+            return cts.of_image(stem, word);
+        }
+        if let Some(reason) = of_earlier_labels(file, &folder.path, label_folder.into_iter()) {
+            return reason;
         }
         match apart(file, &folder.path) {
             _ if (in_images || in_labels) && !is_direct => {
                 UnusedReason::InSubfolder { of: if in_images { images.name.clone() } else { labels.to_owned() } }
             }
-            _ if in_labels => UnusedReason::LabelWithoutImage,
-            _ if in_images && file.stem().and_then(channel).is_some() => UnusedReason::OtherChannel,
+            _ if in_labels => cts.of_label(stem, word).unwrap_or(UnusedReason::LabelWithoutImage),
+            _ if in_images && channel(stem).is_some() => UnusedReason::OtherChannel,
             _ if in_images => UnusedReason::NoChannel,
             UnusedReason::OutsideDatasets if is_named_like_label(file, &folder.path) => {
                 UnusedReason::MisplacedLabel { expected: labels.to_owned() }
@@ -114,13 +121,30 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
     if dataset.num_listed() == 0 {
         dataset.vacant.push(format!("{}/", dataset.name));
     }
-    dataset.note_missing_labels(folder.folder(labels).is_some());
+    dataset.note_missing_labels(label_folder.is_some());
     if let Some(claimed) =
         description.and_then(|description| description.num_training).filter(|_| images.name == "imagesTr")
     {
         dataset.note_count(claimed);
     }
     Some(dataset)
+}
+
+/// The only folder with volumes whose name ends in `labels` behind other words, as `cow_seg_labelsTr`, if at least half of its
+/// label maps have the names of images.
+fn longer_named<'a>(folder: &'a Folder, images: &Folder, labels: &str) -> Option<&'a Folder> {
+    let is_longer = |child: &&Folder| {
+        let words = child.name.strip_suffix(labels);
+        words.is_some_and(|words| words.ends_with(['_', '-']))
+            && !is_prediction_folder(&child.name)
+            && child.volumes().next().is_some()
+    };
+    let mut longer = folder.folders.iter().filter(is_longer);
+    let only = longer.next().filter(|_| longer.next().is_none())?;
+    let names_of = |stem| [stem, channel(stem).map_or(stem, |(case_id, _)| case_id)];
+    let names: HashSet<&str> = images.volumes().flat_map(|(_, stem)| names_of(stem)).collect();
+    let num_known = only.volumes().filter(|(_, stem)| names.contains(stem)).count();
+    (2 * num_known >= only.volumes().count()).then_some(only)
 }
 
 /// The only label map whose name differs from an image's in words such as `img` and `label` alone; `None` where another

@@ -129,12 +129,14 @@ pub(super) fn of_rank<'a>(folders: &[&'a Folder], ranks: &[fn(&str) -> bool]) ->
 /// Drops the sets of folders that are earlier versions of others by their names.
 fn drop_earlier(sets: &mut Vec<Vec<&Folder>>) {
     let names: HashSet<String> = sets.iter().flatten().map(|folder| folder.name.clone()).collect();
-    let is_earlier = |name: &str| {
-        let split = name.rsplit_once(['_', '-', ' ', '.']);
-        split
-            .is_some_and(|(plain, word)| names.contains(plain) && EARLIER_WORDS.contains(&word.to_lowercase().as_str()))
-    };
+    let is_earlier = |name: &str| later_version(name).is_some_and(|later| names.contains(later));
     sets.retain(|set| !set.iter().all(|folder| is_earlier(&folder.name)));
+}
+
+/// Name of the folder of which a folder is an earlier version by its name: `labels` for `labels_old`.
+pub(super) fn later_version(name: &str) -> Option<&str> {
+    let (later, word) = name.rsplit_once(['_', '-', ' ', '.'])?;
+    EARLIER_WORDS.contains(&word.to_lowercase().as_str()).then_some(later)
 }
 
 /// The only folders of images and of label maps by their names among folders that meet a condition.

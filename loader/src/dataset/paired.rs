@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::Description;
-use super::modality::Modalities;
+use super::modality::{CtCases, Modalities};
 use super::pair::{Pair, by_names};
 use super::roles::{Split, case_key, loose_key};
 use super::tree::{Folder, TreeFile, name_of};
-use super::unused::{UnusedReason, apart, rest};
+use super::unused::{UnusedReason, apart, of_earlier_labels, rest};
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, LabelFiles, SkippedCase};
 
@@ -150,7 +150,8 @@ fn join(
         }
     }
     let places = [&pair.images, &pair.labels, &pair.competing].map(|folders| paths(folders));
-    let reason = |file: &TreeFile| explain(file, pair, &places, &names, modalities);
+    let cts = CtCases::of(stems.iter().copied());
+    let reason = |file: &TreeFile| explain(file, pair, &places, &names, (&cts, modalities));
     dataset.unused = all.iter().flat_map(|folder| rest(folder, &taken, reason)).collect();
     dataset.note_missing_labels(!pair.labels.is_empty());
     if !pair.competing.is_empty() {
@@ -199,7 +200,7 @@ fn explain(
     pair: &Pair<'_>,
     places: &[HashSet<&Path>; 3],
     names: &ChannelNames,
-    modalities: Modalities,
+    (cts, modalities): (&CtCases, Modalities),
 ) -> UnusedReason {
     let [images, labels, competing] = places;
     let stem = file.stem().unwrap_or_default();
@@ -213,9 +214,11 @@ fn explain(
     if lies_in(competing) {
         UnusedReason::CompetingLabels { folders: names_of(&pair.competing) }
     } else if lies_in(labels) {
-        UnusedReason::LabelWithoutImage
+        cts.of_label(stem, modalities.foreign_word(stem)).unwrap_or(UnusedReason::LabelWithoutImage)
+    } else if let Some(reason) = of_earlier_labels(file, base, pair.labels.iter().copied()) {
+        reason
     } else if let Some(word) = modalities.foreign_word(stem) {
-        UnusedReason::NamedLikeOtherModality { word }
+        if lies_in(images) { cts.of_image(stem, word) } else { UnusedReason::NamedLikeOtherModality { word } }
     } else if lies_in(images) && matches!(names.role(stem), NameRole::Further(_)) {
         UnusedReason::OtherChannel
     } else {

@@ -65,6 +65,9 @@ const FIRST_CHANNEL: &str = "0000";
 const IMAGE_FOLDERS: [&str; 12] =
     ["images", "image", "img", "imgs", "imaging", "volumes", "volume", "ct", "cts", "scans", "scan", "data"];
 
+/// Beginnings of words, in lower case, for images that have no label maps on purpose.
+const UNLABELLED_WORDS: [&str; 2] = ["unlabeled", "unlabelled"];
+
 /// Words for images in the names of folders that have further words.
 const IMAGE_FOLDER_WORDS: [&str; 9] = ["img", "imgs", "imaging", "volume", "volumes", "vol", "vols", "scan", "scans"];
 
@@ -195,6 +198,12 @@ pub(super) fn is_prediction_folder(name: &str) -> bool {
     parts(name).iter().any(is_prediction) || folder_words(name).iter().any(is_prediction)
 }
 
+/// Returns true if a folder's name says that its images have no label maps: `unlabeledCase`.
+pub(super) fn is_unlabelled_folder(name: &str) -> bool {
+    let is_unlabelled = |word: &String| UNLABELLED_WORDS.iter().any(|known| word.starts_with(known));
+    parts(name).iter().any(is_unlabelled) || folder_words(name).iter().any(is_unlabelled)
+}
+
 /// Returns true if a folder's name says nothing but that it holds images.
 pub(super) fn is_image_folder(name: &str) -> bool {
     IMAGE_FOLDERS.contains(&name.to_lowercase().as_str())
@@ -273,6 +282,16 @@ pub(super) fn loose_key(stem: &str) -> String {
     key_of(stem, |part| is_role_word(part) || ORIGINAL_WORDS.contains(&part))
 }
 
+/// Case part of the stem of a label map that lies apart from its image, and the parts behind it, which say what is labelled: those
+/// from the first word for label maps on (`dataset6_CLINIC_0001_mask_4label`). Nothing is behind a stem that begins with such a
+/// word (`label0001`) or has none.
+pub(super) fn label_key(stem: &str) -> (String, Vec<String>) {
+    let mut head = parts(stem);
+    let at = head.iter().position(|part| LABEL_WORDS.contains(&part.as_str())).filter(|at| *at > 0);
+    let behind = at.map(|at| head.split_off(at)).unwrap_or_default();
+    (loose_key(&head.join("_")), behind)
+}
+
 /// Case part of a stem with its number: as [`case_key`], but `0000` remains.
 pub(super) fn numbered_key(stem: &str) -> String {
     key_of(stem, |part| part != FIRST_CHANNEL && is_role_word(part))
@@ -282,7 +301,8 @@ fn key_of(stem: &str, is_left_out: impl Fn(&str) -> bool) -> String {
     parts(stem).into_iter().filter(|part| !is_left_out(part)).collect::<Vec<_>>().join("_")
 }
 
-fn is_role_word(part: &str) -> bool {
+/// Returns true for a word, in lower case, that marks an image or a label map.
+pub(super) fn is_role_word(part: &str) -> bool {
     LABEL_WORDS.contains(&part) || IMAGE_WORDS.contains(&part)
 }
 
@@ -313,6 +333,15 @@ mod tests {
         }
         for name in ["imagesTr", "case_00000", "labelled", "LabeledCase50", "unlabeled"] {
             assert!(!is_label_folder(name), "{name}");
+        }
+        for (name, expected) in [
+            ("unlabeledCase", true),
+            ("FLARE22_UnlabeledCase1-500", true),
+            ("Unlabelled", true),
+            ("LabeledCase50", false),
+            ("labels", false),
+        ] {
+            assert_eq!(is_unlabelled_folder(name), expected, "{name}");
         }
         for name in ["predictions", "pred", "labels_pred", "Prediction-5", "image_preds"] {
             assert!(is_prediction_folder(name) && !is_label_folder(name) && !is_like_image_folder(name), "{name}");

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::content::VolumeContent;
 use super::other_file::of_other_file;
-use super::roles::{Split, is_label_folder, is_label_name, is_prediction_folder, may_name_dataset};
+use super::pair::later_version;
+use super::roles::{
+    Split, is_label_folder, is_label_name, is_prediction_folder, is_unlabelled_folder, may_name_dataset,
+};
 use super::tree::{Folder, TreeFile};
 use crate::case::shown;
 
@@ -122,6 +125,16 @@ pub enum UnusedReason {
         /// Name of the folder whose files are read.
         of: String,
     },
+    /// A label map in a folder that is named like an earlier version of the folder of label maps.
+    EarlierLabels {
+        /// Name of the folder whose label maps are used.
+        used: String,
+    },
+    /// An image in a folder of images without label maps, next to a dataset.
+    Unlabelled {
+        /// Name of the folder.
+        folder: String,
+    },
     /// An image that `dataset.json` does not list.
     NotListed,
     /// A label map without an image of the same name.
@@ -140,6 +153,11 @@ pub enum UnusedReason {
     },
     /// An image of another modality next to the CT of its case.
     OtherModalityOfCase {
+        /// Word that marks the other modality.
+        word: String,
+    },
+    /// A label map of an image of another modality next to the CT of its case.
+    LabelOfOtherModality {
         /// Word that marks the other modality.
         word: String,
     },
@@ -201,6 +219,9 @@ impl UnusedReason {
             | Self::SameFile { .. }
             | Self::LinkLoop { .. }
             | Self::OtherModalityOfCase { .. }
+            | Self::LabelOfOtherModality { .. }
+            | Self::EarlierLabels { .. }
+            | Self::Unlabelled { .. }
             | Self::OtherGrid { .. }
             | Self::InPredictionFolder { .. }
             | Self::NnunetOutput { .. }
@@ -282,7 +303,10 @@ impl fmt::Display for UnusedReason {
             Self::InSubfolder { of } => return write!(f, "in a subfolder of {of}; expected directly in {of}"),
             Self::NotListed => "not listed in dataset.json",
             Self::LabelWithoutImage => "label map without an image of the same name",
-            Self::NamedLikeLabel => "label map by its name or folder, but no image of the same name next to it",
+            Self::NamedLikeLabel => {
+                "label map by its name or folder, but no image of the same name next to it; give it the name of its image, or of \
+                 the folder of its DICOM series"
+            }
             Self::MisplacedLabel { expected } => {
                 return write!(f, "label map by its name or folder, outside of {expected}, where it is expected");
             }
@@ -291,6 +315,18 @@ impl fmt::Display for UnusedReason {
             }
             Self::OtherModalityOfCase { word } => {
                 return write!(f, "`{word}` in its name says that it is not a CT; the CT of its case is used");
+            }
+            Self::LabelOfOtherModality { word } => {
+                return write!(f, "label map of an image that is not a CT, by `{word}` in its name; the CT of its case is used");
+            }
+            Self::EarlierLabels { used } => {
+                return write!(f, "label map of an earlier version of {used}, by its folder; {used} is used");
+            }
+            Self::Unlabelled { folder } => {
+                return write!(
+                    f,
+                    "image without a label map, by its folder {folder}, next to a dataset; converted from a folder of its own only"
+                );
             }
             Self::OtherGrid { used } => return write!(f, "CT on another grid than the label map; {used} is used"),
             Self::AmbiguousLabel => "one of several label maps of an image; keep one, or one folder of masks a case",
@@ -353,7 +389,7 @@ pub(super) fn apart(file: &TreeFile, base: &Path) -> UnusedReason {
     } else if splits.contains(&Split::Validation) {
         UnusedReason::Validation
     } else {
-        UnusedReason::OutsideDatasets
+        of_unlabelled(file, base).unwrap_or(UnusedReason::OutsideDatasets)
     }
 }
 
@@ -365,6 +401,25 @@ pub(super) fn is_named_like_label(file: &TreeFile, base: &Path) -> bool {
 /// The reason for a file in a folder of predictions below `base`; `None` for other files.
 pub(super) fn of_prediction(file: &TreeFile, base: &Path) -> Option<UnusedReason> {
     folders_below(file, base).iter().find_map(|name| prediction_folder(name))
+}
+
+/// The reason for an image in a folder of images without label maps below `base`; `None` for other files.
+fn of_unlabelled(file: &TreeFile, base: &Path) -> Option<UnusedReason> {
+    let folder = folders_below(file, base).into_iter().find(|name| is_unlabelled_folder(name));
+    folder.filter(|_| !is_named_like_label(file, base)).map(|folder| UnusedReason::Unlabelled { folder })
+}
+
+/// The reason for a label map in a folder below `base` that is named like an earlier version of one of those `used`; `None` for
+/// other files.
+pub(super) fn of_earlier_labels<'a>(
+    file: &TreeFile,
+    base: &Path,
+    mut used: impl Iterator<Item = &'a Folder>,
+) -> Option<UnusedReason> {
+    let below = folders_below(file, base);
+    let later = later_version(below.first()?)?;
+    let is_later = |folder: &Folder| folder.name == later && folder.volumes().next().is_some();
+    used.any(is_later).then(|| UnusedReason::EarlierLabels { used: later.to_owned() })
 }
 
 /// The reason for the files of a folder that is named like predictions of a model; `None` for other names.

@@ -279,8 +279,8 @@ pub enum VolumeFault {
     },
     /// A voxel of a label map whose value is not a label.
     #[error(
-        "label value {value} at voxel {},{},{}; label values must be whole numbers from 0 to 255",
-        voxel[0], voxel[1], voxel[2]
+        "label value {value} at voxel {},{},{}; label values must be whole numbers from 0 to 255{}",
+        voxel[0], voxel[1], voxel[2], remedy(*value)
     )]
     Label {
         /// Value of the voxel.
@@ -302,6 +302,11 @@ pub enum VolumeFault {
     /// A mask whose grid differs from that of the other masks.
     #[error("the grid differs from that of the other masks of the case")]
     MaskGrid,
+}
+
+/// The end of a message on a value of a label map: the remedy for a value above those of labels.
+fn remedy(value: f32) -> &'static str {
+    if value > f32::from(u8::MAX) { "; renumber the classes" } else { "" }
 }
 
 impl VolumeFault {

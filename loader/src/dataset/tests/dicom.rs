@@ -126,10 +126,140 @@ fn a_series_in_several_folders_is_skipped() {
     series(&dir.path().join("a"), "1.2.4", &|number| format!("{number}"));
     series(&dir.path().join("b"), "1.2.4", &|number| format!("{number}"));
     series(&dir.path().join("c"), "1.2.5", &|number| format!("{number}"));
+    let other = slices()[2].clone().text(tags::SERIES_INSTANCE_UID, VR::UI, "1.2.4").pixels(&[7; 6]);
+    other.write(&dir.path().join("b/2"));
     let listing = survey(dir.path()).unwrap();
     assert_eq!(listing.datasets[0].cases.len(), 1);
     let skipped = &listing.datasets[0].skipped;
     assert!(skipped.len() == 2 && skipped[0].reason.contains("its series has files in"), "{skipped:?}");
+}
+
+#[test]
+fn a_copied_series_is_one_case_with_the_first_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    series(&data.join("raw/p1"), "1.2.4", &|number| format!("{number}.dcm"));
+    series(&data.join("copy"), "1.2.4", &|number| format!("IM{}", 9 - number));
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    let reason = UnusedReason::SameFile { first: data.join("copy/IM6") };
+    let files = [0, 1, 2, 3].map(|number| format!("raw/p1/{number}.dcm"));
+    let unused: Vec<(&str, UnusedReason)> = files.iter().map(|file| (file.as_str(), reason.clone())).collect();
+    found.cases(&["data/copy copy/IM6 -"]).skipped(&[]).unused(&unused);
+    // A part of the files is no copy.
+    std::fs::remove_file(data.join("raw/p1/3.dcm")).unwrap();
+    let listing = survey(&data).unwrap();
+    assert_eq!((listing.datasets[0].cases.len(), listing.datasets[0].skipped.len()), (0, 2));
+}
+
+#[test]
+fn a_label_map_next_to_the_only_series_is_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for (folder, uid) in [
+        ("p1/dicom", "1.2.1"),
+        ("p2", "1.2.2"),
+        ("p3/CT", "1.2.3"),
+        ("p4/a", "1.2.4"),
+        ("p4/b", "1.2.5"),
+        ("p5/dicom", "1.2.6"),
+        ("p6/dicom", "1.2.7"),
+        ("p7/dicom", "1.2.8"),
+    ] {
+        series(&data.join(folder), uid, &|number| format!("{number}.dcm"));
+    }
+    // Two series, two label maps, and the name of another case; then a label map that may be that of an MR.
+    touch(&data, &["p1/label.nii.gz", "p2/segmentation.nii.gz", "p3/p3_seg.nii.gz"]);
+    touch(&data, &["p4/label.nii.gz", "p5/label.nii.gz", "p5/mask.nii.gz", "p6/p9_seg.nii.gz"]);
+    touch(&data, &["p7/label.nii.gz", "p7/t1.nii.gz"]);
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    found
+        .cases(&[
+            "data/p1/dicom p1/dicom/0.dcm p1/label.nii.gz",
+            "data/p2 p2/0.dcm p2/segmentation.nii.gz",
+            "data/p3/CT p3/CT/0.dcm p3/p3_seg.nii.gz",
+            "data/p4/a p4/a/0.dcm -",
+            "data/p4/b p4/b/0.dcm -",
+            "data/p5/dicom p5/dicom/0.dcm -",
+            "data/p6/dicom p6/dicom/0.dcm -",
+            "data/p7/dicom p7/dicom/0.dcm -",
+        ])
+        .unused(&[
+            ("p4/label.nii.gz", UnusedReason::NamedLikeLabel),
+            ("p5/label.nii.gz", UnusedReason::NamedLikeLabel),
+            ("p5/mask.nii.gz", UnusedReason::NamedLikeLabel),
+            ("p6/p9_seg.nii.gz", UnusedReason::NamedLikeLabel),
+            ("p7/label.nii.gz", UnusedReason::NamedLikeLabel),
+            ("p7/t1.nii.gz", UnusedReason::NamedLikeOtherModality { word: "t1".into() }),
+        ]);
+}
+
+#[test]
+fn label_maps_in_a_folder_of_their_own_are_joined_to_series_by_the_names_of_folders() {
+    // NIH Pancreas-CT, of which a part was downloaded, and a patient with two series.
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for (folder, uid) in [
+        ("Pancreas-CT/PANCREAS_0001/11-24-2015-PANCREAS0001/Pancreas-1", "1.2.1"),
+        ("Pancreas-CT/PANCREAS_0002/a", "1.2.2"),
+        ("Pancreas-CT/PANCREAS_0002/b", "1.2.3"),
+        ("patients/q1/CT", "1.2.4"),
+    ] {
+        series(&data.join(folder), uid, &|number| format!("{number}.dcm"));
+    }
+    let labels = [1, 2, 3].map(|number| format!("TCIA_pancreas_labels-02-05-2017/label{number:04}.nii.gz"));
+    touch(&data, &[&labels[0], &labels[1], &labels[2], "masks/q1.nii.gz"]);
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    let first = "Pancreas-CT/PANCREAS_0001/11-24-2015-PANCREAS0001/Pancreas-1";
+    found
+        .cases(&[
+            &format!("data/{first} {first}/0.dcm {}", labels[0]),
+            "data/Pancreas-CT/PANCREAS_0002/a Pancreas-CT/PANCREAS_0002/a/0.dcm -",
+            "data/Pancreas-CT/PANCREAS_0002/b Pancreas-CT/PANCREAS_0002/b/0.dcm -",
+            "data/patients/q1/CT patients/q1/CT/0.dcm masks/q1.nii.gz",
+        ])
+        .unused(&[
+            (labels[1].as_str(), UnusedReason::NamedLikeLabel),
+            (labels[2].as_str(), UnusedReason::NamedLikeLabel),
+        ]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_series_of_the_hugging_face_hub_has_the_name_of_its_links() {
+    use std::os::unix::fs::symlink;
+
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let link = |name: &str, blob: &str| {
+        let link = data.join("hub/snapshots/rev").join(name);
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(data.join("hub/blobs").join(blob), link).unwrap();
+    };
+    series(&data.join("hub/blobs"), "1.2.4", &|number| format!("{number}f0e"));
+    let mr = slices()[0].clone().text(tags::MODALITY, VR::CS, "MR").text(
+        tags::SOP_CLASS_UID,
+        VR::UI,
+        uids::MR_IMAGE_STORAGE,
+    );
+    mr.write(&data.join("hub/blobs/9f0e"));
+    touch(&data, &["hub/blobs/7f0e"]);
+    for number in 0..4 {
+        link(&format!("p1/IM{number}"), &format!("{number}f0e"));
+    }
+    link("p1/mr", "9f0e");
+    link("README.md", "7f0e");
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    let same = |link: &str| UnusedReason::SameFile { first: data.join("hub/snapshots/rev").join(link) };
+    found.cases(&["data/hub/snapshots/rev/p1 hub/snapshots/rev/p1/IM0 -"]).unused(&[
+        ("hub/blobs/0f0e", same("p1/IM0")),
+        ("hub/blobs/1f0e", same("p1/IM1")),
+        ("hub/blobs/2f0e", same("p1/IM2")),
+        ("hub/blobs/3f0e", same("p1/IM3")),
+        ("hub/blobs/7f0e", UnusedReason::NotAVolume),
+        ("hub/blobs/9f0e", same("p1/mr")),
+        ("hub/snapshots/rev/README.md", UnusedReason::NotAVolume),
+        ("hub/snapshots/rev/p1/mr", UnusedReason::NotCtSeries { modality: "MR".into() }),
+    ]);
 }
 
 #[cfg(unix)]

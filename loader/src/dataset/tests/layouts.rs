@@ -301,9 +301,17 @@ fn an_earlier_version_of_the_folder_of_label_maps_does_not_compete() {
         let file = format!("{earlier}/x.nii");
         Found::in_files(&["images/x.nii", "labels/x.nii", &file])
             .cases(&["data/x images/x.nii labels/x.nii"])
-            .unused(&[(file.as_str(), UnusedReason::OutsideDatasets)])
+            .unused(&[(file.as_str(), UnusedReason::EarlierLabels { used: "labels".into() })])
             .notes(&[]);
     }
+    let of_nnunet = UnusedReason::EarlierLabels { used: "labelsTr".into() };
+    assert_eq!(of_nnunet.weight(), Weight::Named);
+    Found::in_files(&["imagesTr/x_0000.nii", "labelsTr/x.nii", "labelsTr_old/x.nii"])
+        .cases(&["data/x imagesTr/x_0000.nii labelsTr/x.nii"])
+        .unused(&[("labelsTr_old/x.nii", of_nnunet)]);
+    // Without label maps in the later folder, they are missed.
+    Found::in_files(&["imagesTr/x_0000.nii", "labelsTr/notes.txt", "labelsTr_old/x.nii"])
+        .unused(&[("labelsTr/notes.txt", UnusedReason::NotAVolume), ("labelsTr_old/x.nii", misplaced())]);
     // Without a folder of the plain name, none is known to be the later one.
     Found::in_files(&["images/x.nii", "labels_v1/x.nii", "labels_v2/x.nii"]).cases(&["data/x images/x.nii -"]);
 }

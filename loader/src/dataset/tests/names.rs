@@ -159,14 +159,36 @@ fn images_of_other_modalities_in_the_folders_of_nnunet_are_named_and_left_out() 
     Found::in_files(&["imagesTr/c1_T1w_0000.nii", "imagesTr/c2_0000.nii", "labelsTr/c2.nii"])
         .cases(&["data/c2 imagesTr/c2_0000.nii labelsTr/c2.nii"])
         .unused(&[("imagesTr/c1_T1w_0000.nii", other("t1w"))]);
-    // HECKTOR: one label map for the CT and the PET.
-    Found::in_files(&["imagesTr/CHUM-001__CT.nii", "imagesTr/CHUM-001__PT.nii", "labelsTr/CHUM-001.nii"])
-        .cases(&["data/CHUM-001__CT imagesTr/CHUM-001__CT.nii labelsTr/CHUM-001.nii"])
-        .unused(&[("imagesTr/CHUM-001__PT.nii", other("pt"))]);
     // The description decides where it says that all images are CTs.
     let description = r#"{"channel_names": {"0": "CT"}, "labels": {"background": 0}}"#;
     Found::in_described(&["imagesTr/c1_T1w_0000.nii"], &[("dataset.json", description)])
         .cases(&["data/c1_T1w imagesTr/c1_T1w_0000.nii -"]);
+}
+
+#[test]
+fn images_of_other_modalities_next_to_the_ct_of_their_case_are_passed_over() {
+    let of_case = |word: &str| UnusedReason::OtherModalityOfCase { word: word.into() };
+    let label = |word: &str| UnusedReason::LabelOfOtherModality { word: word.into() };
+    assert_eq!((of_case("pt").weight(), label("mr").weight()), (Weight::Named, Weight::Named));
+    // HECKTOR: one label map for the CT and the PET. A PET without a CT is told as before.
+    for (images, labels) in [("imagesTr", "labelsTr"), ("images", "labels")] {
+        let of = |name: &str| format!("{images}/{name}.nii");
+        let (ct, pet, alone, map) = (of("A__CT"), of("A__PT"), of("B__PT"), format!("{labels}/A.nii"));
+        Found::in_files(&[&ct, &pet, &alone, &map]).cases(&[&format!("data/A__CT {ct} {map}")]).unused(&[
+            (pet.as_str(), of_case("pt")),
+            (alone.as_str(), UnusedReason::NamedLikeOtherModality { word: "pt".into() }),
+        ]);
+    }
+    // MM-WHS: each modality has a label map.
+    let of = |case: &str| ["image", "label"].map(|role| format!("train/{case}_{role}.nii"));
+    let [[first, first_map], [second, second_map], [mr, mr_map]] =
+        [of("ct_train_1001"), of("ct_train_1002"), of("mr_train_1001")];
+    Found::in_files(&[&first, &first_map, &second, &second_map, &mr, &mr_map])
+        .cases(&[
+            &format!("data/train/ct_train_1001_image {first} {first_map}"),
+            &format!("data/train/ct_train_1002_image {second} {second_map}"),
+        ])
+        .unused(&[(mr.as_str(), of_case("mr")), (mr_map.as_str(), label("mr"))]);
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn images_and_label_maps_may_have_subfolders_of_the_same_names() {
     .unused(&[]);
     Found::in_files(&["images/p1/ct.nii", "labels/p1/seg.nii", "images/p2/ct.nii", "images/p2/t1.nii"])
         .cases(&["data/p1 images/p1/ct.nii labels/p1/seg.nii", "data/p2 images/p2/ct.nii -"])
-        .unused(&[("images/p2/t1.nii", UnusedReason::NamedLikeOtherModality { word: "t1".into() })]);
+        .unused(&[("images/p2/t1.nii", UnusedReason::OtherModalityOfCase { word: "t1".into() })]);
 }
 
 #[test]
@@ -318,4 +318,95 @@ fn folders_of_an_image_and_a_label_map_in_each_case_folder_are_cases() {
     // Datasets that have one case each.
     Found::in_files(&["A/img/1.nii", "A/label/1.nii", "B/img/1.nii", "B/label/1.nii"])
         .cases(&["A/1 A/img/1.nii A/label/1.nii", "B/1 B/img/1.nii B/label/1.nii"]);
+}
+
+#[test]
+fn the_folder_of_label_maps_may_have_words_before_its_name() {
+    // TopCoW.
+    let [ct, mr] = ["ct", "mr"].map(|word| {
+        let case = format!("topcow_{word}_001");
+        [format!("imagesTr/{case}_0000.nii.gz"), format!("cow_seg_labelsTr/{case}.nii.gz")]
+    });
+    let files: [&str; 5] = [&ct[0], &ct[1], &mr[0], &mr[1], "roi_loc_labelsTr/topcow_ct_001.txt"];
+    let word = || "mr".to_owned();
+    Found::in_files(&files).cases(&[&format!("data/topcow_ct_001 {} {}", ct[0], ct[1])]).unused(&[
+        (files[3], UnusedReason::LabelOfOtherModality { word: word() }),
+        (files[2], UnusedReason::OtherModalityOfCase { word: word() }),
+        (files[4], UnusedReason::NotAVolume),
+    ]);
+    // Of several, next to `labelsTr`, with other names, and as predictions, none is one.
+    let misplaced = || UnusedReason::MisplacedLabel { expected: "labelsTr".into() };
+    let image = "imagesTr/a_0000.nii";
+    let unlabelled = format!("data/a {image} -");
+    Found::in_files(&[image, "x_labelsTr/a.nii", "y_labelsTr/a.nii"])
+        .cases(&[&unlabelled])
+        .unused(&[("x_labelsTr/a.nii", misplaced()), ("y_labelsTr/a.nii", misplaced())]);
+    Found::in_files(&[image, "labelsTr/a.nii", "x_labelsTr/a.nii"])
+        .cases(&[&format!("data/a {image} labelsTr/a.nii")])
+        .unused(&[("x_labelsTr/a.nii", misplaced())]);
+    Found::in_files(&[image, "x_labelsTr/b.nii"]).cases(&[&unlabelled]).unused(&[("x_labelsTr/b.nii", misplaced())]);
+    Found::in_files(&[image, "pred_labelsTr/a.nii"])
+        .cases(&[&unlabelled])
+        .unused(&[("pred_labelsTr/a.nii", UnusedReason::Prediction)]);
+}
+
+#[test]
+fn label_maps_in_a_folder_of_their_own_are_joined_by_the_names_of_images() {
+    // CTPelvic1K.
+    let of = |number: usize| {
+        let case = format!("dataset6_CLINIC_{number:04}");
+        let labels = "CTPelvic1K_dataset6_Anonymized_mask/ipcai2021_dataset6_Anonymized";
+        [format!("CTPelvic1K_dataset6_data/{case}_data.nii"), format!("{labels}/{case}_mask_4label.nii")]
+    };
+    let [[first, first_map], [second, second_map], [gone, gone_map]] = [of(1), of(2), of(3)];
+    let key = |image: &str| format!("data/{}", image.trim_end_matches(".nii"));
+    let line = |image: &str, label: &str| format!("{} {image} {label}", key(image));
+    let found = Found::in_files(&[&first, &first_map, &second, &second_map, &gone_map]);
+    found
+        .cases(&[&line(&first, &first_map), &line(&second, &second_map)])
+        .unused(&[(gone_map.as_str(), UnusedReason::NamedLikeLabel)]);
+    // Nothing but its name says that this is an image.
+    assert_eq!(found.listing.datasets[0].cases[0].role, crate::case::ImageRole::Assumed);
+    // Two label maps of one image, and one of two images.
+    let file_name = |path: &str| path.rsplit_once('/').unwrap().1.to_owned();
+    let other_map = format!("more/{}", file_name(&first_map));
+    Found::in_files(&[&first, &first_map, &other_map]).cases(&[&line(&first, "-")]).unused(&[
+        (first_map.as_str(), UnusedReason::NamedLikeLabel),
+        (other_map.as_str(), UnusedReason::NamedLikeLabel),
+    ]);
+    let other = format!("more/{}", file_name(&first));
+    Found::in_files(&[&first, &first_map, &other, &gone])
+        .cases(&[&line(&first, "-"), &line(&gone, "-"), &line(&other, "-")])
+        .unused(&[(first_map.as_str(), UnusedReason::NamedLikeLabel)]);
+    // The name of an image of another modality, of a number, and label maps of different kinds.
+    for files in [["PET/deep/a1.nii", "masks/in/a1.nii"], ["scans/deep/1.nii", "masks/in/1.nii"]] {
+        Found::in_files(&files).unused(&[(files[1], UnusedReason::NamedLikeLabel)]);
+    }
+    let [liver, lung] = ["m/a1_seg_liver.nii", "m/b1_seg_lung.nii"];
+    Found::in_files(&["scans/deep/a1.nii", "scans/deep/b1.nii", liver, lung])
+        .unused(&[(liver, UnusedReason::NamedLikeLabel), (lung, UnusedReason::NamedLikeLabel)]);
+    // A folder of label maps elsewhere.
+    let derived = "derived/lung/masks/a1.nii";
+    Found::in_files(&["scans/deep/a1.nii", derived]).unused(&[(derived, UnusedReason::NamedLikeLabel)]);
+}
+
+#[test]
+fn images_without_label_maps_next_to_a_dataset_are_told_by_their_folder() {
+    // FLARE22.
+    let unlabelled = |folder: &str| UnusedReason::Unlabelled { folder: folder.into() };
+    assert_eq!(unlabelled("unlabeledCase").weight(), Weight::Named);
+    Found::in_files(&["images/x.nii", "labels/x.nii", "unlabeledCase/u.nii", "unlabeledCase/u_mask.nii"])
+        .cases(&["data/x images/x.nii labels/x.nii"])
+        .unused(&[
+            ("unlabeledCase/u.nii", unlabelled("unlabeledCase")),
+            ("unlabeledCase/u_mask.nii", UnusedReason::OutsideDatasets),
+        ]);
+    let [image, label] = ["images/x_0000.nii", "labels/x.nii"].map(|file| format!("FLARE22_LabeledCase50/{file}"));
+    let file = "FLARE22_UnlabeledCase1-500/u_0000.nii";
+    Found::in_files(&[&image, &label, file])
+        .cases(&[&format!("FLARE22_LabeledCase50/x {image} {label}")])
+        .unused(&[(file, unlabelled("FLARE22_UnlabeledCase1-500"))]);
+    // On their own, they are cases.
+    Found::in_files(&["unlabeledCase/u.nii", "unlabeledCase/v.nii"])
+        .cases(&["data/unlabeledCase/u unlabeledCase/u.nii -", "data/unlabeledCase/v unlabeledCase/v.nii -"]);
 }

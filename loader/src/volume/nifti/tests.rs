@@ -252,7 +252,8 @@ fn voxels_that_are_not_labels_are_reported_with_their_place() {
     let floats = |values: [f32; 4]| labels(&TestFile::new([2, 2, 1], &[]).with_f32(&values)).unwrap_err();
     assert!(floats([0.0, 1.0, 2.4, 0.0]).starts_with("label value 2.4 at voxel 0,1,0;"));
     assert!(floats([0.0, -1.0, 2.0, 0.0]).starts_with("label value -1 at voxel 1,0,0;"));
-    assert!(floats([0.0, 1.0, 2.0, 256.0]).starts_with("label value 256 at voxel 1,1,0;"));
+    let too_large = floats([0.0, 1.0, 2.0, 256.0]);
+    assert!(too_large.starts_with("label value 256 at voxel 1,1,0;") && too_large.ends_with("; renumber the classes"));
     let message = floats([f32::NAN, 1.0, f32::INFINITY, 2.5]);
     assert!(message.starts_with("2 of 4 voxels NaN or infinite;"), "{message}");
 }
