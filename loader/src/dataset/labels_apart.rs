@@ -178,8 +178,8 @@ fn of_names<'a>(root: &Path, folder: &Path, labels: &'a [Label], scans: &[Scan])
     let words = parts(&name_of(folder));
     let of_label = |label: &'a Label| {
         let names = label.names(&words);
-        let mut named = names.iter().filter_map(|name| by_key.get(name.as_str())).flatten();
-        let only = named.next().filter(|_| named.next().is_none())?;
+        let mut found = names.iter().filter_map(|name| by_key.get(name.as_str())).flatten();
+        let only = found.next().filter(|_| found.next().is_none())?;
         Some((only.case?, label))
     };
     labels.iter().filter_map(of_label).collect()

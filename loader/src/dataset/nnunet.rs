@@ -29,17 +29,8 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
     let ending = description.and_then(|description| description.file_ending.as_deref());
     // Of several files of one name, nnU-Net reads the one with this ending.
     let is_preferred = |file: &TreeFile| ending.is_some_and(|ending| file.name.to_lowercase().ends_with(ending));
-    let mut label_files: BTreeMap<&str, Vec<&TreeFile>> = BTreeMap::new();
-    for (file, stem) in label_folder.into_iter().flat_map(Folder::volumes) {
-        label_files.entry(stem).or_default().push(file);
-    }
-    let mut stems: BTreeMap<&str, Vec<&TreeFile>> = BTreeMap::new();
-    for (file, stem) in images.volumes() {
-        stems.entry(stem).or_default().push(file);
-    }
-    for files in stems.values_mut().chain(label_files.values_mut()) {
-        files.sort_by_key(|file| !is_preferred(file));
-    }
+    let label_files = by_stem(label_folder.into_iter().flat_map(Folder::volumes), is_preferred);
+    let stems = by_stem(images.volumes(), is_preferred);
     let names = ChannelNames::described(stems.keys().copied(), label_files.keys().copied(), description);
     let is_strict = ending.is_some() || names.has_channels();
     let image_stems: Vec<&str> = stems.keys().copied().filter(|stem| modalities.foreign_word(stem).is_none()).collect();
@@ -128,6 +119,21 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
         dataset.note_count(claimed);
     }
     Some(dataset)
+}
+
+/// Files by the stems of their names, of each stem the preferred ones first.
+fn by_stem<'a>(
+    volumes: impl Iterator<Item = (&'a TreeFile, &'a str)>,
+    is_preferred: impl Fn(&TreeFile) -> bool,
+) -> BTreeMap<&'a str, Vec<&'a TreeFile>> {
+    let mut stems: BTreeMap<&str, Vec<&TreeFile>> = BTreeMap::new();
+    for (file, stem) in volumes {
+        stems.entry(stem).or_default().push(file);
+    }
+    for files in stems.values_mut() {
+        files.sort_by_key(|file| !is_preferred(file));
+    }
+    stems
 }
 
 /// The only folder with volumes whose name ends in `labels` behind other words, as `cow_seg_labelsTr`, if at least half of its

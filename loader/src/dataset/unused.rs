@@ -234,6 +234,7 @@ impl UnusedReason {
 }
 
 impl fmt::Display for UnusedReason {
+    #[expect(clippy::too_many_lines, reason = "one arm for each reason")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Hidden => "hidden, or a folder of the system",
