@@ -17,16 +17,14 @@ use super::progress::Progress;
 use super::table::{count, size};
 use crate::case::shown;
 use crate::cli::Verify;
-use crate::program::{INTERRUPTED, interrupt_flag, note, print};
+use crate::program::{INTERRUPTED, interrupt_flag, print};
 
 /// Largest number of damaged cases that the repair command names individually; for more, it names datasets.
 const MAX_NAMED: usize = 20;
 
 pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    if let Some(remark) = args.retry.remark(&args.cache) {
-        note(format_args!("warning: {remark}"));
-    }
+    args.retry.check(&args.cache)?;
     let location = args.retry.location(&args.cache);
     let is_remote = location.url().is_some();
     let survey = survey(location)?;

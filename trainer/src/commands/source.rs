@@ -17,11 +17,8 @@ use crate::config::{DecodeOn, RunConfig, in_order};
 use crate::training::{Stop, Stream};
 
 /// Opens the cache named by `--shards`; `None` without the flag.
-pub(super) fn open_cache(args: &RunArgs, rank: &Rank) -> anyhow::Result<Option<Arc<Cache>>> {
+pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Option<Arc<Cache>>> {
     let Some(shards) = &args.shards else { return Ok(None) };
-    if let Some(remark) = args.storage.remark([shards.as_path()]) {
-        rank.note(format_args!("warning: {remark}"));
-    }
     Ok(Some(Arc::new(Cache::open_with(shards, args.storage.options())?)))
 }
 
@@ -45,6 +42,9 @@ pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageErr
         return Err(UsageError::new(format!(
             "--set {key}={value} has no effect next to --set {by_key}={by_value}, which replaces it; leave one of them out"
         )));
+    }
+    if let Some(shards) = &args.shards {
+        args.storage.check([shards.as_path()])?;
     }
     let service = &args.service;
     let mut seen = BTreeSet::new();
@@ -234,6 +234,8 @@ mod tests {
         check("--loader http://a:1 --access pread", "--access");
         check("--loader http://a:1 --storage-retry 5", "--storage-retry");
         check("--loader http://a:1 --disk-cache d", "--disk-cache");
+        check("--shards c --access pread --disk-cache d", "--disk-cache has no effect on caches in folders");
+        check("--shards c --loader http://a:1 --storage-retry 5", "--storage-retry has no effect on caches in folders");
         check("--shards c --seed 1 --set train.seed=2", "--set train.seed=2");
         check("--shards c --set optim.lr=1 --set train.seed=1 --set optim.lr=2", "--set optim.lr=1");
         check("--shards c --set stream.split.fold=1 --set stream.split=all", "--set stream.split.fold=1");
@@ -248,6 +250,7 @@ mod tests {
         );
         for flags in [
             "--shards c --threads 2 --access pread",
+            "--shards s3://bucket/c --access pread --disk-cache d --disk-cache-size 1GiB --storage-retry 5",
             "--loader https://a:1 --loader-ca f --loader-retry 5",
             "--shards c --seed 1 --set train.seed=1",
             "--shards c --set optim.lr=1 --set optim.lr=1",

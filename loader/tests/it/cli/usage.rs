@@ -52,7 +52,7 @@ fn wrong_usage_exits_with_2_and_a_message() {
 }
 
 #[test]
-fn flags_about_object_storage_are_remarked_on_for_a_cache_in_a_folder() {
+fn flags_about_object_storage_are_refused_for_a_cache_in_a_folder() {
     let place = Place::with_phantoms(1);
     let (data, cache) = (place.text("data"), place.text("cache"));
     let disk_cache = format!("--disk-cache={}", place.text("blocks"));
@@ -62,10 +62,10 @@ fn flags_about_object_storage_are_remarked_on_for_a_cache_in_a_folder() {
         &["inspect", &cache, "--storage-retry=5"],
         &["stream", &cache, "--crop-size=16", "--visits-per-batch=1", "--batches=1", &disk_cache],
     ] {
-        let ran = check(args, 0);
+        let ran = check(args, 2);
         assert!(ran.err.contains("has no effect on caches in folders"), "{args:?}: {}", ran.err);
     }
-    assert!(!place.path("blocks").exists());
+    assert!(!place.path("blocks").exists() && !place.path("cache").exists());
 }
 
 #[test]
