@@ -163,12 +163,14 @@ fn too_few_threads_or_too_little_memory_is_one_line() {
 fn completions_and_manual_pages_of_both_programs_are_written() {
     let dir = tempfile::tempdir().unwrap();
     let pages = dir.path().join("man1").to_string_lossy().into_owned();
-    assert!(check(&["completions", "bash"], 0).out.contains("--reconvert"));
+    let completions = check(&["completions", "bash"], 0).out;
+    assert!(completions.contains("--reconvert") && !completions.contains("__man"), "{completions}");
     check(&["man", &pages], 0);
     // hiend-serve has no commands, so both are flags, which need no other one.
     let serve = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_hiend-serve")).args(args).output().unwrap();
     let completions = serve(&["--completions", "zsh"]);
-    assert!(completions.status.success() && String::from_utf8_lossy(&completions.stdout).contains("--token-file"));
+    let text = String::from_utf8_lossy(&completions.stdout);
+    assert!(completions.status.success() && text.contains("--token-file") && !text.contains("--man"), "{text}");
     assert!(serve(&["--man", &pages]).status.success());
     for page in ["hiend-shard.1", "hiend-shard-verify.1", "hiend-serve.1"] {
         assert!(Path::new(&pages).join(page).exists(), "{page}");
