@@ -5,6 +5,7 @@
 
 mod error;
 pub mod finetune;
+mod key_at_fault;
 mod message;
 mod micro_batch;
 pub mod pretrain;
@@ -221,20 +222,25 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     /// # Errors
     /// The first error found.
     fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let parse_error = |error: &toml::de::Error, reason: &str| {
-            let start = error.span().and_then(|span| text.get(..span.start));
-            let line = start.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
+        let parse_error = |start: Option<usize>, reason: &str| {
+            let before = start.and_then(|start| text.get(..start));
+            let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
             let message = format!("{}{}", line.unwrap_or_default(), in_words(reason));
             ConfigError::Parse { origin: origin.to_owned(), message }
         };
-        let table: Table = text.parse().map_err(|error: toml::de::Error| parse_error(&error, error.message()))?;
+        let start = |error: &toml::de::Error| error.span().map(|span| span.start);
+        let table: Table =
+            text.parse().map_err(|error: toml::de::Error| parse_error(start(&error), error.message()))?;
         let known = Self::with_every_key().to_toml().parse::<Table>().expect("written by ourselves");
         check_keys("", &table, &known, &known, origin)?;
         let config: Self = toml::from_str(text).map_err(|error: toml::de::Error| {
             // The table's error names the key, that of the text the line.
-            let of_table: Result<Self, toml::de::Error> = table.try_into();
-            let reason = of_table.err().map_or_else(|| error.message().to_owned(), |error| error.to_string());
-            parse_error(&error, &reason)
+            let error_of = |table: Table| table.try_into::<Self>().err().map(|error| error.to_string());
+            let Some(reason) = error_of(table.clone()) else { return parse_error(start(&error), error.message()) };
+            match key_at_fault::narrowed(&table, text, &reason, &error_of) {
+                Some((start, reason)) => parse_error(Some(start), &reason),
+                None => parse_error(start(&error), &reason),
+            }
         })?;
         config.validate(origin)?;
         Ok(config)
