@@ -9,6 +9,7 @@ mod key_at_fault;
 mod message;
 mod micro_batch;
 pub mod pretrain;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -25,27 +26,14 @@ use message::in_words;
 pub use micro_batch::MicroBatch;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+pub(crate) use settings::contradiction;
+use settings::{CHAIN, in_order};
 use toml::{Table, Value};
 
 use crate::model::precision::Precision;
 use crate::ops::attention::Computation;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
-
-/// Prefix of the keys of the augmentation's settings.
-const AUGMENT: &str = "stream.augment.";
-/// Key of the augmentation chain, whose other settings depend on it.
-const CHAIN: &str = "stream.augment.chain";
-
-/// Returns whether a key is one of a chain's settings, which [`RunConfig::with_settings`] applies after all others.
-fn is_of_chain(key: &str) -> bool {
-    key != CHAIN && key.starts_with(AUGMENT)
-}
-
-/// Returns whether [`RunConfig::with_settings`] applies two settings in the order in which they are given.
-pub(crate) fn in_order(first: &str, later: &str) -> bool {
-    !is_of_chain(first) || is_of_chain(later)
-}
 
 /// Settings that belong to no other section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -258,10 +246,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         let pairs = settings.iter().map(|(key, value)| format!("--set {key}={value}"));
         let origin = &pairs.collect::<Vec<_>>().join(" ");
         let mut table = self.to_toml().parse::<Table>().expect("written by ourselves");
-        let mut settings: Vec<&(String, String)> = settings.iter().collect();
-        // Settings of a chain come after the choice of it.
-        settings.sort_by_key(|(key, _)| is_of_chain(key));
-        for (key, text) in settings {
+        for (key, text) in in_order(settings) {
             let invalid = |reason: &str| ConfigError::Invalid {
                 origin: origin.clone(),
                 key: key.clone(),
@@ -272,7 +257,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
             while let Some(part) = parts.next() {
                 if parts.peek().is_none() {
                     let value = value_of(text);
-                    if key == CHAIN && section.get(part) != Some(&value) {
+                    if key == CHAIN && section.get(part).is_some_and(|chain| *chain != value) {
                         section.clear();
                     }
                     section.insert(part.to_owned(), value);
