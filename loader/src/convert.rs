@@ -78,6 +78,7 @@ pub(crate) use extent::extent_findings;
 pub use extent::{ExtentError, check_extent};
 pub use memory::memory_needed;
 pub(crate) use modality::refuse as refuse_other_modality;
+pub use origin::OtherFolder;
 use pass::Pass;
 pub use share::keep_share;
 pub use source::SETTLED;
