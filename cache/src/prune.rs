@@ -206,7 +206,11 @@ pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) ->
         return Ok(None);
     }
     let names: Vec<String> = doomed.iter().map(|shard| shard.name()).collect();
-    Manifest::update(location, |manifest| manifest.shards.retain(|listed| !names.contains(listed)))?;
+    Manifest::update(location, |manifest| {
+        manifest.shards.retain(|listed| !names.contains(listed));
+        // Not lost, but removed.
+        manifest.cases.retain(|listed, _| !names.contains(listed));
+    })?;
     let mut removed = 0;
     for shard in doomed {
         removed += if place.remove(&shard.name())? { shard.len() } else { 0 };

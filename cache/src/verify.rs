@@ -100,12 +100,15 @@ pub struct Survey {
     pub faults: Vec<Fault>,
     /// Number of shards that the manifest does not list. Not a fault: a run in progress or a killed one leaves them.
     pub unlisted: usize,
+    /// Error of object storage that does not answer. Shards that it concerns are neither in `shards` nor in `faults`.
+    pub failure: Option<Error>,
 }
 
 /// Opens every shard of a cache and compares its location with its manifest.
 ///
 /// # Errors
-/// If the location cannot be listed, holds neither manifest nor shards, or is in object storage and cannot be read.
+/// If the location cannot be listed, holds neither manifest nor shards, or is in object storage and its manifest cannot be
+/// read.
 pub fn survey(at: impl Into<Location>) -> Result<Survey> {
     let location = at.into();
     let place = Place::of(&location)?;
@@ -134,18 +137,18 @@ pub fn survey(at: impl Into<Location>) -> Result<Survey> {
         }
     }
     let unlisted = opened.shards.iter().filter(|(path, _)| is_known && !listed.contains(path)).count();
-    let mut shards = Vec::with_capacity(opened.shards.len());
+    let (mut shards, mut failure) = (Vec::with_capacity(opened.shards.len()), None);
     for (path, shard) in opened.shards {
         match shard {
             Ok(shard) => {
                 faults.extend(repeated(&shard));
                 shards.push(Arc::new(shard));
             }
-            Err(err @ Error::File(_)) if is_remote => return Err(err),
+            Err(err @ Error::File(_)) if is_remote => failure = failure.or(Some(err)),
             Err(err) => faults.push(Fault::from_error(&path, &err)),
         }
     }
-    Ok(Survey { shards, faults, unlisted })
+    Ok(Survey { shards, faults, unlisted, failure })
 }
 
 /// Faults of cases with more than one record in a shard: it is undefined which record is live.

@@ -169,7 +169,7 @@ pub(crate) struct Plan {
 
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// Print the result as JSON, once everything is checked
+    /// Print the result as JSON at the end, with the reason in `failure` if not everything was checked
     #[arg(long)]
     pub json: bool,
     /// Folder or URL of the cache

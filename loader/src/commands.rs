@@ -44,7 +44,7 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Verify(args)) => verify::run(args),
         Some(Command::Plan(args)) => plan::run(args),
         Some(Command::Completions(args)) => {
-            program::print_completions(shard_command(), args.shell).map(|()| ExitCode::SUCCESS)
+            program::print_completions(&shard_command(), args.shell).map(|()| ExitCode::SUCCESS)
         }
         Some(Command::Man(args)) => program::write_man_pages(shard_command(), &args.dir).map(|()| ExitCode::SUCCESS),
     }

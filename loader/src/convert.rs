@@ -78,6 +78,7 @@ pub(crate) use extent::extent_findings;
 pub use extent::{ExtentError, check_extent};
 pub use memory::memory_needed;
 pub(crate) use modality::refuse as refuse_other_modality;
+pub use origin::OtherFolder;
 use pass::Pass;
 pub use share::keep_share;
 pub use source::SETTLED;
@@ -341,7 +342,7 @@ impl<'a> Conversion<'a> {
             .map(|dataset| dataset.name.as_str())
             .collect();
         let mut cases: Vec<&CaseFiles> = share.iter().flat_map(|dataset| &dataset.cases).collect();
-        // First, because the manifest of a run that is interrupted no longer names what was lost.
+        // First, because the cache cannot be used without them.
         cases.sort_by_cached_key(|case| !known.is_lost(&case.key()));
         if let Some(claiming) = &claiming {
             cases = claiming.order(cases);
@@ -383,21 +384,26 @@ impl<'a> Conversion<'a> {
             }
         };
         let stored = convert_all();
+        summary.interrupted = stop.is_requested() && num_left > 0;
+        // A run that comes to its end has converted the lost cases of its share, or told why it skipped them. Claims may be
+        // older than the loss.
+        let is_over = stored.is_ok() && !summary.interrupted && options.claim.is_none();
+        let (own, listed) = (folder::listed(&share), folder::listed(datasets));
+        let is_given_up = |key: &str| (is_over && own.contains(key)) || (options.forget_lost && !listed.contains(key));
         // A case that ends the run does not take the finished ones with it.
         if let Err(ConvertError::Suspect(_)) | Ok(()) = &stored {
             let written = shards.finish()?;
             (summary.shards, summary.bytes_out) = (written.shards, written.bytes);
             // Cases to be pruned are still in the cache and may stay, so the names of their classes are kept.
             let names = if options.prune { Names::Kept } else { Names::Replaced };
-            folder::write_manifest(out, datasets, &config, names)?;
+            folder::write_manifest(out, datasets, &config, names, &is_given_up)?;
         }
         stored?;
-        summary.interrupted = stop.is_requested() && num_left > 0;
         claiming.map_or(Ok(()), |claiming| claiming.leave(num_left == 0))?;
         take_stock(out, datasets, &options, (&lock, &stop), &mut summary)?;
         if summary.pruned.is_some() {
             // Lists the cases of each shard, and the names of the classes that are left.
-            folder::write_manifest(out, datasets, &config, Names::Replaced)?;
+            folder::write_manifest(out, datasets, &config, Names::Replaced, &is_given_up)?;
         }
         summary.secs = started.elapsed().as_secs_f64();
         Ok(summary)
@@ -418,7 +424,11 @@ fn take_stock(
         refuse_vacant(out, datasets, &listed)?;
         summary.pruned = prune(lock, options.shard_bytes, |key| listed.contains(key))?;
     }
-    let cache = Cache::open_with(out, OpenOptions::for_one_pass())?;
+    let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;
+    // Cases of a missing shard are still to be converted, by the next run or one with another share.
+    if let Some(other) = faults.into_iter().find(|fault| !matches!(fault, hiend_cache::Error::MissingShard { .. })) {
+        return Err(other.into());
+    }
     summary.superseded_bytes = cache.superseded_bytes();
     // In object storage, each index takes a request.
     if !summary.interrupted && out.url().is_none() {

@@ -99,6 +99,11 @@ fn words_of(container: &Value) -> Vec<&str> {
     words.filter_map(Value::as_str).collect()
 }
 
+/// Value of a flag that is given as `--flag=value`.
+fn value<'a>(words: &[&'a str], flag: &str) -> Option<&'a str> {
+    words.iter().find_map(|word| word.strip_prefix(flag)?.strip_prefix('='))
+}
+
 /// Calls `visit` for the pods in all Kubernetes files, with the names of the files.
 fn all_pods(visit: impl Fn(&str, &Value)) {
     let mut num_pods = 0;
@@ -140,22 +145,38 @@ fn pods_run_images_that_are_built_as_a_user_who_may_write() {
 }
 
 #[test]
-fn servers_on_kubernetes_have_threads_and_a_disk_cache_within_their_limits() {
+fn servers_on_kubernetes_have_threads_within_their_limits_and_no_flag_that_is_refused() {
     all_pods(|file, pod| {
         for container in containers_of(pod) {
             let words = words_of(container);
             if words[0] != "hiend-serve" {
                 continue;
             }
-            let value = |flag: &str| words.iter().find_map(|word| word.strip_prefix(flag)?.strip_prefix('='));
-            assert_eq!(value("--threads"), container["resources"]["requests"]["cpu"].as_str(), "{file}");
+            assert_eq!(value(&words, "--threads"), container["resources"]["requests"]["cpu"].as_str(), "{file}");
             assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true, "{file}");
-            let folder = value("--disk-cache").expect("a folder, as the root is read-only");
-            let mounts = container["volumeMounts"].as_array().into_iter().flatten();
-            let mut writable = mounts.filter(|mount| mount["readOnly"] != true).map(|mount| &mount["mountPath"]);
-            assert!(writable.any(|path| path == folder), "{file}: {folder} is not writable");
+            let is_folder = !value(&words, "--shards").unwrap().contains("://");
+            assert_eq!(value(&words, "--disk-cache").is_none(), is_folder, "{file}");
         }
     });
+}
+
+#[test]
+fn the_manifest_of_servers_has_a_writable_disk_cache_once_the_lines_for_object_storage_are_used() {
+    let (_, text) = files("deploy", &["yaml"]).into_iter().find(|(name, _)| name == "serve-kubernetes.yaml").unwrap();
+    let uncommented = |line: &str| match line.split_once("# - ") {
+        Some((indent, item)) if !indent.is_empty() && indent.trim().is_empty() => format!("{indent}- {item}\n"),
+        _ => format!("{line}\n"),
+    };
+    let text: String = text.lines().map(uncommented).collect();
+    let documents = yaml::documents(&text).unwrap();
+    let pod = documents.iter().flat_map(pods).find(|pod| words_of(containers_of(pod)[0])[0] == "hiend-serve").unwrap();
+    let container = containers_of(pod)[0];
+    let folder = value(&words_of(container), "--disk-cache").expect("a folder, as the root is read-only");
+    let mounts = container["volumeMounts"].as_array().into_iter().flatten();
+    let mount = mounts.filter(|mount| mount["readOnly"] != true).find(|mount| mount["mountPath"] == folder);
+    let name = &mount.expect("a writable folder")["name"];
+    let volume = pod["volumes"].as_array().into_iter().flatten().find(|volume| volume["name"] == *name);
+    assert_eq!(volume.unwrap()["emptyDir"]["sizeLimit"], "55Gi");
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Export(args)) => weights::export(args),
         Some(Command::Doctor(args)) => doctor::run(args),
         Some(Command::Completions(args)) => {
-            print_completions(Cli::command(), args.shell)?;
+            print_completions(&Cli::command(), args.shell)?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Man(args)) => {

@@ -5,9 +5,11 @@
 
 mod error;
 pub mod finetune;
+mod key_at_fault;
 mod message;
 mod micro_batch;
 pub mod pretrain;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -24,27 +26,14 @@ use message::in_words;
 pub use micro_batch::MicroBatch;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+pub(crate) use settings::contradiction;
+use settings::{CHAIN, in_order};
 use toml::{Table, Value};
 
 use crate::model::precision::Precision;
 use crate::ops::attention::Computation;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
-
-/// Prefix of the keys of the augmentation's settings.
-const AUGMENT: &str = "stream.augment.";
-/// Key of the augmentation chain, whose other settings depend on it.
-const CHAIN: &str = "stream.augment.chain";
-
-/// Returns whether a key is one of a chain's settings, which [`RunConfig::with_settings`] applies after all others.
-fn is_of_chain(key: &str) -> bool {
-    key != CHAIN && key.starts_with(AUGMENT)
-}
-
-/// Returns whether [`RunConfig::with_settings`] applies two settings in the order in which they are given.
-pub(crate) fn in_order(first: &str, later: &str) -> bool {
-    !is_of_chain(first) || is_of_chain(later)
-}
 
 /// Settings that belong to no other section.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -221,20 +210,25 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     /// # Errors
     /// The first error found.
     fn parse(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let parse_error = |error: &toml::de::Error, reason: &str| {
-            let start = error.span().and_then(|span| text.get(..span.start));
-            let line = start.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
+        let parse_error = |start: Option<usize>, reason: &str| {
+            let before = start.and_then(|start| text.get(..start));
+            let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
             let message = format!("{}{}", line.unwrap_or_default(), in_words(reason));
             ConfigError::Parse { origin: origin.to_owned(), message }
         };
-        let table: Table = text.parse().map_err(|error: toml::de::Error| parse_error(&error, error.message()))?;
+        let start = |error: &toml::de::Error| error.span().map(|span| span.start);
+        let table: Table =
+            text.parse().map_err(|error: toml::de::Error| parse_error(start(&error), error.message()))?;
         let known = Self::with_every_key().to_toml().parse::<Table>().expect("written by ourselves");
         check_keys("", &table, &known, &known, origin)?;
         let config: Self = toml::from_str(text).map_err(|error: toml::de::Error| {
             // The table's error names the key, that of the text the line.
-            let of_table: Result<Self, toml::de::Error> = table.try_into();
-            let reason = of_table.err().map_or_else(|| error.message().to_owned(), |error| error.to_string());
-            parse_error(&error, &reason)
+            let error_of = |table: Table| table.try_into::<Self>().err().map(|error| error.to_string());
+            let Some(reason) = error_of(table.clone()) else { return parse_error(start(&error), error.message()) };
+            match key_at_fault::narrowed(&table, text, &reason, &error_of) {
+                Some((start, reason)) => parse_error(Some(start), &reason),
+                None => parse_error(start(&error), &reason),
+            }
         })?;
         config.validate(origin)?;
         Ok(config)
@@ -252,10 +246,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         let pairs = settings.iter().map(|(key, value)| format!("--set {key}={value}"));
         let origin = &pairs.collect::<Vec<_>>().join(" ");
         let mut table = self.to_toml().parse::<Table>().expect("written by ourselves");
-        let mut settings: Vec<&(String, String)> = settings.iter().collect();
-        // Settings of a chain come after the choice of it.
-        settings.sort_by_key(|(key, _)| is_of_chain(key));
-        for (key, text) in settings {
+        for (key, text) in in_order(settings) {
             let invalid = |reason: &str| ConfigError::Invalid {
                 origin: origin.clone(),
                 key: key.clone(),
@@ -266,7 +257,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
             while let Some(part) = parts.next() {
                 if parts.peek().is_none() {
                     let value = value_of(text);
-                    if key == CHAIN && section.get(part) != Some(&value) {
+                    if key == CHAIN && section.get(part).is_some_and(|chain| *chain != value) {
                         section.clear();
                     }
                     section.insert(part.to_owned(), value);

@@ -281,7 +281,11 @@ impl Pretrained {
     fn of_file(path: PathBuf, sizes: Option<PretrainConfig>, device: &Device) -> Result<Self, ModelSourceError> {
         let state = StateDict::read(&path).map_err(ModelSourceError::File)?;
         match state.model_kind() {
-            Ok(ModelKind::Pretraining) => {}
+            Ok(ModelKind::Pretraining) => {
+                if let Err(source) = state.check_has_decoder() {
+                    return Err(ModelSourceError::Weights { path, source });
+                }
+            }
             Ok(ModelKind::Unetr) => return Err(ModelSourceError::IsUnetr { path }),
             Err(source) => return Err(ModelSourceError::Weights { path, source }),
         }
@@ -332,6 +336,7 @@ fn fits(state: &StateDict, config: &PretrainConfig) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::nnssl::encoder_of;
     use crate::weights::safetensors;
 
     fn small() -> PretrainConfig {
@@ -368,6 +373,14 @@ mod tests {
         let grids = "its positions are for 2 × 2 × 2 patches along x, y, z, but stream.crop_size of the given sizes makes \
                      4 × 2 × 1;";
         assert!(message.contains(grids), "{message}");
+
+        let encoder = folder.path().join("encoder.safetensors");
+        safetensors::write(&encoder, &encoder_of(&state)).unwrap();
+        for sizes in [None, Some(small())] {
+            let error = Pretrained::load(&encoder, sizes, &device).unwrap_err();
+            let message = format!("{:#}", anyhow::Error::from(error));
+            assert!(message.contains("encoder.safetensors") && message.contains("--format nnssl"), "{message}");
+        }
 
         let path = folder.path().join("tiny.safetensors");
         let state = export_hi_end_mae(&first_weights(&PretrainPreset::Tiny.config(), &device)).unwrap();

@@ -81,6 +81,12 @@ pub enum WeightsError {
         /// Number of tensors of other types.
         num_not_float: usize,
     },
+    /// Tensors of an encoder where a whole pre-training model is needed.
+    #[error(
+        "an encoder without its decoder, as export --format nnssl writes it, from which only finetune begins; give the run that \
+         it was exported from, or an export in the format safetensors"
+    )]
+    EncoderAlone,
     /// A tensor whose shape differs from the model's.
     #[error("{key} has shape {found:?}, the model needs {expected:?}")]
     Shape {
@@ -168,16 +174,28 @@ pub struct StateDict {
 }
 
 impl StateDict {
-    /// Reads a `PyTorch` checkpoint (`.pth`, `.pt`, `.bin`) or a `.safetensors` file.
+    /// Reads a `PyTorch` checkpoint (`.pth`, `.pt`, `.bin`) or a `.safetensors` file. The tensors of an export for nnU-Net
+    /// get the names of a pre-training checkpoint.
     ///
     /// # Errors
     /// If the name has another ending, or the file cannot be read.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
-        match path.extension().and_then(|extension| extension.to_str()) {
+        let mut state = match path.extension().and_then(|extension| extension.to_str()) {
             Some("pth" | "pt" | "bin") => torch::read(path),
             Some("safetensors") => safetensors::read(path),
             _ => Err(WeightsError::UnknownKind { path: path.to_owned() }),
-        }
+        }?;
+        nnssl::restore_names(&mut state);
+        Ok(state)
+    }
+
+    /// Rejects the tensors of an encoder alone.
+    ///
+    /// # Errors
+    /// If there is no tensor of a decoder.
+    pub(crate) fn check_has_decoder(&self) -> Result<(), WeightsError> {
+        let has_decoder = self.tensors.keys().any(|key| key.contains("decoder"));
+        if has_decoder { Ok(()) } else { Err(WeightsError::EncoderAlone) }
     }
 
     /// Model to which the tensors belong, by their names.

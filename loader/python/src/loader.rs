@@ -80,6 +80,12 @@ impl Loader {
         let without_effect = of_objects.into_iter().find(|(_, given)| *given && caches.iter().all(is_folder));
         let copies = Copies::Disk(DiskCacheOptions { dir: disk_cache, bytes: disk_cache_size });
         let retry = storage_retry.map(|secs| seconds("storage_retry", secs)).transpose()?;
+        if let Some((key, _)) = without_effect {
+            let text = format!(
+                "{key} has no effect on caches in folders; it is for object storage, such as s3://BUCKET/PREFIX"
+            );
+            return Err(Failure::config(text).into());
+        }
         let options_of_cache = OpenOptions { access, copies, retry };
         let open = || -> Result<Source, Failure> {
             let open = |(path, weight): &(PathBuf, u32)| -> Result<_, Failure> {
@@ -90,11 +96,6 @@ impl Loader {
                 caches.iter().filter_map(|(cache, _)| config.remark_on_foreground(cache.manifest())).collect();
             let opened = caches.iter().map(|(cache, _)| &**cache);
             remarks.extend(pipeline::remarks_on_exclude(opened, &config.exclude));
-            remarks.extend(without_effect.map(|(key, _)| {
-                format!(
-                    "{key} has no effect on caches in folders; it is for object storage, such as s3://BUCKET/PREFIX"
-                )
-            }));
             let source = Source::Local(pipeline::Loader::open_mix(caches, config, seed, &options)?);
             for remark in remarks {
                 tracing::warn!("{remark}");

@@ -10,10 +10,11 @@ use super::table::count;
 use crate::case::shown;
 use crate::program::{StorageArgs, UsageError, note};
 
-/// Opens the caches with their weights, 1 each without any; warns of flags without effect.
+/// Opens the caches with their weights, 1 each without any.
 ///
 /// # Errors
-/// If there are more or fewer weights than caches, a cache is given twice, or one cannot be opened.
+/// If there are more or fewer weights than caches, a cache is given twice, flags about object storage are given for
+/// caches in folders, or a cache cannot be opened.
 pub(super) fn open(
     caches: &[PathBuf],
     weights: &[u32],
@@ -37,9 +38,7 @@ pub(super) fn open(
     if caches.len() == 1 && num_weights == 1 {
         note("warning: --weights has no effect with one cache");
     }
-    if let Some(remark) = storage.remark(caches.iter().map(PathBuf::as_path)) {
-        note(format_args!("warning: {remark}"));
-    }
+    storage.check(caches.iter().map(PathBuf::as_path))?;
     let weights = weights.iter().copied().chain(std::iter::repeat(1));
     let options = storage.options();
     let open = |(path, weight): (&PathBuf, u32)| Ok((Arc::new(Cache::open_with(path, options.clone())?), weight));

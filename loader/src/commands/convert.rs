@@ -25,11 +25,9 @@ const MAX_TWICE: usize = 5;
 
 pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     let data = args.data.as_deref().context("DATA is missing")?;
+    args.retry.check(&args.out)?;
     if let Some(folder) = args.retry.location(&args.out).folder() {
         check_output_folder(folder)?;
-    }
-    if let Some(remark) = args.retry.remark(&args.out) {
-        note(format_args!("warning: {remark}"));
     }
     let mut task = Task::find(data, &args.preprocess)?;
     task.options.shard_bytes = args.shard_size.as_u64();

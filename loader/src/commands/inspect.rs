@@ -28,9 +28,7 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
     if let Some(folder) = &args.report {
         check_output_folder(folder)?;
     }
-    if let Some(remark) = args.retry.remark(&args.cache) {
-        note(format_args!("warning: {remark}"));
-    }
+    args.retry.check(&args.cache)?;
     let cache = Cache::open_with(args.retry.location(&args.cache), OpenOptions::for_one_pass())?;
     match &args.case {
         None if args.json => {

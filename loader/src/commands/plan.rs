@@ -91,6 +91,9 @@ fn print_changes(changes: &Changes, skipped: &HashSet<&str>, prune: bool, out: &
             format!("{cases} of the cache not in this data; --prune removes them")
         })?;
     }
+    for other in &changes.other_folders {
+        print(format_args!("check {other}"))?;
+    }
     Ok(())
 }
 

@@ -113,7 +113,7 @@ pub fn command() -> clap::Command {
 
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if let Some(shell) = cli.completions {
-        return program::print_completions(command(), shell).map(|()| ExitCode::SUCCESS);
+        return program::print_completions(&command(), shell).map(|()| ExitCode::SUCCESS);
     }
     if let Some(dir) = &cli.man {
         return program::write_man_pages(command(), dir).map(|()| ExitCode::SUCCESS);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -17,19 +17,16 @@ use super::progress::Progress;
 use super::table::{count, size};
 use crate::case::shown;
 use crate::cli::Verify;
-use crate::program::{INTERRUPTED, interrupt_flag, note, print};
+use crate::program::{INTERRUPTED, error_text, interrupt_flag, print};
 
 /// Largest number of damaged cases that the repair command names individually; for more, it names datasets.
 const MAX_NAMED: usize = 20;
 
 pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
-    if let Some(remark) = args.retry.remark(&args.cache) {
-        note(format_args!("warning: {remark}"));
-    }
-    let location = args.retry.location(&args.cache);
-    let is_remote = location.url().is_some();
-    let survey = survey(location)?;
+    args.retry.check(&args.cache)?;
+    let mut survey = survey(args.retry.location(&args.cache))?;
+    let failure = survey.failure.take().map(anyhow::Error::new);
     if !args.json {
         for fault in &survey.faults {
             print(fault)?;
@@ -39,50 +36,28 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
         survey.shards.iter().flat_map(|shard| (0..shard.cases().len()).map(move |idx| (shard, idx))).collect();
     let live = live_records(&survey.shards);
     let bytes: u64 = survey.shards.iter().map(|shard| shard.len()).sum();
-    let threads = args.threads.map_or(0, usize::from);
-    // The error's text includes its source.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|err| anyhow::anyhow!("cannot start threads: {err}; use fewer, with --threads"))?;
     let stop = interrupt_flag("finishing the cases in progress; press Ctrl-C again to stop at once")?;
-    let progress = Mutex::new(Progress::new(cases.len(), bytes));
-    let verify = |reader: &mut VolumeReader, &(shard, idx): &(&Arc<_>, usize)| -> anyhow::Result<Vec<Fault>> {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(Vec::new());
-        }
-        let faults = verify_case(shard, idx, reader);
-        if is_remote && stop.load(Ordering::Relaxed) && !faults.is_empty() {
-            // The error may be the interruption of a request, not damage.
-            return Ok(Vec::new());
-        }
-        // Ends the run: every further request would wait for the store as long as this one.
-        let unread = faults.iter().position(|fault| is_remote && fault.unread);
-        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-        if !args.json {
-            for fault in &faults[..unread.unwrap_or(faults.len())] {
-                progress.print(fault)?;
-            }
-        }
-        if let Some(unread) = unread {
-            anyhow::bail!("{}; not every case was checked", faults[unread]);
-        }
-        progress.advance(shard.cases()[idx].span.len());
-        Ok(faults)
-    };
-    let found: anyhow::Result<Vec<Vec<Fault>>> =
-        pool.install(|| cases.par_iter().map_init(VolumeReader::new, verify).collect());
-    progress.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
+    let progress = Progress::new(cases.len(), bytes);
+    let (found, failure) = check_cases(args, &cases, failure, &stop, progress)?;
+    let failure = failure.map(|error| anyhow::anyhow!("{}; not every case was checked", error_text(&error)));
+    let interrupted = stop.load(Ordering::Relaxed);
     // Nothing reads a superseded record: damage in it is reported and does no harm.
     let (found, superseded): (Vec<_>, Vec<_>) =
-        cases.iter().zip(found?).partition(|((shard, idx), _)| live.contains(&(shard.path(), *idx)));
+        cases.iter().zip(found).partition(|((shard, idx), _)| live.contains(&(shard.path(), *idx)));
     let num_superseded: usize = superseded.iter().map(|(_, faults)| faults.len()).sum();
 
     if survey.unlisted > 0 && !args.json {
         let shards = count(survey.unlisted, "shard");
         print(format_args!("{shards} not listed in manifest.json yet; the next run of hiend-shard lists them"))?;
     }
-    if stop.load(Ordering::Relaxed) {
-        print("Interrupted. Not every case was checked.")?;
-        return Ok(ExitCode::from(INTERRUPTED));
+    if !args.json {
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        if interrupted {
+            print("Interrupted. Not every case was checked.")?;
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
     }
     let secs = started.elapsed().as_secs_f64();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
@@ -95,6 +70,10 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let checked = format!("{shards}, {cases}, {} in {secs:.1} s ({rate}/s)", size(bytes));
     let faults: Vec<&Fault> = survey.faults.iter().chain(found.iter().flat_map(|(_, faults)| faults)).collect();
     if args.json {
+        let reason = match &failure {
+            Some(failure) => Some(failure.to_string()),
+            None => interrupted.then(|| "interrupted; not every case was checked".to_owned()),
+        };
         print(json!({
             "shards": survey.shards.len(),
             "cases": live.len(),
@@ -103,8 +82,13 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
             "unlisted_shards": survey.unlisted,
             "faults": faults.iter().copied().map(fault_json).collect::<Vec<_>>(),
             "faults_in_superseded_records": num_superseded,
+            "failure": reason,
         }))?;
-        return Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return match failure {
+            Some(failure) => Err(failure),
+            None if interrupted => Ok(ExitCode::from(INTERRUPTED)),
+            None => Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        };
     }
     if num_superseded > 0 {
         let faults = count(num_superseded, "fault");
@@ -113,6 +97,56 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
         ))?;
     }
     conclude(args, &checked, faults)
+}
+
+/// Checks cases, several at a time, and prints their faults unless the result is JSON. Returns the faults of each case, and
+/// `failure` or the first error of object storage that does not answer. Such an error ends the run, because every further
+/// request would wait as long for an answer.
+///
+/// # Errors
+/// If threads cannot be started, or a fault cannot be printed.
+fn check_cases(
+    args: &Verify,
+    cases: &[(&Arc<Shard>, usize)],
+    failure: Option<anyhow::Error>,
+    stop: &AtomicBool,
+    progress: Progress,
+) -> anyhow::Result<(Vec<Vec<Fault>>, Option<anyhow::Error>)> {
+    let is_remote = args.retry.location(&args.cache).url().is_some();
+    // The error's text includes its source.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(args.threads.map_or(0, usize::from)).build();
+    let pool = pool.map_err(|err| anyhow::anyhow!("cannot start threads: {err}; use fewer, with --threads"))?;
+    let (failure, progress) = (Mutex::new(failure), Mutex::new(progress));
+    let verify = |reader: &mut VolumeReader, &(shard, idx): &(&Arc<Shard>, usize)| -> anyhow::Result<Vec<Fault>> {
+        if stop.load(Ordering::Relaxed) || failure.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Ok(Vec::new());
+        }
+        let mut faults = verify_case(shard, idx, reader);
+        if is_remote && stop.load(Ordering::Relaxed) && !faults.is_empty() {
+            // The error may be the interruption of a request, not damage.
+            return Ok(Vec::new());
+        }
+        let unread = faults.iter().position(|fault| is_remote && fault.unread);
+        if let Some(at) = unread {
+            let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert_with(|| anyhow::anyhow!("{}", faults[at]));
+            faults.truncate(at);
+        }
+        let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+        if !args.json {
+            for fault in &faults {
+                progress.print(fault)?;
+            }
+        }
+        if unread.is_none() {
+            progress.advance(shard.cases()[idx].span.len());
+        }
+        Ok(faults)
+    };
+    let found: anyhow::Result<Vec<Vec<Fault>>> =
+        pool.install(|| cases.par_iter().map_init(VolumeReader::new, verify).collect());
+    progress.into_inner().unwrap_or_else(PoisonError::into_inner).finish();
+    Ok((found?, failure.into_inner().unwrap_or_else(PoisonError::into_inner)))
 }
 
 fn fault_json(fault: &Fault) -> Value {

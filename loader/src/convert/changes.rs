@@ -8,7 +8,7 @@ use hiend_cache::{Cache, Location, OpenOptions};
 
 use super::folder::Known;
 use super::source::{looks_the_same, source_of};
-use super::{ConvertError, ConvertOptions, folder, identity, keep_share};
+use super::{ConvertError, ConvertOptions, OtherFolder, folder, identity, keep_share, origin};
 use crate::dataset::Dataset;
 use crate::preprocess::PreprocessConfig;
 
@@ -26,6 +26,9 @@ pub struct Changes {
     pub unchanged: Vec<String>,
     /// Cases of the cache that are not in the data; [`ConvertOptions::prune`] removes them.
     pub not_in_data: Vec<String>,
+    /// Datasets that a conversion would refuse if their content shows that they are others than those of the same name in
+    /// the cache.
+    pub other_folders: Vec<OtherFolder>,
 }
 
 /// Finds the changes that converting `datasets`, found in `root`, would make to the cache at `out`.
@@ -34,7 +37,7 @@ pub struct Changes {
 ///
 /// # Errors
 /// If the cache cannot be read, or the conversion would refuse it for its records. Whether scans of another folder would be
-/// replaced takes their content, and is left to the conversion.
+/// replaced takes their content: [`Changes::other_folders`] lists what sizes and times leave undecided.
 pub fn changes(
     root: &Path,
     datasets: &[Dataset],
@@ -56,7 +59,8 @@ pub fn changes(
         Err(error) => return Err(error.into()),
     };
     let listed = folder::listed(datasets);
-    let mut changes = Changes::default();
+    let other_folders = origin::undecided(root, datasets, &known, options);
+    let mut changes = Changes { other_folders, ..Changes::default() };
     changes.not_in_data.extend(known.records.keys().filter(|key| !listed.contains(*key)).cloned());
     changes.not_in_data.sort();
     let mut share = datasets.to_vec();

@@ -60,8 +60,10 @@ pub(super) fn prepare(
     if removed > 0 {
         tracing::info!(removed, "removed unfinished shards of killed runs");
     }
+    let listed = listed(datasets);
+    let is_given_up = |key: &str| options.forget_lost && !listed.contains(key);
     if !Manifest::exists(out)? {
-        write_manifest(out, datasets, config, Names::Replaced)?;
+        write_manifest(out, datasets, config, Names::Replaced, &is_given_up)?;
     }
     let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;
     let known = check(&cache, &faults, datasets, config, options)?;
@@ -72,7 +74,7 @@ pub(super) fn prepare(
     // Done before the first case: a run that is killed leaves no labelled case whose classes have no names.
     let is_new = |dataset: &Dataset| !cache.manifest().datasets.contains_key(&dataset.name);
     if datasets.iter().any(|dataset| dataset.num_listed() > 0 && is_new(dataset)) {
-        write_manifest(out, datasets, config, Names::Kept)?;
+        write_manifest(out, datasets, config, Names::Kept, &is_given_up)?;
     }
     Ok(known)
 }
@@ -96,7 +98,15 @@ pub(super) fn check(
     check_parameters(cache, datasets, config, options)?;
     check_classes(cache.dir(), &cache.manifest().datasets, &records, datasets)?;
     check_names(cache.dir(), &cache.manifest().datasets, &records, datasets, options)?;
-    let generation = cache.shards().iter().map(|shard| shard.generation()).max().map_or(1, |last| last + 1);
+    // Above that of lost shards, too: one that a new shard replaced under its name would no longer be missed.
+    let of_lost = faults.iter().filter_map(|fault| generation_in_name(path_of_lost(fault)?));
+    let generation = cache
+        .shards()
+        .iter()
+        .map(|shard| shard.generation())
+        .chain(of_lost)
+        .max()
+        .map_or(1, |last| last.saturating_add(1));
     Ok(Known { records, lost, generation })
 }
 
@@ -113,18 +123,13 @@ fn check_lost(
     let mut gone: BTreeSet<&String> = BTreeSet::new();
     let mut shards: Vec<PathBuf> = Vec::new();
     for fault in faults {
-        let path = match fault {
-            // A shard of a later version is not damaged; it is an error of its own.
-            hiend_cache::Error::BadShard { reason: ShardError::Version { .. }, .. } => continue,
-            hiend_cache::Error::MissingShard { path } | hiend_cache::Error::BadShard { path, .. } => path,
-            _ => continue,
-        };
+        let Some(path) = path_of_lost(fault) else { continue };
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(keys) = cache.manifest().cases.get(name.as_ref()) else {
             if options.forget_lost {
                 continue;
             }
-            return Err(ConvertError::LostShard { path: path.clone() });
+            return Err(ConvertError::LostShard { path: path.to_owned() });
         };
         // An older record of the case does not replace the lost one.
         let generation = generation_in_name(path);
@@ -137,7 +142,7 @@ fn check_lost(
         let before = gone.len();
         gone.extend(own.iter().copied().filter(|key| !listed.contains(*key)));
         if gone.len() > before {
-            shards.push(path.clone());
+            shards.push(path.to_owned());
         }
         lost.extend(own);
     }
@@ -267,12 +272,19 @@ pub(super) fn folder_error(error: hiend_cache::Error) -> ConvertError {
     }
 }
 
+/// Path of a shard that is lost or damaged; `None` for one that cannot be read or that a later version wrote, which is an
+/// error of its own.
+fn path_of_lost(fault: &hiend_cache::Error) -> Option<&Path> {
+    match fault {
+        hiend_cache::Error::BadShard { reason: ShardError::Version { .. }, .. } => None,
+        hiend_cache::Error::MissingShard { path } | hiend_cache::Error::BadShard { path, .. } => Some(path),
+        _ => None,
+    }
+}
+
 /// Returns `true` for a shard that is lost or damaged, and `false` for one that cannot be read or that a later version wrote.
 pub(super) fn is_damage(fault: &hiend_cache::Error) -> bool {
-    match fault {
-        hiend_cache::Error::BadShard { reason, .. } => !matches!(reason, ShardError::Version { .. }),
-        other => matches!(other, hiend_cache::Error::MissingShard { .. }),
-    }
+    path_of_lost(fault).is_some()
 }
 
 /// Renames a damaged shard, so that it is kept for inspection but no longer read. The cases of a lost or damaged shard
@@ -313,12 +325,14 @@ pub(super) enum Names {
 }
 
 /// Writes parameters, datasets and the list of shards into the manifest. A dataset whose data names no classes, such as
-/// further scans without label maps, keeps the classes that the cache names.
+/// further scans without label maps, keeps the classes that the cache names. Lost shards stay in the list, so that they are
+/// missed, while one of their cases is neither converted again nor given up.
 pub(super) fn write_manifest(
     out: &Location,
     datasets: &[Dataset],
     config: &PreprocessConfig,
     names: Names,
+    is_given_up: &dyn Fn(&str) -> bool,
 ) -> Result<(), ConvertError> {
     Manifest::update(out, |manifest| {
         manifest.created_by = concat!("hiend-shard ", env!("CARGO_PKG_VERSION")).into();
@@ -329,9 +343,41 @@ pub(super) fn write_manifest(
                 manifest.datasets.insert(dataset.name.clone(), dataset.info());
             }
         }
-        manifest.cases = cases_by_shard(out, &manifest.shards, &manifest.cases);
+        let mut cases = cases_by_shard(out, &manifest.shards, &manifest.cases);
+        let lost = still_lost(&cases, &manifest.cases, is_given_up);
+        manifest.shards.extend(lost.keys().cloned());
+        manifest.shards.sort_unstable();
+        cases.extend(lost);
+        manifest.cases = cases;
     })?;
     Ok(())
+}
+
+/// Cases that are lost with their shards, by shard: cases of shards that are `listed` and not `present`, of which there is no
+/// record, or an older one, and which are not given up.
+fn still_lost(
+    present: &BTreeMap<String, Vec<String>>,
+    listed: &BTreeMap<String, Vec<String>>,
+    is_given_up: &dyn Fn(&str) -> bool,
+) -> BTreeMap<String, Vec<String>> {
+    let generation = |name: &str| generation_in_name(Path::new(name));
+    let mut newest: HashMap<&str, Option<u64>> = HashMap::new();
+    for (name, keys) in present {
+        for key in keys {
+            let known = newest.entry(key.as_str()).or_default();
+            *known = generation(name).max(*known);
+        }
+    }
+    let of_shard = |name: &String, keys: &Vec<String>| {
+        let is_lost = |key: &&String| {
+            let is_older = newest.get(key.as_str()).is_none_or(|&known| known < generation(name));
+            is_older && !is_given_up(key)
+        };
+        let keys: Vec<String> = keys.iter().filter(is_lost).cloned().collect();
+        (!keys.is_empty()).then(|| (name.clone(), keys))
+    };
+    let gone = listed.iter().filter(|(name, _)| !present.contains_key(*name));
+    gone.filter_map(|(name, keys)| of_shard(name, keys)).collect()
 }
 
 /// Keys of the cases in each shard; for a shard that cannot be opened, the keys that the manifest already lists.

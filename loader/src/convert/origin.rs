@@ -4,6 +4,7 @@
 //! versions of its scan, and so are those of a folder that was moved or copied: some of its scans are those of the records.
 //! Where none is, the folder is another dataset.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -12,8 +13,9 @@ use hiend_cache::CaseRecord;
 use super::folder::Known;
 use super::source::{looks_the_same, source_of};
 use super::{ConvertError, ConvertOptions};
-use crate::case::CaseFiles;
+use crate::case::{CaseFiles, shown};
 use crate::dataset::Dataset;
+use crate::plural;
 
 /// Largest number of images compared to find one that both folders have, where no file has the size and time of a record.
 const MOST_COMPARED: usize = 3;
@@ -26,6 +28,33 @@ pub(super) fn folder_of(root: &Path) -> PathBuf {
     std::fs::canonicalize(root).unwrap_or_else(|_| root.to_owned())
 }
 
+/// Cases of a dataset whose names the cache has from another folder, and none of which has the size and time in its record.
+/// A conversion compares content, and refuses them unless both folders have a scan in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherFolder {
+    /// Name of the dataset.
+    pub dataset: String,
+    /// Number of such cases, without those of [`ConvertOptions::reconvert`].
+    pub count: usize,
+    /// One of them, as `DATASET/CASE`.
+    pub example: String,
+    /// Path of the image that the cache's case of this name was made from.
+    pub from: PathBuf,
+}
+
+impl fmt::Display for OtherFolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { dataset, count, example, from } = self;
+        let cases = plural::count(*count, "case");
+        write!(
+            f,
+            "{dataset}: {cases} with names that the cache has from another folder, such as {example} from {}, and with other \
+             sizes or times; the conversion compares content and refuses other scans, unless --reconvert names them",
+            shown(from)
+        )
+    }
+}
+
 /// Checks that no dataset of the data, which was found in `root`, replaces scans that the cache has from another dataset of
 /// its name, unless [`ConvertOptions::reconvert`] names them. Records without a folder can be replaced.
 pub(super) fn check(
@@ -35,28 +64,51 @@ pub(super) fn check(
     known: &Known,
     options: &ConvertOptions,
 ) -> Result<(), ConvertError> {
-    let folder = folder_of(root);
-    for dataset in datasets {
+    for (other, cases) in others(root, datasets, known, options) {
+        if !have_a_scan_in_common(cases) {
+            let OtherFolder { dataset, count, example, from } = other;
+            return Err(ConvertError::OtherFolder { path: out.to_owned(), dataset, count, example, from });
+        }
+    }
+    Ok(())
+}
+
+/// Finds the datasets that [`check`] accepts or refuses by their content, which this function does not read.
+pub(super) fn undecided(
+    root: &Path,
+    datasets: &[Dataset],
+    known: &Known,
+    options: &ConvertOptions,
+) -> Vec<OtherFolder> {
+    others(root, datasets, known, options).map(|(other, _)| other).collect()
+}
+
+/// Datasets of the data that sizes and times do not tell to be those of the cache, with their cases.
+fn others<'a>(
+    root: &'a Path,
+    datasets: &'a [Dataset],
+    known: &'a Known,
+    options: &'a ConvertOptions,
+) -> impl Iterator<Item = (OtherFolder, Vec<Namesakes<'a>>)> {
+    let (folder, now) = (folder_of(root), SystemTime::now());
+    datasets.iter().filter_map(move |dataset| {
         let namesakes = dataset.cases.iter().filter_map(|case| Some((case, known.record(&case.key())?)));
         let is_elsewhere =
             |(_, record): &Namesakes<'_>| image_of(record).is_some_and(|image| !image.starts_with(&folder));
         let elsewhere: Vec<Namesakes<'_>> = namesakes.filter(is_elsewhere).collect();
         let replaced: Vec<&Namesakes<'_>> =
             elsewhere.iter().filter(|(case, _)| !options.reconvert.contains(&case.key())).collect();
-        let Some((case, from)) = replaced.first().and_then(|(case, record)| Some((case, image_of(record)?))) else {
-            continue;
+        let (case, record) = replaced.first()?;
+        let from = image_of(record)?;
+        let is_untouched = |(case, record): &Namesakes<'_>| {
+            source_of(root, case, now).is_ok_and(|source| looks_the_same(&record.source, &source))
         };
-        if !is_one_dataset(root, &elsewhere) {
-            return Err(ConvertError::OtherFolder {
-                path: out.to_owned(),
-                dataset: dataset.name.clone(),
-                count: replaced.len(),
-                example: case.key(),
-                from,
-            });
+        if elsewhere.iter().any(is_untouched) {
+            return None;
         }
-    }
-    Ok(())
+        let (count, example) = (replaced.len(), case.key());
+        Some((OtherFolder { dataset: dataset.name.clone(), count, example, from }, elsewhere))
+    })
 }
 
 /// Path of the image that a record was made from; `None` if its folder is not known.
@@ -64,17 +116,9 @@ fn image_of(record: &CaseRecord) -> Option<PathBuf> {
     Some(Path::new(record.source.folder.as_ref()?).join(&record.source.image))
 }
 
-/// Returns true if one of the cases has the scan of its record, as in a folder that was moved or copied, or if no image can be
-/// read: such cases are skipped, and replace nothing.
-fn is_one_dataset(root: &Path, cases: &[Namesakes<'_>]) -> bool {
-    let now = SystemTime::now();
-    let is_untouched = |(case, record): &Namesakes<'_>| {
-        source_of(root, case, now).is_ok_and(|source| looks_the_same(&record.source, &source))
-    };
-    if cases.iter().any(is_untouched) {
-        return true;
-    }
-    let mut cases = cases.to_vec();
+/// Returns true if one of the cases has the image of its record, as in a folder that was moved or copied, or if no image can
+/// be read: such cases are skipped, and replace nothing.
+fn have_a_scan_in_common(mut cases: Vec<Namesakes<'_>>) -> bool {
     cases.sort_by_cached_key(|(case, record)| case.file_bytes().ok() != Some(record.source.bytes));
     let mut num_others = 0;
     for (case, record) in cases {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use clap::{Args, Command};
+use clap::{ArgGroup, Args, Command};
 use clap_complete::Shell;
 use hiend_cache::durable;
 
@@ -29,13 +29,14 @@ pub struct ManArgs {
 ///
 /// # Errors
 /// If they cannot be printed.
-pub fn print_completions(command: Command, shell: Shell) -> anyhow::Result<()> {
+pub fn print_completions(command: &Command, shell: Shell) -> anyhow::Result<()> {
     print(completions(command, shell)?.trim_end())?;
     Ok(())
 }
 
-/// Makes the completions of a program for a shell.
-fn completions(mut command: Command, shell: Shell) -> anyhow::Result<String> {
+/// Makes the completions of a program for a shell, without hidden flags and commands.
+fn completions(command: &Command, shell: Shell) -> anyhow::Result<String> {
+    let mut command = without_hidden(command);
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, &name, &mut script);
@@ -46,6 +47,27 @@ fn completions(mut command: Command, shell: Shell) -> anyhow::Result<String> {
         Shell::Bash => script.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__")),
         _ => script,
     })
+}
+
+/// Copies the parts of a command that completions offer. `clap_complete` offers hidden ones too, and nothing can be
+/// removed from a command.
+fn without_hidden(command: &Command) -> Command {
+    // Clap takes names that live as long as the program, which ends once the completions are printed.
+    let name: &'static str = command.get_name().to_owned().leak();
+    let args = || command.get_arguments().filter(|arg| !arg.is_hide_set());
+    let groups = command.get_groups().map(|group| {
+        let members = group.get_args().filter(|id| args().any(|arg| arg.get_id() == *id));
+        ArgGroup::new(group.get_id().clone()).args(members.cloned()).multiple(true)
+    });
+    let commands = command.get_subcommands().filter(|command| !command.is_hide_set());
+    // The text of the version does not matter: if there is one, --version is offered.
+    let version = command.get_version().map(|_| "");
+    let visible = Command::new(name).version(version).args(args().cloned()).groups(groups);
+    let visible = visible.subcommands(commands.map(without_hidden));
+    match command.get_about() {
+        Some(about) => visible.about(about.clone()),
+        None => visible,
+    }
 }
 
 /// Writes a page `PROGRAM.1`, and `PROGRAM-COMMAND.1` for every command that help lists.
@@ -73,6 +95,8 @@ pub fn write_man_pages(command: Command, dir: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::process::Command as Process;
+
+    use clap::ValueEnum as _;
 
     use super::*;
 
@@ -104,10 +128,23 @@ mod tests {
         let walk = Command::new("walk-on").arg(metres);
         for name in ["prog", "my-prog", "my-own-prog"] {
             let command = Command::new(name).subcommand(walk.clone());
-            let script = completions(command, Shell::Bash).unwrap();
+            let script = completions(&command, Shell::Bash).unwrap();
             assert_eq!(offered(&script, &[name, "wa"]), "walk-on");
             assert_eq!(offered(&script, &[name, "walk-on", "--me"]), "--metres");
             assert_eq!(offered(&script, &[name, "walk-on", "--metres", "t"]), "two");
+        }
+    }
+
+    #[test]
+    fn completions_leave_out_what_help_hides() {
+        let command = command().version("1").arg(clap::Arg::new("untold").long("untold").hide(true));
+        for &shell in Shell::value_variants() {
+            let script = completions(&command, shell).unwrap();
+            for (word, is_offered) in
+                [("speed", true), ("version", true), ("stop", true), ("secret", false), ("untold", false)]
+            {
+                assert_eq!(script.contains(word), is_offered, "{shell}: {word}\n{script}");
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use hiend_cache::{Access, Copies, DiskCacheOptions, Location, OpenOptions};
 
+use super::UsageError;
 use super::values::parse_some_bytes;
 
 /// Flags that determine how caches are read.
@@ -47,10 +48,12 @@ impl RetryArg {
         Location::from(cache).with_retry(self.duration())
     }
 
-    /// Remark that the flag was given for a cache in a folder, where it has no effect.
-    #[must_use]
-    pub fn remark(self, cache: &Path) -> Option<String> {
-        no_effect(self.flag()?, [cache])
+    /// Refuses the flag for a cache in a folder, where it has no effect.
+    ///
+    /// # Errors
+    /// If the flag is given and the cache is in a folder.
+    pub fn check(self, cache: &Path) -> Result<(), UsageError> {
+        refuse_for_folders(self.flag(), [cache])
     }
 
     fn flag(self) -> Option<&'static str> {
@@ -58,13 +61,17 @@ impl RetryArg {
     }
 }
 
-/// Remark on a flag about object storage if all caches are in folders. Text that is not a valid location is left to the
-/// error of opening it.
-fn no_effect<'a>(flag: &str, caches: impl IntoIterator<Item = &'a Path>) -> Option<String> {
+/// Refuses a given flag about object storage if all caches are in folders. Text that is not a valid location is left to
+/// the error of opening it.
+fn refuse_for_folders<'a>(flag: Option<&str>, caches: impl IntoIterator<Item = &'a Path>) -> Result<(), UsageError> {
+    let Some(flag) = flag else { return Ok(()) };
     let is_folder = |cache: &Path| Location::parse(cache.as_os_str()).is_ok_and(|location| location.folder().is_some());
-    caches.into_iter().all(is_folder).then(|| {
-        format!("{flag} has no effect on caches in folders; it is for object storage, such as s3://BUCKET/PREFIX")
-    })
+    if !caches.into_iter().all(is_folder) {
+        return Ok(());
+    }
+    Err(UsageError::new(format!(
+        "{flag} has no effect on caches in folders; it is for object storage, such as s3://BUCKET/PREFIX"
+    )))
 }
 
 impl StorageArgs {
@@ -79,11 +86,13 @@ impl StorageArgs {
         flags.into_iter().find_map(|(is_given, flag)| is_given.then_some(flag)).or(self.retry.flag())
     }
 
-    /// Remark on a flag that has no effect, because all caches are in folders.
-    #[must_use]
-    pub fn remark<'a>(&self, caches: impl IntoIterator<Item = &'a Path>) -> Option<String> {
-        let of_copies = Self { access: None, ..self.clone() };
-        no_effect(of_copies.flag()?, caches)
+    /// Refuses flags about object storage if all caches are in folders, where they have no effect.
+    ///
+    /// # Errors
+    /// If such a flag is given and no cache is in object storage.
+    pub fn check<'a>(&self, caches: impl IntoIterator<Item = &'a Path>) -> Result<(), UsageError> {
+        let of_objects = Self { access: None, ..self.clone() };
+        refuse_for_folders(of_objects.flag(), caches)
     }
 
     /// Options for opening a cache that is read repeatedly.
@@ -141,21 +150,21 @@ mod tests {
     }
 
     #[test]
-    fn flags_about_object_storage_are_remarked_on_where_all_caches_are_in_folders() {
-        let remark = |words: &str, caches: &[&str]| {
+    fn flags_about_object_storage_are_refused_where_all_caches_are_in_folders() {
+        let refused = |words: &str, caches: &[&str]| {
             let storage = Cli::parse_from(["program"].into_iter().chain(words.split_whitespace())).storage;
-            storage.remark(caches.iter().map(Path::new)).unwrap_or_default()
+            storage.check(caches.iter().map(Path::new)).err().map(|error| error.to_string()).unwrap_or_default()
         };
         for flag in ["--disk-cache", "--disk-cache-size", "--storage-retry"] {
             // `1` is a folder, a size and a time.
             let words = format!("--access pread {flag} 1");
-            assert!(remark(&words, &["a", "/b"]).starts_with(&format!("{flag} has no effect")), "{flag}");
-            assert_eq!(remark(&words, &["a", "s3://bucket/b"]), "", "{flag}");
-            assert_eq!(remark(&words, &["s3:/bucket/b"]), "", "{flag}");
+            assert!(refused(&words, &["a", "/b"]).starts_with(&format!("{flag} has no effect")), "{flag}");
+            assert_eq!(refused(&words, &["a", "s3://bucket/b"]), "", "{flag}");
+            assert_eq!(refused(&words, &["s3:/bucket/b"]), "", "{flag}");
         }
-        assert_eq!(remark("--access pread", &["a"]), "");
+        assert_eq!(refused("--access pread", &["a"]), "");
         let retry = RetryArg { storage_retry: Some(1) };
-        assert!(retry.remark(Path::new("a")).is_some() && retry.remark(Path::new("gs://b")).is_none());
-        assert_eq!(RetryArg { storage_retry: None }.remark(Path::new("a")), None);
+        assert!(retry.check(Path::new("a")).is_err() && retry.check(Path::new("gs://b")).is_ok());
+        assert!(RetryArg { storage_retry: None }.check(Path::new("a")).is_ok());
     }
 }

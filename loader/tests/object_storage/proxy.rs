@@ -26,6 +26,8 @@ pub(crate) struct Proxy {
 
 #[derive(Default)]
 struct State {
+    /// Number of requests for ranges of shards that are answered before the first fault.
+    sound: usize,
     /// Faults still to be injected, with their numbers.
     faults: Vec<(Fault, usize)>,
     /// Number of requests for ranges of shards so far.
@@ -56,9 +58,18 @@ impl Proxy {
         self.state.lock().unwrap().faults.push((fault, count));
     }
 
+    /// Corrupts all responses to requests for ranges of shards after `sound` more.
+    pub(crate) fn spoil_after(&self, sound: usize, fault: Fault) {
+        let mut state = self.state.lock().unwrap();
+        state.sound = sound;
+        state.faults.push((fault, usize::MAX));
+    }
+
     /// Spoils no further response.
     pub(crate) fn mend(&self) {
-        self.state.lock().unwrap().faults.clear();
+        let mut state = self.state.lock().unwrap();
+        state.sound = 0;
+        state.faults.clear();
     }
 
     /// Returns the number of requests for ranges of shards since the last call, and the bytes of their responses.
@@ -77,6 +88,10 @@ impl State {
     /// Counts a request for a range; returns the fault to inject, if any.
     fn next_fault(&mut self) -> Option<Fault> {
         self.ranges += 1;
+        if self.sound > 0 {
+            self.sound -= 1;
+            return None;
+        }
         let (fault, count) = self.faults.iter_mut().find(|(_, count)| *count > 0)?;
         *count -= 1;
         Some(*fault)

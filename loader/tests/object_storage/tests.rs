@@ -12,10 +12,11 @@ use crate::server::request;
 pub(crate) type NamedTest = (&'static str, fn(&str));
 
 /// All tests.
-pub(crate) const ALL: [NamedTest; 18] = [
+pub(crate) const ALL: [NamedTest; 19] = [
     ("cold_and_warm_streams_equal_the_local_one", cold_and_warm_streams_equal_the_local_one),
     ("cache_on_a_web_server_is_read_and_not_written", cache_on_a_web_server_is_read_and_not_written),
     ("commands_work_on_a_url_and_damage_is_found", commands_work_on_a_url_and_damage_is_found),
+    ("faults_found_before_the_server_fails_are_printed", faults_found_before_the_server_fails_are_printed),
     ("cut_connections_and_server_errors_are_repeated", cut_connections_and_server_errors_are_repeated),
     ("server_that_stays_away_is_an_error", server_that_stays_away_is_an_error),
     ("programs_say_what_they_wait_for", programs_say_what_they_wait_for),
@@ -125,6 +126,44 @@ fn commands_work_on_a_url_and_damage_is_found(server: &str) {
     assert_eq!(failed.code, 1, "{}", failed.err);
     assert!(failed.err.contains("AWS_ENDPOINT is \"127.0.0.1:9000\"; expected a URL"), "{}", failed.err);
     assert!(!failed.err.contains("panicked"), "{}", failed.err);
+}
+
+fn faults_found_before_the_server_fails_are_printed(server: &str) {
+    let place = Place::with_phantoms(server, 2);
+    place.convert(&place.url, FINE, &["--shard-size=1"]);
+    let [first, second] = ["g0001-w000-0000.shard", "g0001-w000-0001.shard"].map(|name| place.target(name));
+    let (_, mut bytes) = request(server, "GET", &first, b"");
+    bytes[500] ^= 1;
+    assert_eq!(request(server, "PUT", &first, &bytes).0, 200);
+    // One thread checks one case after the other, the damaged one first.
+    let verify = |flags: &[&str]| {
+        let fixed = ["verify", place.url.as_str(), "--threads=1", "--storage-retry=1"];
+        place.check(&[&fixed[..], flags].concat(), 1)
+    };
+    let json = |ran: &Ran| serde_json::from_str::<serde_json::Value>(&ran.out).unwrap();
+    place.proxy.take_ranges();
+    let whole = json(&verify(&["--json"]));
+    assert_eq!((whole["faults"].as_array().unwrap().len(), &whole["failure"]), (1, &serde_json::Value::Null));
+    let (requests, _) = place.proxy.take_ranges();
+    for flags in [&[][..], &["--json"]] {
+        place.proxy.spoil_after(requests - 1, Fault::Status500);
+        let failed = verify(flags);
+        place.proxy.mend();
+        assert!(failed.err.contains("500") && failed.err.contains("not every case was checked"), "{}", failed.err);
+        if flags.is_empty() {
+            assert!(failed.out.contains(&first) && !failed.out.contains(&second), "{}", failed.out);
+        } else {
+            let found = json(&failed);
+            assert_eq!(found["faults"], whole["faults"]);
+            assert!(found["failure"].as_str().unwrap().contains("500"), "{found}");
+        }
+    }
+    // The server fails before any case is read, but after the manifest.
+    assert_eq!(request(server, "DELETE", &second, b"").0, 204);
+    place.proxy.spoil(Fault::Status500, usize::MAX);
+    let found = json(&verify(&["--json"]));
+    assert!(found["faults"][0]["reason"].as_str().unwrap().contains("missing"), "{found}");
+    assert!(found["failure"].as_str().unwrap().contains("500"), "{found}");
 }
 
 fn cut_connections_and_server_errors_are_repeated(server: &str) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use hiend_loader::budget::cores;
-use hiend_loader::program::{count, error_code, error_text};
+use hiend_loader::program::{UsageError, count, error_code, error_text};
 use hiend_loader::remote::RemoteError;
 
 use super::signals::{REQUEUE, StopSignals};
@@ -122,6 +122,7 @@ impl Rank {
 pub(super) fn run(args: &RunArgs, train: impl FnOnce(Rank) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     die_with_launcher();
     let mut world = World::of_environment(args.ranks.ranks)?;
+    refuse_address_without_effect(args, world.as_ref())?;
     let (mut mpi, mut token) = (None, None);
     if let Some(place) = world.as_ref().filter(|world| matches!(world.master, Master::Mpi(None))) {
         // May restart this process, which MPI does not survive.
@@ -153,6 +154,23 @@ pub(super) fn run(args: &RunArgs, train: impl FnOnce(Rank) -> anyhow::Result<Exi
     let Some(code) = code else { return Err(error) };
     note(format_args!("error: {}", error_text(&error)));
     Ok(ExitCode::from(code))
+}
+
+/// Rejects `--listen` where no rank connects to that address: in a process that trains alone, and with `--devices`,
+/// whose ranks find each other on their own.
+fn refuse_address_without_effect(args: &RunArgs, world: Option<&World>) -> Result<(), UsageError> {
+    let is_used = matches!(world, Some(World { master: Master::Address { .. } | Master::Mpi(_), .. }));
+    if args.ranks.listen.is_none() || is_used {
+        return Ok(());
+    }
+    let reason = if args.devices.len() > 1 {
+        "the ranks of --devices connect to each other within this machine"
+    } else {
+        "this process trains alone"
+    };
+    Err(UsageError::new(format!(
+        "--listen has no effect: {reason}; it needs two or more ranks, started by torchrun, srun, mpirun or Kubernetes"
+    )))
 }
 
 /// Opens the device of a rank, or of the only process.
@@ -292,4 +310,41 @@ fn start_ranks(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     let code = own_children(&children, &|line| note(line))?;
     Ok(ExitCode::from(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    #[test]
+    fn an_address_to_listen_on_is_refused_where_no_rank_connects_to_it() {
+        let refused = |flags: &str, master: Option<Master>| {
+            let words = format!("hiend-train --shards c {flags}");
+            let cli = Cli::try_parse_from(words.split_whitespace()).unwrap();
+            let world = master.map(|master| World {
+                rank: 1,
+                num_ranks: 2,
+                local_rank: 1,
+                num_sharing: 2,
+                may_see_one_gpu: false,
+                master,
+            });
+            let refused = refuse_address_without_effect(&cli.pretrain.run, world.as_ref());
+            refused.err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        let address = || Some(Master::Address { host: "node1".into(), port: 1 });
+        assert_eq!(refused("--listen 0.0.0.0", address()), "");
+        assert_eq!(refused("--listen 0.0.0.0", Some(Master::Mpi(None))), "");
+        assert_eq!(refused("--devices cpu,cpu", None), "");
+        assert_eq!(refused("", None), "");
+        for (flags, reason) in
+            [("", "trains alone"), ("--devices cpu", "trains alone"), ("--devices cpu,cpu", "--devices")]
+        {
+            let message = refused(&format!("--listen 0.0.0.0 {flags}"), None);
+            assert!(message.starts_with("--listen has no effect") && message.contains(reason), "{flags}: {message:?}");
+        }
+    }
 }

@@ -13,15 +13,12 @@ use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 
 use super::ranks::Rank;
 use crate::cli::RunArgs;
-use crate::config::{DecodeOn, RunConfig, in_order};
+use crate::config::{DecodeOn, RunConfig, contradiction};
 use crate::training::{Stop, Stream};
 
 /// Opens the cache named by `--shards`; `None` without the flag.
-pub(super) fn open_cache(args: &RunArgs, rank: &Rank) -> anyhow::Result<Option<Arc<Cache>>> {
+pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Option<Arc<Cache>>> {
     let Some(shards) = &args.shards else { return Ok(None) };
-    if let Some(remark) = args.storage.remark([shards.as_path()]) {
-        rank.note(format_args!("warning: {remark}"));
-    }
     Ok(Some(Arc::new(Cache::open_with(shards, args.storage.options())?)))
 }
 
@@ -41,10 +38,11 @@ pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageErr
             "--set train.seed={value} has no effect next to --seed; leave one of them out"
         )));
     }
-    if let Some([(key, value), (by_key, by_value)]) = replaced_setting(&args.set) {
-        return Err(UsageError::new(format!(
-            "--set {key}={value} has no effect next to --set {by_key}={by_value}, which replaces it; leave one of them out"
-        )));
+    if let Some(contradiction) = contradiction(&args.set) {
+        return Err(UsageError::new(contradiction));
+    }
+    if let Some(shards) = &args.shards {
+        args.storage.check([shards.as_path()])?;
     }
     let service = &args.service;
     let mut seen = BTreeSet::new();
@@ -71,17 +69,6 @@ pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageErr
         _ => return Ok(()),
     };
     Err(UsageError::new(message))
-}
-
-/// The first setting that a later one replaces, and the latter: another value of the same key, or of a section that holds it.
-fn replaced_setting(settings: &[(String, String)]) -> Option<[&(String, String); 2]> {
-    settings.iter().enumerate().find_map(|(at, first)| {
-        let replaces = |(key, value): &&(String, String)| {
-            let holds = first.0.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.'));
-            (*key == first.0 && *value != first.1) || (holds && in_order(&first.0, key))
-        };
-        settings[at + 1..].iter().find(replaces).map(|later| [first, later])
-    })
 }
 
 /// Loader servers that stream the batches of a configuration.
@@ -234,6 +221,8 @@ mod tests {
         check("--loader http://a:1 --access pread", "--access");
         check("--loader http://a:1 --storage-retry 5", "--storage-retry");
         check("--loader http://a:1 --disk-cache d", "--disk-cache");
+        check("--shards c --access pread --disk-cache d", "--disk-cache has no effect on caches in folders");
+        check("--shards c --loader http://a:1 --storage-retry 5", "--storage-retry has no effect on caches in folders");
         check("--shards c --seed 1 --set train.seed=2", "--set train.seed=2");
         check("--shards c --set optim.lr=1 --set train.seed=1 --set optim.lr=2", "--set optim.lr=1");
         check("--shards c --set stream.split.fold=1 --set stream.split=all", "--set stream.split.fold=1");
@@ -246,14 +235,20 @@ mod tests {
             "--shards c --set stream.augment.gamma.probability=0 --set stream.augment.gamma={}",
             "--set stream.augment.gamma.probability=0",
         );
+        check(
+            "--shards c --set stream.augment={chain=\"nnunet\"} --set stream.augment.chain=plain",
+            "--set stream.augment={chain=\"nnunet\"} and --set stream.augment.chain=plain set stream.augment.chain",
+        );
         for flags in [
             "--shards c --threads 2 --access pread",
+            "--shards s3://bucket/c --access pread --disk-cache d --disk-cache-size 1GiB --storage-retry 5",
             "--loader https://a:1 --loader-ca f --loader-retry 5",
             "--shards c --seed 1 --set train.seed=1",
             "--shards c --set optim.lr=1 --set optim.lr=1",
             "--shards c --set stream.split=all --set stream.split.fold=1",
             "--shards c --set stream.augment.gamma.probability=0 --set stream.augment={}",
             "--shards c --set stream.augment.gamma.probability=0 --set stream={}",
+            "--shards c --set stream.augment={chain=\"nnunet\"} --set stream.augment.gamma.probability=0",
         ] {
             assert_eq!(refused(flags), None, "{flags}");
         }

@@ -336,6 +336,13 @@ mod tests {
             assert_eq!(set(&[("stream.augment.chain", name)]).unwrap().stream.augment, chain);
         }
         assert_eq!(set(&[("stream.augment.chain", "recipe")]).unwrap(), config);
+        // A table without a name keeps its keys.
+        let flip = ("stream.augment", "{ flip = { probability = 0.25 } }");
+        let named = set(&[flip, ("stream.augment.chain", "recipe")]).unwrap();
+        let whole = ("stream.augment", "{ chain = \"recipe\", flip = { probability = 0.25 } }");
+        assert_eq!(named, set(&[whole]).unwrap());
+        assert_ne!(named, config);
+        assert!(set(&[flip, ("stream.augment.chain", "plain")]).unwrap_err().to_string().contains("flip"));
         // In any order, and only what the chain has.
         let twice = [("stream.augment.flip.probability", "0.5"), ("stream.augment.chain", "plain")];
         assert!(set(&twice).unwrap_err().to_string().contains("flip"));

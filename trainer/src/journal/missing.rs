@@ -2,17 +2,20 @@
 //! batches are corrupt.
 
 use std::ops::RangeInclusive;
-use std::path::Path;
 
-use super::{Entry, JournalError, read};
+use super::{Entry, JournalError};
 
-/// Finds the steps without a line in a journal, up to the last step that it records and up to `done`, in ascending order.
+/// Finds the steps without a line among all entries of a journal, up to the last step that it records and up to `done`, in
+/// ascending order.
 ///
 /// # Errors
-/// If the journal cannot be read.
-pub fn missing_steps(path: &Path, done: u64) -> Result<Vec<RangeInclusive<u64>>, JournalError> {
+/// The first entry that cannot be read.
+pub fn missing_steps(
+    entries: impl IntoIterator<Item = Result<Entry, JournalError>>,
+    done: u64,
+) -> Result<Vec<RangeInclusive<u64>>, JournalError> {
     let mut gaps = Gaps::default();
-    for entry in read(path)? {
+    for entry in entries {
         if let Entry::Step(record) = entry? {
             gaps.record(record.step);
         }
@@ -72,8 +75,8 @@ impl Gaps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::Journal;
     use crate::journal::testing::step_record;
+    use crate::journal::{Journal, read};
 
     #[test]
     fn steps_without_a_line_are_found() {
@@ -84,7 +87,7 @@ mod tests {
             for &step in steps {
                 journal.write(&Entry::Step(step_record(step, 0.5))).unwrap();
             }
-            let found = missing_steps(&path, done).unwrap();
+            let found = missing_steps(read(&path).unwrap(), done).unwrap();
             assert_eq!(found, expected, "{steps:?}");
             assert_eq!(describe_steps(&found), text);
         };

@@ -97,6 +97,7 @@ fn with_weights(
     if state.model_kind().map_err(unfit)? == ModelKind::Unetr {
         return Err(InitError::from(ModelSourceError::IsUnetr { path: origin.to_owned() }).into());
     }
+    state.check_has_decoder().map_err(unfit)?;
     let (state, other_grid) = with_positions_of(&model, state).map_err(unfit)?;
     let (model, report) = import_hi_end_mae(model, &state).map_err(unfit)?;
     found.check_usable(&state, &report)?;
@@ -182,6 +183,19 @@ mod tests {
         // Other masks are a choice of the new run.
         let other = HiEndMaeConfig { mask_ratio: 0.5, ..sizes() };
         assert!(apply(&given(&config, true), model(&other, CROP, 2), &other).is_ok());
+    }
+
+    #[test]
+    fn an_encoder_alone_is_refused_with_what_to_give_instead() {
+        let config = sizes();
+        let mut init = given(&config, false);
+        let Init::Given { state, .. } = &mut init else { unreachable!("weights are given") };
+        state.tensors.retain(|key, _| !key.contains("decoder"));
+        let message = error(&init, &config);
+        assert!(
+            message.starts_with("theirs ") && message.contains("give the run that it was exported from"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::config::RunConfig as _;
 use crate::device::Compute;
 use crate::distributed::{PeerFailure, mark_begun};
 use crate::feed::DeviceBatch;
-use crate::journal::{Entry, Journal, ValidationRecord, missing_steps, told_missing};
+use crate::journal::{self, Entry, Journal, ValidationRecord, missing_steps, told_missing};
 use crate::vendor::algorithms;
 use crate::vendor::cudnn::record as plans;
 
@@ -135,7 +135,8 @@ impl<'a, T: Task> Run<'a, T> {
         let journal = Journal::open(&journal_path, resumed).map_err(io_error(&journal_path))?;
         let step = state.as_ref().map_or(0, |state| state.step);
         // A line that cannot be read is told with the curves, for which it is read.
-        let lost = missing_steps(&journal_path, step).unwrap_or_default();
+        let entries = journal::read(&journal_path);
+        let lost = entries.and_then(|entries| missing_steps(entries, step)).unwrap_or_default();
         let lost = (!lost.is_empty()).then(|| format!("{}: {}", journal_path.display(), told_missing(&lost)));
         Ok(Self {
             task,

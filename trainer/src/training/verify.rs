@@ -143,14 +143,11 @@ fn check_journal(path: &Path, done: u64) -> Result<String, FileFault> {
     if !lookup::exists(path).map_err(FileFault::Unreadable)? {
         return Err(FileFault::NoJournal);
     }
-    let mut entries = 0u64;
-    for entry in journal::read(path)? {
-        entry?;
-        entries += 1;
-    }
-    let steps = missing_steps(path, done)?;
+    let mut num_entries = 0u64;
+    let entries = journal::read(path)?.inspect(|_| num_entries += 1);
+    let steps = missing_steps(entries, done)?;
     Ok(match steps.as_slice() {
-        [] => format!("entries: {entries}"),
-        steps => format!("entries: {entries}; {}", told_missing(steps)),
+        [] => format!("entries: {num_entries}"),
+        steps => format!("entries: {num_entries}; {}", told_missing(steps)),
     })
 }

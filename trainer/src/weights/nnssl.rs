@@ -2,7 +2,8 @@
 //!
 //! Such a checkpoint holds `network_weights` and an `nnssl_adaptation_plan`, which names the keys of encoder, stem and
 //! position table and describes the data of the pre-training. nnU-Net has no network of this kind; the trainer
-//! class in `configs/nnunet` builds it and reads the sizes from `arch_kwargs`.
+//! class in `configs/nnunet` builds it and reads the sizes from `arch_kwargs`. Such files are read as well, for
+//! fine-tuning.
 
 use std::path::Path;
 
@@ -14,6 +15,10 @@ use super::torch::write::write;
 use super::{ENCODER_POSITIONS, StateDict};
 use crate::config::pretrain::PretrainConfig;
 
+/// Name of the position table in an export.
+const POSITIONS: &str = "encoder.pos_embed";
+/// Prefix of the patch embedding's tensors in an export, and in a pre-training checkpoint.
+const STEM: [&str; 2] = ["stem.proj.", "encoder.patch_embed.proj."];
 /// Name of the network that `configs/nnunet/hiend_trainer.py` builds.
 const NETWORK: &str = "HiEndUnetr";
 /// Epsilon of the encoder's layer norms in fine-tuning.
@@ -55,16 +60,35 @@ pub fn write_nnssl(
 pub fn encoder_of(state: &StateDict) -> StateDict {
     let rename = |key: &str| {
         if key == ENCODER_POSITIONS {
-            return Some("encoder.pos_embed".to_owned());
+            return Some(POSITIONS.to_owned());
         }
-        if let Some(leaf) = key.strip_prefix("encoder.patch_embed.proj.") {
-            return Some(format!("stem.proj.{leaf}"));
+        let [exported, original] = STEM;
+        if let Some(leaf) = key.strip_prefix(original) {
+            return Some(format!("{exported}{leaf}"));
         }
         let is_encoder = key.starts_with("encoder.blocks.") || key.starts_with("encoder.norm.");
         is_encoder.then(|| key.to_owned())
     };
     let tensors = state.tensors.iter().filter_map(|(key, tensor)| Some((rename(key)?, tensor.clone()))).collect();
     StateDict { tensors, ..StateDict::default() }
+}
+
+/// Gives the tensors of an export the names that they have in a pre-training checkpoint; leaves other files as they are.
+pub(super) fn restore_names(state: &mut StateDict) {
+    let [exported, original] = STEM;
+    let is_export = state.tensors.contains_key(POSITIONS)
+        && state.tensors.keys().any(|key| key.starts_with(exported))
+        && !state.tensors.keys().any(|key| key == ENCODER_POSITIONS || key.starts_with(original));
+    if !is_export {
+        return;
+    }
+    let rename = |key: String| match key.strip_prefix(exported) {
+        Some(leaf) => format!("{original}{leaf}"),
+        None if key == POSITIONS => ENCODER_POSITIONS.to_owned(),
+        None => key,
+    };
+    let tensors = std::mem::take(&mut state.tensors);
+    state.tensors = tensors.into_iter().map(|(key, tensor)| (rename(key), tensor)).collect();
 }
 
 fn adaptation_plan(config: &PretrainConfig, data: PretrainingData) -> Value {
@@ -152,10 +176,10 @@ fn citations() -> Value {
 mod tests {
     use super::*;
     use crate::config::pretrain::PretrainPreset;
-    use crate::weights::HostTensor;
+    use crate::weights::{HostTensor, WeightsError};
 
-    #[test]
-    fn the_encoder_has_the_names_of_the_plan() {
+    /// Tensors of a pre-training model, one of each kind, with different values.
+    fn pretrained() -> StateDict {
         let mut state = StateDict::default();
         for key in [
             "encoder.blocks.0.norm1.weight",
@@ -166,9 +190,32 @@ mod tests {
             "decoder.norm.weight",
             "encoder_to_decoder.0.weight",
         ] {
-            state.tensors.insert(key.to_owned(), HostTensor { shape: vec![1], values: vec![1.0] });
+            let value = state.tensors.len() as f32;
+            state.tensors.insert(key.to_owned(), HostTensor { shape: vec![1], values: vec![value] });
         }
-        let keys: Vec<String> = encoder_of(&state).tensors.into_keys().collect();
+        state
+    }
+
+    #[test]
+    fn an_export_is_read_under_the_names_of_pre_training_and_has_no_decoder() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("encoder.pth");
+        let data = PretrainingData { spacing: None, normalize: Normalize::Hu, window: Normalize::Hu.default_window() };
+        let whole = pretrained();
+        write_nnssl(&path, &whole, &PretrainPreset::Tiny.config(), data).unwrap();
+        let read = StateDict::read(&path).unwrap();
+        let mut expected = whole.clone();
+        expected
+            .tensors
+            .retain(|key, _| key.starts_with("encoder") && key != "encoder.cls_token" && !key.contains("decoder"));
+        assert_eq!((read.tensors.len(), &read), (4, &expected));
+        whole.check_has_decoder().unwrap();
+        assert!(matches!(read.check_has_decoder(), Err(WeightsError::EncoderAlone)));
+    }
+
+    #[test]
+    fn the_encoder_has_the_names_of_the_plan() {
+        let keys: Vec<String> = encoder_of(&pretrained()).tensors.into_keys().collect();
         assert_eq!(
             keys,
             ["encoder.blocks.0.norm1.weight", "encoder.norm.bias", "encoder.pos_embed", "stem.proj.weight"]

@@ -126,6 +126,7 @@ fn completions_and_manual_pages_are_written() {
         let output = hiend_train(&["completions", shell]);
         let script = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && script.contains("gradient-checkpointing"), "{shell}");
+        assert!(!script.contains("Write the manual pages") && !script.contains("__man"), "{shell}");
         // The name that the script sets is the name that it compares.
         let (sets, compares) = ("cmd=\"hiend__train__subcmd__finetune\"", " hiend__train__subcmd__finetune)");
         assert!(shell != "bash" || (script.contains(sets) && script.contains(compares)));

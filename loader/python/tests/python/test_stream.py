@@ -273,11 +273,10 @@ class Positions(unittest.TestCase):
         expected = 'exclude: no dataset matches "no such dataset", which excludes nothing'
         self.assertEqual([expected in line for line in logs.output], [True])
 
-    def test_options_of_object_storage_are_reported_for_a_cache_in_a_folder(self):
+    def test_options_of_object_storage_are_refused_for_a_cache_in_a_folder(self):
         for key, value in {"disk_cache": "blocks", "disk_cache_size": "1GiB", "storage_retry": 1}.items():
-            with self.assertLogs("hiend", "WARNING") as logs:
+            with self.assertRaisesRegex(hiend.ConfigError, f"{key} has no effect on caches in folders"):
                 dataset(**{key: value})
-            self.assertEqual([f"{key} has no effect" in line for line in logs.output], [True])
 
     def test_caches_mix_by_weight(self):
         stream = dataset(source={common.CACHE: 1})

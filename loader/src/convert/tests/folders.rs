@@ -57,6 +57,9 @@ fn scans_of_another_folder_of_the_same_name_are_not_replaced() {
     let datasets = survey(&data).unwrap().datasets;
     let planned = changes(&data, &datasets, &place.cache(), &config, &ConvertOptions::default()).unwrap();
     assert_eq!((planned.changed.len(), planned.new.len()), (2, 1));
+    let [other] = planned.other_folders.as_slice() else { panic!("{:?}", planned.other_folders) };
+    assert_eq!((other.dataset.as_str(), other.count, other.example.as_str()), ("scans", 2, "scans/a"));
+    assert!(other.from.ends_with("data/A/scans/a.nii") && other.to_string().contains("--reconvert"), "{other}");
     assert_eq!(std::fs::read(place.cache().join("manifest.json")).unwrap(), manifest);
     assert_eq!((place.keys(), image_of(&place, "scans/a")), (vec!["scans/a".to_owned(), "scans/b".to_owned()], first));
 
@@ -86,6 +89,13 @@ fn a_folder_that_was_moved_or_copied_is_the_same_dataset() {
     let place = Place::new(&[("A/scans/a.nii", image()), ("A/scans/b.nii", other(1))]);
     convert(&place, "A/scans");
     std::fs::rename(place.data().join("A"), place.data().join("B")).unwrap();
+    let undecided = |folder: &str| {
+        let data = place.data().join(folder);
+        let config = PreprocessConfig { spacing: None, ..PreprocessConfig::default() };
+        let datasets = survey(&data).unwrap().datasets;
+        changes(&data, &datasets, &place.cache(), &config, &ConvertOptions::default()).unwrap().other_folders
+    };
+    assert_eq!(undecided("B/scans"), []);
     let summary = convert(&place, "B/scans");
     assert_eq!((summary.unchanged, summary.bytes_in), (2, 0));
     // A corrected file next to one of which size and time are known.
@@ -95,6 +105,8 @@ fn a_folder_that_was_moved_or_copied_is_the_same_dataset() {
     // A copy of other times, and a corrected file in it.
     place.write("C/scans/a.nii", &other(2));
     place.write("C/scans/b.nii", &other(1));
+    // Without their content, the copies cannot be told from other scans.
+    assert_eq!(undecided("C/scans").len(), 1);
     let summary = convert(&place, "C/scans");
     assert!(summary.unchanged == 2 && summary.bytes_in > 0, "{summary:?}");
     place.write("C/scans/a.nii", &other(3));

@@ -66,8 +66,72 @@ fn a_case_whose_newest_record_is_lost_is_converted_again_though_its_files_look_l
     let planned = changes(&data, &datasets, &cache, &config, &ConvertOptions::default()).unwrap();
     assert_eq!((planned.new, planned.unchanged), (vec!["data/a".to_owned()], vec![]));
     assert_eq!(place.convert().converted, 1);
+    // Under the name of the lost shard, a run that is killed at this moment would hide the loss of its other cases.
+    assert!(place.cache().join("g0003-w000-0000.shard").is_file());
     assert_eq!(place.label_counts("data/a"), expected);
     assert_eq!(place.convert().unchanged, 1);
+}
+
+/// Three cases in a shard each, of which that of `data/b` is removed; returns its path.
+fn with_a_lost_shard() -> (Place, PathBuf) {
+    let place = Place::new(&[]);
+    for (name, scale) in [("a", 1.0), ("b", 2.0), ("c", 3.0)] {
+        place.write(&format!("imagesTr/{name}_0000.nii"), &image().scaling(1.0, scale));
+    }
+    place.convert_with(ConvertOptions { shard_bytes: 1, ..ConvertOptions::default() }).unwrap();
+    let lost = Cache::open(place.cache()).unwrap().case("data/b").unwrap().shard().path().to_owned();
+    std::fs::remove_file(&lost).unwrap();
+    (place, lost)
+}
+
+/// Returns true if the cache misses a shard.
+fn misses(place: &Place, lost: &Path) -> bool {
+    match Cache::open(place.cache()) {
+        Ok(_) => false,
+        Err(hiend_cache::Error::MissingShard { path }) => path == lost,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_lost_shard_is_missed_until_its_cases_are_converted_again() {
+    let (place, lost) = with_a_lost_shard();
+    let (data, cache) = (place.data(), place.cache());
+    let config = PreprocessConfig { spacing: None, ..PreprocessConfig::default() };
+    let datasets = survey(&data).unwrap().datasets;
+    for _ in 0..2 {
+        let stop = Stop::new();
+        stop.request();
+        let interrupted = Conversion::new(&data, &datasets, &cache).config(config.clone()).stop(stop).run().unwrap();
+        assert_eq!((interrupted.interrupted, interrupted.converted), (true, 0));
+        assert!(misses(&place, &lost));
+    }
+    let planned = changes(&data, &datasets, &cache, &config, &ConvertOptions::default()).unwrap();
+    assert_eq!(planned.new, ["data/b"]);
+    let summary = place.convert();
+    assert_eq!((summary.converted, summary.unchanged), (1, 2));
+    assert!(!misses(&place, &lost));
+    assert_eq!(place.keys(), ["data/a", "data/b", "data/c"]);
+}
+
+#[test]
+fn a_lost_shard_is_missed_until_its_cases_are_given_up() {
+    let (place, lost) = with_a_lost_shard();
+    let share = |number| ConvertOptions { worker: (number, 2), ..ConvertOptions::default() };
+    let mut converted = 0;
+    for number in [0, 1] {
+        converted += place.convert_with(share(number)).unwrap().converted;
+        assert_eq!(misses(&place, &lost), converted == 0, "{number}");
+    }
+    assert_eq!(converted, 1);
+
+    let (place, lost) = with_a_lost_shard();
+    std::fs::remove_file(place.data().join("imagesTr/b_0000.nii")).unwrap();
+    assert!(matches!(place.convert_with(ConvertOptions::default()), Err(ConvertError::LostCases { count: 1, .. })));
+    assert!(misses(&place, &lost));
+    place.convert_with(ConvertOptions { forget_lost: true, ..ConvertOptions::default() }).unwrap();
+    assert_eq!(place.keys(), ["data/a", "data/c"]);
+    assert_eq!(place.convert().unchanged, 2);
 }
 
 #[test]
