@@ -44,7 +44,7 @@ fn find(section: &Table, path: &[String], is_at_fault: &dyn Fn(&[String]) -> boo
     let mut keys: Vec<&String> = section.keys().collect();
     keys.sort_by_key(|key| *key == "chain");
     keys.into_iter().find_map(|key| {
-        let path = [path, &[key.clone()]].concat();
+        let path = [path, std::slice::from_ref(key)].concat();
         let within = match &section[key] {
             Value::Table(inner) => find(inner, &path, is_at_fault),
             _ => None,

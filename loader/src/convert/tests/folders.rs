@@ -57,9 +57,9 @@ fn scans_of_another_folder_of_the_same_name_are_not_replaced() {
     let datasets = survey(&data).unwrap().datasets;
     let planned = changes(&data, &datasets, &place.cache(), &config, &ConvertOptions::default()).unwrap();
     assert_eq!((planned.changed.len(), planned.new.len()), (2, 1));
-    let [other] = planned.other_folders.as_slice() else { panic!("{:?}", planned.other_folders) };
-    assert_eq!((other.dataset.as_str(), other.count, other.example.as_str()), ("scans", 2, "scans/a"));
-    assert!(other.from.ends_with("data/A/scans/a.nii") && other.to_string().contains("--reconvert"), "{other}");
+    let [refused] = planned.other_folders.as_slice() else { panic!("{:?}", planned.other_folders) };
+    assert_eq!((refused.dataset.as_str(), refused.count, refused.example.as_str()), ("scans", 2, "scans/a"));
+    assert!(refused.from.ends_with("data/A/scans/a.nii") && refused.to_string().contains("--reconvert"), "{refused}");
     assert_eq!(std::fs::read(place.cache().join("manifest.json")).unwrap(), manifest);
     assert_eq!((place.keys(), image_of(&place, "scans/a")), (vec!["scans/a".to_owned(), "scans/b".to_owned()], first));
 
