@@ -19,7 +19,7 @@ mod heads;
 mod matrix;
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -152,47 +152,8 @@ pub trait Attention: Backend {
     ) -> FloatTensor<Self>;
 }
 
-impl Attention for Flex {
-    fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
-        forward::<Self>(Sources::own(qkv, Some(bias)), heads, method).0
-    }
-
-    fn attend_self_biased(qkv: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
-        forward::<Self>(Sources::own(qkv, None), heads, method).0
-    }
-
-    fn attend_cross(
-        q: FloatTensor<Self>,
-        q_bias: FloatTensor<Self>,
-        kv: FloatTensor<Self>,
-        kv_bias: FloatTensor<Self>,
-        heads: usize,
-        method: Method,
-    ) -> FloatTensor<Self> {
-        forward::<Self>(Sources::other([q, kv], Some([q_bias, kv_bias])), heads, method).0
-    }
-
-    fn attend_cross_biased(
-        q: FloatTensor<Self>,
-        kv: FloatTensor<Self>,
-        heads: usize,
-        method: Method,
-    ) -> FloatTensor<Self> {
-        forward::<Self>(Sources::other([q, kv], None), heads, method).0
-    }
-
-    fn attention_weights(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        heads: usize,
-        factors: Factors,
-    ) -> FloatTensor<Self> {
-        weights::<Self>(q, k, heads, factors)
-    }
-}
-
-#[cfg(feature = "cube")]
-impl Attention for burn::backend::Cube {
+/// Attention without a derivative.
+impl<B: FusedAttention> Attention for B {
     fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
         forward::<Self>(Sources::own(qkv, Some(bias)), heads, method).0
     }
@@ -351,7 +312,7 @@ pub(crate) mod tests {
     fn padding_changes_neither_values_nor_gradients() {
         use super::matrix::{backward, forward_self_by_heads};
 
-        type B = Flex;
+        type B = burn::backend::Flex;
         let device = Device::flex();
         let float = |data| Tensor::<3>::from_data(data, &device).try_into_primitive::<B>().unwrap();
         let outcome = |padding| {
