@@ -18,7 +18,7 @@ fn records_of_crops_take_less_memory_than_is_reserved() {
     let config = stream_config(Chain::nnunet(), true);
     let loader = Loader::open(Arc::clone(&setup.cache), config, SEED, &options).unwrap();
     for batch in loader.stream(0).take(10) {
-        let header = wire::batch::header(&batch.unwrap(), false, 0, 0.0);
+        let header = wire::batch::SentBatch::of(batch.unwrap(), None, 0.0).unwrap().header;
         for crop in &header.crops {
             // The crop exists as a value, as a message and as encoded bytes at the same time.
             assert!(3 * crop.encoded_len() < crate::pipeline::RECORD_BYTES, "{}", crop.encoded_len());
