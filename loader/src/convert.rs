@@ -39,6 +39,7 @@ mod error;
 mod extent;
 mod folder;
 mod identity;
+mod known;
 mod label_texture;
 mod labels;
 mod lost;
@@ -68,7 +69,8 @@ use crate::preprocess::PreprocessConfig;
 use crate::stop::Stop;
 use case::{CaseConverter, Outcome};
 use claiming::Claiming;
-use folder::{Known, Names};
+use folder::Names;
+use known::Known;
 
 pub use case::{Probed, probe};
 pub(crate) use case::{headers, label_notes};

@@ -35,7 +35,6 @@ use crate::escape::shown;
 use crate::geometry::{Affine, Orientation};
 use dtype::{Dtype, Stored};
 
-pub use data::detached;
 pub(crate) use data::of_data_file;
 pub use fault::VolumeFault;
 pub use label::{LabelVolume, read_labels};
@@ -196,6 +195,17 @@ pub fn read_volume_for(path: &Path, wanted: Wanted) -> Result<Volume, VolumeErro
 pub fn read_series(files: &[PathBuf]) -> Result<Volume, VolumeError> {
     let path = files.first().cloned().unwrap_or_default();
     complete(&path, dicom::load_series(files)?).and_then(|volume| finite(&path, volume))
+}
+
+/// Path of the separate file with a header's voxels, such as `a.raw` for `a.mhd`; `None` for all other files, including
+/// those that cannot be read.
+#[must_use]
+pub fn detached(path: &Path) -> Option<PathBuf> {
+    match Format::of_name(path)? {
+        Format::Nrrd => data::detached(path, nrrd::parse),
+        Format::MetaImage => data::detached(path, metaimage::parse),
+        Format::Nifti | Format::Dicom => None,
+    }
 }
 
 /// Rejects an image with voxels that are not finite.

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use hiend_cache::{CaseRecord, EncodedCase, NewCase, encode};
 
-use super::folder::Known;
+use super::known::Known;
 use super::memory::{self, NoMemory, memory_needed};
 use super::source::{looks_the_same, source_of};
 use super::suspicion::{Judged, OnSuspect};

@@ -2,6 +2,8 @@
 
 #[path = "../../../trainer/src/distributed/group.rs"]
 pub mod group;
+#[path = "../../../trainer/src/distributed/group_core.rs"]
+mod group_core;
 #[path = "../../../trainer/src/distributed/inbox.rs"]
 mod inbox;
 #[path = "../../../trainer/src/distributed/incoming.rs"]

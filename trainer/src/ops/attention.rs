@@ -17,6 +17,7 @@ mod derivative;
 mod fused;
 mod heads;
 mod matrix;
+pub(super) mod part;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, backend_extension};
@@ -25,8 +26,9 @@ use serde::{Deserialize, Serialize};
 
 use self::derivative::forward;
 pub use self::fused::{FusedAttention, Mapped, OnCpu, Sources};
-pub use self::heads::{HeadOps, Padding, Part};
+pub use self::heads::HeadOps;
 use self::matrix::weights;
+pub use self::part::{Padding, Part};
 use super::product::Factors;
 
 /// Computation of attention on GPUs: `train.attention` in a configuration. No effect on a CPU.

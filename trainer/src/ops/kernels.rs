@@ -43,7 +43,7 @@ pub(super) use launch::uninit;
 pub(crate) mod tests {
     use super::launch::even_rows;
     use super::{adamw, columns, gelu, heads, layer_norm, narrowed, residual};
-    use crate::ops::attention::{Padding, Part};
+    use crate::ops::attention::part::{Padding, Part};
     use crate::ops::step_params::StepParams;
     use crate::ops::testing::{Outcome, on_gpus, short_of, wave};
     use burn::backend::Cube;

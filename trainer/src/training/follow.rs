@@ -4,7 +4,7 @@ use burn::module::{Module as _, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
 
 use super::error::{LastGood, io_error};
-use super::ranks::{AgreedStep, Pace, Ranks, Start};
+use super::ranks::{AgreedStep, Pace, Ranks, Start, StepTimes};
 use super::replica::{self, Participants, Replica};
 use super::run_dir::CHECKPOINTS;
 use super::run_feed::feed_of;
@@ -69,7 +69,7 @@ pub(super) fn follow<T: Task>(
         while step < end_step {
             let waited = std::time::Instant::now();
             let batch = feed.next_batch()?;
-            let times = super::step_loop::times_of(batch.as_ref(), waited.elapsed().as_secs_f64());
+            let times = StepTimes::of(batch.as_ref(), waited.elapsed().as_secs_f64());
             let own = replica::counts(task, batch.as_ref());
             let agreed = ranks.exchange(own, options.stop.is_requested(), times, pace.lap());
             let AgreedStep { all, stop, .. } = agreed.map_err(|failure| failed(failure, step))?;

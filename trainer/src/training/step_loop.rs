@@ -4,9 +4,8 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use hiend_loader::batch::BatchTimes;
-
 use super::error::LastGood;
+use super::queued::Queued;
 use super::ranks::{AgreedStep, Pace, StepTimes};
 use super::readback::Answer;
 use super::replica::{self, Participants};
@@ -16,27 +15,7 @@ use crate::config::RunConfig as _;
 use crate::device::{self, failure};
 use crate::distributed::ReduceError;
 use crate::feed::{DeviceBatch, Feed};
-use crate::journal::{Entry, RankRecord, StepRecord};
-
-/// A step queued on the device.
-pub(super) struct Queued {
-    step: u64,
-    lr: f64,
-    crops: usize,
-    /// Cases of this rank's share of the batch; other cases are unknown here.
-    cases: Vec<String>,
-    start: Instant,
-    wait_secs: f64,
-    upload_secs: f64,
-    loader: BatchTimes,
-    ranks: Vec<RankRecord>,
-}
-
-/// Times of a rank's part in a step, after `wait` seconds of waiting for its batch.
-pub(super) fn times_of<Targets>(batch: Option<&DeviceBatch<Targets>>, wait: f64) -> StepTimes {
-    let (upload, loader) = batch.map_or((0.0, BatchTimes::default()), |batch| (batch.upload_secs, batch.loader));
-    StepTimes { wait, upload, decode: loader.decode_secs, augment: loader.augment_secs }
-}
+use crate::journal::{Entry, StepRecord};
 
 impl<T: Task> Run<'_, T> {
     /// Takes steps until `end_step`, or until a stop is requested.
@@ -140,7 +119,8 @@ impl<T: Task> Run<'_, T> {
     ) -> Result<AgreedStep, TrainingError> {
         let counts = replica::counts(self.task, batch);
         let Some(ranks) = &self.ranks else { return Ok(AgreedStep { all: counts, stop: false, ranks: vec![] }) };
-        let agreed = ranks.exchange(counts, self.options.stop.is_requested(), times_of(batch, wait_secs), pace.lap());
+        let agreed =
+            ranks.exchange(counts, self.options.stop.is_requested(), StepTimes::of(batch, wait_secs), pace.lap());
         agreed.map_err(|failure| self.rank_error(failure))
     }
 

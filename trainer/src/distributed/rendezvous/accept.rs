@@ -10,7 +10,8 @@ use hiend_cache::durable;
 
 use super::JoinError;
 use super::handshake::{HANDSHAKE, JOINED, MAGIC, MISFIT, Timed, UNKNOWN, parse_numbers, read_array, read_text, text};
-use crate::distributed::group::{Core, Timeouts};
+use crate::distributed::group::Timeouts;
+use crate::distributed::group_core::Core;
 use crate::distributed::incoming::Peer;
 use crate::distributed::link::Link;
 use crate::distributed::token::{NONCE, Token, random};

@@ -9,7 +9,8 @@ use hiend_loader::program::escape_name;
 
 use super::JoinError;
 use super::handshake::{HANDSHAKE, JOINED, MAGIC, MISFIT, Timed, numbers, read_array, read_text, text};
-use crate::distributed::group::{Core, Timeouts};
+use crate::distributed::group::Timeouts;
+use crate::distributed::group_core::Core;
 use crate::distributed::incoming::Peer;
 use crate::distributed::link::Link;
 use crate::distributed::token::{NONCE, Token, random};

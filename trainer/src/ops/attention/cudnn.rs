@@ -11,7 +11,8 @@ use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::ops::numeric::full;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::heads::{Padding, Part, dims};
+use super::heads::dims;
+use super::part::{Padding, Part};
 use super::{Computation, Mapped, Method, Sources};
 use crate::ops::kernels::{columns, heads, uninit};
 use crate::vendor;
