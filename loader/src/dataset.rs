@@ -17,6 +17,7 @@
 mod apart;
 mod channels;
 mod content;
+mod ct_words;
 mod description;
 mod dicom_head;
 #[cfg(feature = "dicom")]
@@ -437,7 +438,7 @@ impl Dataset {
     /// An empty dataset with the facts of its description.
     fn described(name: String, description: Option<&Description>) -> Self {
         let Some(description) = description else { return Self { name, ..Self::default() } };
-        let other = description.channels.iter().find(|channel| !modality::is_ct_channel(channel)).cloned();
+        let other = description.channels.iter().find(|channel| !ct_words::is_ct_channel(channel)).cloned();
         let note = match description.channels.as_slice() {
             names @ [_, _, ..] => Some(DatasetNote::Channels { names: names.to_vec() }),
             _ => other.map(|channel| DatasetNote::Modality { channel }),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
 use super::roles::Split;
-use super::unused::{UnusedFile, UnusedReason};
+use super::unused::reason::{UnusedFile, UnusedReason};
 use super::{CaseFiles, Listing};
 
 /// Takes out the cases in a folder for tests or validation, such as `Testing` or `val`, if the folder next to it, such

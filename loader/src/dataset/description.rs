@@ -11,7 +11,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::DatasetError;
-use super::modality::is_ct_channel;
+use super::ct_words::is_ct_channel;
 pub use fault::DescriptionFault;
 
 /// Name of the file.

@@ -1,7 +1,7 @@
-//! Modality of an image by words in its name, and of a channel by the name that `dataset.json` gives it.
+//! Modality of an image by words in its name.
 
+use super::ct_words::CT_WORDS;
 use super::description::Description;
-use super::roles::RESAMPLED_CT;
 use super::words::words;
 use crate::preprocess::normalize::Normalize;
 
@@ -49,9 +49,6 @@ const OTHER_MODALITIES: [&str; 37] = [
 const NEXT_TO_CT: [&str; 2] = ["pet", "suv"];
 /// Word for PET that often stands for "patient" too, so it counts only at the end of a name, as in `CHUM-001__PT`.
 const PET_AT_END: &str = "pt";
-/// Words that mark a CT.
-const CT_WORDS: [&str; 3] = ["ct", "cta", RESAMPLED_CT];
-
 /// Images that a conversion takes, as far as names tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Modalities {
@@ -112,19 +109,6 @@ fn other_modality(stem: &str) -> Option<String> {
     words.iter().find(is_other).or_else(at_end).cloned()
 }
 
-/// Returns true if a name has a word for CT.
-pub(super) fn has_ct_word(name: &str) -> bool {
-    words(name).any(|word| CT_WORDS.contains(&word.as_str()))
-}
-
-/// Returns true for a channel name of a CT. nnU-Net treats a channel as a CT if it is named so; the Decathlon writes
-/// "CT", others "computed tomography". Positron emission tomography is none.
-pub(super) fn is_ct_channel(name: &str) -> bool {
-    let words: Vec<String> = words(name).collect();
-    let has = |wanted: &str| words.iter().any(|word| word == wanted);
-    has_ct_word(name) || (has("tomography") && ["computed", "computerized", "computerised"].into_iter().any(has))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,16 +136,6 @@ mod tests {
         for name in ["patient_1", "CT_T1_tumour", "ct-low-dose", "thoracic_cta_t2", "t12_vertebra", "mrs_smith", "pet1"]
         {
             assert_eq!(other_modality(name), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn channels_of_ct_are_known_by_whole_words() {
-        for name in ["CT", "ct_portal", "Low-dose CT", "computed tomography", "Computerized Tomography (chest)"] {
-            assert!(is_ct_channel(name), "{name}");
-        }
-        for name in ["MRI", "T1", "PDw", "positron emission tomography", "OCT", "actual", "noNorm"] {
-            assert!(!is_ct_channel(name), "{name}");
         }
     }
 }
