@@ -159,7 +159,7 @@ pub struct Summary {
     pub elsewhere: usize,
     /// Number of converted cases that have labels.
     pub with_label: usize,
-    /// Skipped cases.
+    /// Cases that were not converted, with the reasons.
     pub skipped: Vec<SkippedCase>,
     /// Unusual features of the headers or values of cases that were converted nevertheless.
     pub findings: Vec<Finding>,

@@ -251,7 +251,7 @@ fn check_complete(info: &VolumeInfo, offset: u64, len: usize) -> Result<(), Volu
     }
 }
 
-/// Opens a regular file. Rejects a FIFO, which would block the open until somebody writes into it.
+/// Opens a regular file. Rejects a FIFO, which would block the open until a process writes into it.
 fn open_regular(path: &Path) -> Result<File, VolumeFault> {
     let data = std::fs::metadata(path).map_err(|err| VolumeFault::open(&err))?;
     if !data.is_file() {

@@ -1,4 +1,4 @@
-//! CT phantoms with eight structures that can only be told apart by their positions, shapes and neighbours.
+//! CT phantoms with eight structures that differ only by their positions, shapes and neighbours.
 //!
 //! The Hounsfield units of every structure are sampled per case from one range, which is also that of the muscles and
 //! bowel loops around them, so intensity alone does not determine a class. The two kidneys have the same texture, and so

@@ -32,7 +32,7 @@ pub(crate) struct Loader {
 enum Source {
     /// Caches, read by threads of this process.
     Local(pipeline::Loader),
-    /// Servers.
+    /// Servers of this or other hosts.
     Remote(Box<RemoteLoader>),
 }
 

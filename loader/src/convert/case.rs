@@ -23,7 +23,7 @@ pub(super) enum Outcome {
     Encoded { case: Box<EncodedCase>, bytes_in: u64, findings: Vec<String> },
     /// Stored in the cache already, with the findings of its conversion. `is_read` is true if that took its files' content.
     Unchanged { key: String, bytes_in: u64, is_read: bool, findings: Vec<String> },
-    /// Skipped.
+    /// Skipped, with the reason.
     Skipped(SkippedCase),
     /// Suspicious, in a run that ends on such a case.
     Refused(SkippedCase),

@@ -1,4 +1,4 @@
-//! Test and validation data of any layout, told by their folders, next to the training data that are converted.
+//! Test and validation data of any layout, recognised by their folders, next to the training data that are converted.
 
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};

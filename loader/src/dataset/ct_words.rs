@@ -14,7 +14,7 @@ pub(super) fn has_ct_word(name: &str) -> bool {
 }
 
 /// Returns true for a channel name of a CT. nnU-Net treats a channel as a CT if it is named so; the Decathlon writes
-/// "CT", others "computed tomography". Positron emission tomography is none.
+/// "CT", others "computed tomography". Positron emission tomography does not count.
 pub(super) fn is_ct_channel(name: &str) -> bool {
     let words: Vec<String> = words(name).collect();
     let has = |wanted: &str| words.iter().any(|word| word == wanted);

@@ -51,7 +51,7 @@ pub enum FeedError {
     Augment {
         /// Step of the batch.
         step: u64,
-        /// Reason.
+        /// Crop that cannot be made.
         #[source]
         source: OtherChain,
     },

@@ -36,10 +36,7 @@ pub(super) mod softmax;
 pub(super) use launch::uninit;
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::launch::even_rows;
     use super::{adamw, columns, gelu, heads, layer_norm, narrowed, residual};

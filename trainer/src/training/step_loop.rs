@@ -70,7 +70,7 @@ impl<T: Task> Run<'_, T> {
                 self.report(previous, watch)?;
             }
             if self.queued.is_none() {
-                // The loader has named the cases. The step counts all the same: a step and its batch belong together.
+                // The loader has named the cases. The step counts nevertheless: a step and its batch belong together.
                 let step = self.step;
                 watch(&Event::Warning(format!("step {step}: weights unchanged, all cases of its batch are corrupt")));
             }

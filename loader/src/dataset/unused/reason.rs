@@ -158,7 +158,7 @@ pub enum UnusedReason {
         /// Reason why `dataset.json` cannot be used.
         reason: String,
     },
-    /// A file named `dataset.json` but for capital letters.
+    /// A file named `dataset.json` with capital letters.
     DescriptionName,
     /// A file of a dataset whose `dataset.json` cannot be used.
     Undescribed,

@@ -245,7 +245,7 @@ fn clients_that_do_not_read_stall_no_other_and_hold_their_own_memory_only() {
                 let request = FetchRequest { stream_id: stream_id.clone(), step, slot: None };
                 raw.send(wire::path::FETCH, &request).unwrap()
             };
-            // Three batches fill the client's memory; a fourth would wait for ever.
+            // Three batches fill the client's memory; a fourth would wait forever.
             let bodies = (0..3).map(fetch).collect();
             (raw, bodies)
         })

@@ -249,10 +249,7 @@ fn whole<'a>(tensor: &'a CubeTensor, places: &'a [(i64, u64)]) -> Buffer<'a> {
 }
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::*;
     use crate::ops::attention::{attend_cross, attend_self};
@@ -335,7 +332,7 @@ pub(crate) mod tests {
     const TOLERANCE: f32 = 0.03;
 
     fn fused_attention_is_the_attention_of_products(device: &Device) {
-        // Padded heads, heads that need none, and numbers of keys beside the engines' tiles.
+        // Padded heads, heads that need none, and numbers of keys that are no multiples of the engines' tiles.
         for (length, width, bias) in [
             (129, 33, Bias::Within),
             (129, 33, Bias::Before),
