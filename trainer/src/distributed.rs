@@ -56,4 +56,4 @@ pub use selection::all_reduce_for;
 pub use sums::{Requests, Sums};
 pub use tcp_sum::TcpSum;
 pub use token::{Token, TokenError};
-pub use world::{Launcher, Listener, Master, Told, World, WorldError};
+pub use world::{Launcher, Listener, Master, MpiAddress, World, WorldError};

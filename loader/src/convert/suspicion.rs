@@ -40,8 +40,8 @@ const MOSTLY_BELOW: f64 = 0.998;
 const NOTABLY_CLAMPED: f64 = 1e-4;
 /// Deviation of the z-scores of all but extreme voxels from which they are distorted: half of what it is in a scan without
 /// such voxels, so that more than three quarters of the variance are those of extreme voxels. Above it even the coarsest
-/// step of stored z-scores, 1/128 for `--window -128,128`, is below 1/64 of the deviation, and its rounding error
-/// (step / sqrt(12)) below 0.5% of it; below it steps approach the noise of the scan.
+/// scale of stored z-scores, 1/128 for `--window -128,128`, is below 1/64 of the deviation, and its rounding error
+/// (scale / sqrt(12)) below 0.5% of it; below it the scale approaches the noise of the scan.
 const DISTORTED: f64 = 0.5;
 
 /// End of the report of a mask that is used, because the layout of its dataset declares it to be an image.

@@ -57,7 +57,7 @@ impl Proxy {
     }
 
     /// Spoils no further response.
-    pub(crate) fn mend(&self) {
+    pub(crate) fn repair(&self) {
         self.state.lock().unwrap().faults.clear();
     }
 

@@ -52,5 +52,5 @@ pub enum MpiError {
     Token(#[from] TokenError),
     /// Rank 0 runs another version of this program, whose announcement cannot be parsed.
     #[error("rank 0 sent an address that this version cannot parse; run the same version on all ranks")]
-    Told(#[source] serde_json::Error),
+    Announcement(#[source] serde_json::Error),
 }

@@ -1,7 +1,7 @@
 //! Multi-head attention (Vaswani et al., arXiv 1706.03762, section 3.2) as one operation with one derivative.
 //!
 //! Composed of Burn's operations, attention copies tokens three times to take heads apart, stores and reads a tensor of
-//! the attention matrix's size for every elementary step of softmax, and multiplies matrices whose rows are not
+//! the attention matrix's size for every elementary operation of softmax, and multiplies matrices whose rows are not
 //! aligned: with 33 values per head or 513 keys, such rows are read value by value. Here heads are cut out in one copy,
 //! which adds the bias of the preceding linear map and, on a GPU, pads rows to whole pieces ([`Padding`]). Softmax
 //! overwrites its input, and only its result is kept for the backward pass, `ds = y · (dy - sum(dy · y))`. Padding is

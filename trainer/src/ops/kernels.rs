@@ -157,7 +157,7 @@ pub(crate) mod tests {
             let (weight, short) = (tensor(0.7), short_of(device));
             drop(narrowed::keep(weight.clone(), short));
             let moment = || Tensor::<3>::zeros([1, 9, width], device).try_into_primitive::<Cube>().unwrap();
-            let (weight, _, _) = adamw::update(weight, tensor(0.3), moment(), moment(), params);
+            let (weight, _, _) = adamw::apply(weight, tensor(0.3), moment(), moment(), params);
             let copy = narrowed::take(&weight).expect("a copy is kept");
             let expected = Tensor::<3>::from_primitive::<Cube>(weight).cast(short).cast(FloatDType::F32);
             host(copy).assert_close(&Outcome::of(expected), 0.0);

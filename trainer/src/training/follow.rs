@@ -75,15 +75,14 @@ pub(super) fn follow<T: Task>(
             let AgreedStep { all, stop, .. } = agreed.map_err(|failure| failed(failure, step))?;
             let lr = config.schedule().lr(config.optim().lr, step, stream.steps_per_epoch);
             let participants = Participants { sums: ranks.sums(), all };
-            let updated =
-                replica.update(task, batch.as_ref(), lr, Some(participants)).map_err(|error| match error {
-                    ReduceError::Peer(failure) => failed(failure, step),
-                    ReduceError::Device(message) => {
-                        TrainingError::Device { step: step + 1, message: reason(&message), last_good: LastGood(None) }
-                    }
-                })?;
+            let taken = replica.step(task, batch.as_ref(), lr, Some(participants)).map_err(|error| match error {
+                ReduceError::Peer(failure) => failed(failure, step),
+                ReduceError::Device(message) => {
+                    TrainingError::Device { step: step + 1, message: reason(&message), last_good: LastGood(None) }
+                }
+            })?;
             drop(batch);
-            if updated.is_some()
+            if taken.is_some()
                 && let (Some(decay), Some(average)) = (decay, ema.take())
             {
                 ema = Some(ema::moved(average, replica.model(), decay));

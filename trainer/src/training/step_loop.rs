@@ -45,11 +45,11 @@ impl<T: Task> Run<'_, T> {
                 }
             };
             let wait_secs = start.elapsed().as_secs_f64();
-            let updated = self
+            let taken = self
                 .agree(batch.as_ref(), wait_secs, &mut pace)
-                .and_then(|agreed| Ok((self.update(batch.as_ref(), &agreed, start, wait_secs)?, agreed.stop)));
-            let (queued, stop_agreed) = match updated {
-                Ok(updated) => updated,
+                .and_then(|agreed| Ok((self.queue(batch.as_ref(), &agreed, start, wait_secs)?, agreed.stop)));
+            let (queued, stop_agreed) = match taken {
+                Ok(taken) => taken,
                 Err(error) => {
                     // Earlier steps are reported if the device can still answer for them. After a failed rank, a sum on
                     // the device may have ended with any values.
@@ -125,7 +125,7 @@ impl<T: Task> Run<'_, T> {
     }
 
     /// Queues one optimizer step; none if every case of the batch is corrupt.
-    fn update(
+    fn queue(
         &mut self,
         batch: Option<&DeviceBatch<Target<T>>>,
         agreed: &AgreedStep,
@@ -136,13 +136,13 @@ impl<T: Task> Run<'_, T> {
         let lr = config.schedule().lr(config.optim().lr, self.step, self.steps_per_epoch);
         let ranks = self.ranks.clone();
         let participants = ranks.as_ref().map(|ranks| Participants { sums: ranks.sums(), all: agreed.all });
-        let update = self.replica.update(self.task, batch, lr, participants).map_err(|error| match error {
+        let result = self.replica.step(self.task, batch, lr, participants).map_err(|error| match error {
             ReduceError::Peer(failure) => self.rank_error(failure),
             ReduceError::Device(message) => self.device_error(self.step + 1, &message),
         });
-        let Some(update) = update? else { return Ok(None) };
-        let crops = update.crops;
-        self.readback.ask(update);
+        let Some(result) = result? else { return Ok(None) };
+        let crops = result.crops;
+        self.readback.ask(result);
         if let (Some(decay), Some(average)) = (config.train().ema_decay, self.ema.take()) {
             self.ema = Some(ema::moved(average, self.replica.model(), decay));
         }

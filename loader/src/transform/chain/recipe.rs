@@ -89,7 +89,7 @@ impl RecipeParams {
         ])
     }
 
-    /// Makes the augmented crop from its box, step by step instead of fused.
+    /// Makes the augmented crop from its box, one transform after another instead of fused.
     ///
     /// # Panics
     /// Like [`super::SampledParams::apply`].

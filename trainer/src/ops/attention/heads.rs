@@ -1,4 +1,4 @@
-//! Steps of attention, for each backend: cutting heads out of tokens, products, softmax, joining heads.
+//! Parts of attention, for each backend: cutting heads out of tokens, products, softmax, joining heads.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata as _};
@@ -9,7 +9,7 @@ use crate::ops::columns::ColumnSums;
 use crate::ops::product::{Factors, Products};
 use crate::ops::{along_rows, cast, dtype_of, widened};
 
-/// Steps of attention, for each backend.
+/// Parts of attention, for each backend.
 pub trait HeadOps: ColumnSums + Products {
     /// Padding with which this backend multiplies fastest.
     #[must_use]
