@@ -15,6 +15,17 @@ pub enum Store {
     Full,
 }
 
+impl Store {
+    /// Name on the command line and in configurations.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Window => "window",
+            Self::Full => "full",
+        }
+    }
+}
+
 /// Rounds values to stored values, which mean `offset + scale * quantized`: HU with a scale of 1, or z-scores with
 /// a power of two.
 #[derive(Clone, Copy, Debug, PartialEq)]
