@@ -53,13 +53,13 @@ use hiend_cache::DatasetInfo;
 
 use crate::case::{CaseFiles, SkippedCase};
 use crate::volume::file_stem;
-use description::{Description, IGNORE};
+use description::Description;
 use tree::Folder;
 use unique_name::{joined_name, unique_names};
 
 pub use channels::{ChannelNames, NameRole, several_channels};
 pub use content::VolumeContent;
-pub use description::DescriptionFault;
+pub use description::{DescriptionFault, misspelt_ignore};
 pub use dicom_head::is_without_preamble;
 pub use difference::Difference;
 pub use error::DatasetError;
@@ -143,14 +143,6 @@ pub fn names_in(path: &Path) -> Result<Option<Dataset>, DatasetError> {
         order,
         ..Dataset::default()
     }))
-}
-
-/// Finds the label whose name is `ignore`, by which nnU-Net marks voxels without annotation, in another spelling: `Ignore`, or
-/// with spaces around. It is a class for nnU-Net and for this crate.
-#[must_use]
-pub fn misspelt_ignore(labels: &BTreeMap<u8, String>) -> Option<(u8, &str)> {
-    let is_misspelt = |name: &str| name != IGNORE && name.trim().eq_ignore_ascii_case(IGNORE);
-    labels.iter().find(|(_, name)| is_misspelt(name)).map(|(&label, name)| (label, name.as_str()))
 }
 
 /// Finds the datasets of CTs in `root`, and all that lies there and belongs to none.

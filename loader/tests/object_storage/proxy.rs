@@ -57,7 +57,7 @@ impl Proxy {
     }
 
     /// Spoils no further response.
-    pub(crate) fn repair(&self) {
+    pub(crate) fn mend(&self) {
         self.state.lock().unwrap().faults.clear();
     }
 

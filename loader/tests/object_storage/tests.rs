@@ -85,7 +85,7 @@ fn cache_on_a_web_server_is_read_and_not_written(server: &str) {
     let away = place.check(&["verify", &url, "--storage-retry=1"], 1);
     assert!(away.err.contains("error: ") && away.err.contains("500"), "{}", away.err);
     assert!(!away.out.contains("fault") && !away.out.contains("delete"), "{}", away.out);
-    place.proxy.repair();
+    place.proxy.mend();
     let refused = place.check(&[&place.text("data"), "--out", &url, "--spacing", COARSE], 1);
     assert!(refused.err.contains("can only be read"), "{}", refused.err);
     let absent = place.check(&["inspect", &format!("{url}absent")], 1);

@@ -380,7 +380,7 @@ impl Described {
     }
 }
 
-/// Finds the first class that its name does not tell from all others.
+/// Finds the first class whose name does not distinguish it from all others.
 #[must_use]
 pub fn name_fault(classes: &[String]) -> Option<String> {
     let mut seen: BTreeMap<String, (usize, &str)> = BTreeMap::new();

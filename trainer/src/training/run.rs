@@ -134,7 +134,7 @@ impl<'a, T: Task> Run<'a, T> {
         let earlier_journal = if resumed { None } else { run_dir.set_journal_aside()? };
         let journal = Journal::open(&journal_path, resumed).map_err(io_error(&journal_path))?;
         let step = state.as_ref().map_or(0, |state| state.step);
-        // A line that cannot be read is reported with the curves, for which it is read.
+        // A line that cannot be read is told with the curves, for which it is read.
         let lost = missing_steps(&journal_path, step).unwrap_or_default();
         let lost = (!lost.is_empty()).then(|| format!("{}: {}", journal_path.display(), told_missing(&lost)));
         Ok(Self {
