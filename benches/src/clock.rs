@@ -8,9 +8,9 @@ use rustix::time::{ClockId, clock_gettime};
 /// Elapsed wall-clock and CPU time in seconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Elapsed {
-    /// Wall-clock time.
+    /// Wall-clock time in seconds.
     pub wall_secs: f64,
-    /// CPU time summed over the threads of the process.
+    /// CPU time in seconds, summed over the threads of the process.
     pub cpu_secs: f64,
 }
 

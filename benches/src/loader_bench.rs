@@ -24,7 +24,7 @@ use crate::volume::Voxels;
 ///
 /// The loader does all of its work: read, verify, decode, cut, normalize, flip, rotate and shift intensities, 8 crops of
 /// 96 x 96 x 96 per visit. The other stores only decode and cut. All run alternately with a warm page cache, the other
-/// stores on one thread.
+/// stores on one thread
 #[derive(Debug, Parser)]
 #[command(name = "loader-bench", version)]
 pub struct Cli {

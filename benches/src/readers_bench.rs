@@ -1,7 +1,7 @@
 //! `loader-bench --service --clients N`: consumers that stop reading, next to others that continue.
 //!
 //! The server is a process of its own, so that its resident memory is that of a server. Half of the clients live in a
-//! second process, which is stopped (`SIGSTOP`) amid their streams: their sockets fill, and what the server has made for
+//! second process, which is stopped (`SIGSTOP`) in the middle of their streams: their sockets fill, and what the server has made for
 //! them stays in its memory. The other half read in this process, first alone, then next to the stopped ones. The server
 //! closes connections that answer no ping for 40 s, so the measurement takes less than that.
 

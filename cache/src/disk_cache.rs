@@ -10,7 +10,7 @@
 //! # Guarantees
 //! - A block appears complete by a rename, or not at all. Any process may be killed at any time: what it leaves behind is
 //!   a temporary file without a lock, which the next process removes, and a usage that counts too much, which the next
-//!   eviction counts anew.
+//!   eviction counts again.
 //! - Blocks are not synced. After a power cut one may hold other bytes; every byte of a shard is covered by a checksum, so
 //!   that the reader finds it, discards the block and fetches it again.
 //! - The name of a block contains the object's version, so that an object that was replaced never gets old bytes.

@@ -2,7 +2,8 @@
 //!
 //! Every function follows the same order: write under a temporary name in the target's folder, sync the file, rename
 //! it onto its name, sync the folder. After a crash or a power cut the name holds the old content or the new content.
-//! Without the last step, a file that was reported as written could be gone; without the first two, it could be empty.
+//! Without the last operation, a file that was reported as written could be gone; without the first two, it could be
+//! empty.
 //!
 //! - The mode of a new file is 0666 less the umask, as for any file a program creates.
 //! - An error removes the temporary file. A killed process leaves it behind: [`remove_stale`] finds it by its name and

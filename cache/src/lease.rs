@@ -162,7 +162,7 @@ impl Shared {
             }
             drop(state);
             let before = Instant::now();
-            // A failure is tried again a quarter later; `is_fresh` tells whether all failed.
+            // A failure is tried again a quarter later; `is_fresh` returns whether all failed.
             let is_renewed = self.place.write(&self.name, &self.content).is_ok();
             state = self.lock();
             if is_renewed {

@@ -2,7 +2,7 @@
 //!
 //! # Contract
 //! A page of a map whose file was truncated, or whose sector cannot be read, raises SIGBUS in the thread that touches
-//! it, which by default kills the process without a word. Shards are write-once, so this never happens in our own use
+//! it, which by default kills the process without a message. Shards are write-once, so this never happens in our own use
 //! of them; a copy onto a shard in place, an `rsync --inplace` or a failing disk can do it.
 //!
 //! The first map installs a handler for SIGBUS, process-wide. For an address inside one of our maps it puts a page of

@@ -15,9 +15,10 @@
 //!
 //! # Concurrent processes
 //! Runs that add shards share a [`RunLock`]; pruning needs it alone, so that it never removes a shard that a run is about
-//! to list. In object storage, which has no locks, each run holds a [`Lease`] instead. Readers with the cache open keep the bytes of removed shards until they close them (on Unix; elsewhere the
-//! removal fails, and the next prune repeats it). A process that opens the cache during step 3 may get the error of a
-//! missing shard, and succeeds when it tries again.
+//! to list. In object storage, which has no locks, each run holds a [`Lease`] instead. Readers with the cache open keep
+//! the bytes of removed shards until they close them (on Unix; elsewhere the removal fails, and the next prune repeats
+//! it). A process that opens the cache while old shards are removed may get the error of a missing shard, and succeeds
+//! when it tries again.
 
 use std::collections::BTreeMap;
 use std::path::Path;

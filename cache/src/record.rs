@@ -48,9 +48,9 @@ pub struct CaseRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceValues {
-    /// Lowest value.
+    /// Lowest value of the image.
     pub min: f64,
-    /// Highest value.
+    /// Highest value of the image.
     pub max: f64,
     /// Share of voxels at or below the lower end of the range that preprocessing keeps.
     pub below: f64,

@@ -77,7 +77,7 @@ impl Fault {
     }
 }
 
-/// Returns `true` for an error that tells nothing about the bytes of a file. A disk that has lost a sector answers with
+/// Returns `true` for an error that says nothing about the bytes of a file. A disk that has lost a sector answers with
 /// `EIO`, which is damage.
 fn is_unread(err: &FileError) -> bool {
     let kind = err.source.kind();

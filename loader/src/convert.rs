@@ -8,7 +8,7 @@
 //! A case is unchanged if the cache has a record of it with the same parameters and the same files. Files whose names,
 //! sizes and times of change are those in the record are taken to be the same without reading them, so that a second
 //! run over 10,000 cases looks at 10,000 directory entries and not at 600 GB. Where size or time differ, the bytes
-//! decide, by their hash; a record is not written anew for another time alone, so files that were copied without their
+//! decide, by their hash; a record is not written again for another time alone, so files that were copied without their
 //! times are read by every run (`cp -p` and `rsync -t` keep them). A time of change within [`SETTLED`] of the moment
 //! the file was read is not trusted. [`ConvertOptions::checksum`] compares the bytes in any case.
 //!
@@ -39,6 +39,7 @@ mod error;
 mod extent;
 mod folder;
 mod identity;
+mod known;
 mod label_texture;
 mod labels;
 mod lost;
@@ -68,7 +69,8 @@ use crate::preprocess::PreprocessConfig;
 use crate::stop::Stop;
 use case::{CaseConverter, Outcome};
 use claiming::Claiming;
-use folder::{Known, Names};
+use folder::Names;
+use known::Known;
 
 pub use case::{Probed, probe};
 pub(crate) use case::{headers, label_notes};
@@ -158,7 +160,7 @@ pub struct Summary {
     pub elsewhere: usize,
     /// Number of converted cases that have labels.
     pub with_label: usize,
-    /// Skipped cases.
+    /// Cases that were not converted, with the reasons.
     pub skipped: Vec<SkippedCase>,
     /// Unusual features of the headers or values of cases that were converted nevertheless.
     pub findings: Vec<Finding>,

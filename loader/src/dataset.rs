@@ -17,6 +17,7 @@
 mod apart;
 mod channels;
 mod content;
+mod ct_words;
 mod description;
 mod dicom_head;
 #[cfg(feature = "dicom")]
@@ -55,13 +56,13 @@ use hiend_cache::DatasetInfo;
 
 use crate::case::{CaseFiles, SkippedCase};
 use crate::volume::file_stem;
-use description::{Description, IGNORE};
+use description::Description;
 use tree::Folder;
 use unique_name::{joined_name, unique_names};
 
 pub use channels::{ChannelNames, NameRole, several_channels};
 pub use content::VolumeContent;
-pub use description::DescriptionFault;
+pub use description::{DescriptionFault, misspelt_ignore};
 pub use dicom_head::is_without_preamble;
 pub use difference::Difference;
 pub use error::DatasetError;
@@ -145,14 +146,6 @@ pub fn names_in(path: &Path) -> Result<Option<Dataset>, DatasetError> {
         order,
         ..Dataset::default()
     }))
-}
-
-/// Finds the label whose name is `ignore`, by which nnU-Net marks voxels without annotation, in another spelling: `Ignore`, or
-/// with spaces around. It is a class for nnU-Net and for this crate.
-#[must_use]
-pub fn misspelt_ignore(labels: &BTreeMap<u8, String>) -> Option<(u8, &str)> {
-    let is_misspelt = |name: &str| name != IGNORE && name.trim().eq_ignore_ascii_case(IGNORE);
-    labels.iter().find(|(_, name)| is_misspelt(name)).map(|(&label, name)| (label, name.as_str()))
 }
 
 /// Finds the datasets of CTs in `root`, and all that lies there and belongs to none.
@@ -437,7 +430,7 @@ impl Dataset {
     /// An empty dataset with the facts of its description.
     fn described(name: String, description: Option<&Description>) -> Self {
         let Some(description) = description else { return Self { name, ..Self::default() } };
-        let other = description.channels.iter().find(|channel| !modality::is_ct_channel(channel)).cloned();
+        let other = description.channels.iter().find(|channel| !ct_words::is_ct_channel(channel)).cloned();
         let note = match description.channels.as_slice() {
             names @ [_, _, ..] => Some(DatasetNote::Channels { names: names.to_vec() }),
             _ => other.map(|channel| DatasetNote::Modality { channel }),

@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array3, ShapeBuilder as _};
-use nifti::NiftiHeader;
 use nifti::writer::WriterOptions;
+use nifti::{NiftiError, NiftiHeader};
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
@@ -66,17 +66,17 @@ impl PhantomConfig {
     /// Checks that there are cases and that their volumes have reasonable sizes.
     ///
     /// # Errors
-    /// A text that names the key and the expected value.
-    pub fn validate(&self) -> Result<(), String> {
+    /// [`PhantomFault::NoCases`] or [`PhantomFault::Spacing`].
+    pub fn validate(&self) -> Result<(), PhantomFault> {
         if self.cases == 0 {
-            return Err("cases: 0; expected at least 1".to_owned());
+            return Err(PhantomFault::NoCases);
         }
         let ([fine, coarse], [least, most]) = (self.spacing_mm, Self::SIDES_MM);
         // Comparisons with a value that is not a number are false.
         if least <= fine && fine <= coarse && coarse <= most {
             return Ok(());
         }
-        Err(format!("spacing: ({fine}, {coarse}); expected {least} to {most} mm, the smaller side first"))
+        Err(PhantomFault::Spacing { fine, coarse, least, most })
     }
 }
 
@@ -96,7 +96,7 @@ pub fn write_dataset(dir: &Path, config: &PhantomConfig) -> Result<(), PhantomEr
 pub fn write_dataset_until(dir: &Path, config: &PhantomConfig, stop: &Stop) -> Result<(), PhantomError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source: std::io::Error| PhantomError { path, reason: source.to_string() }
+        move |source: std::io::Error| PhantomError { path, reason: source.into() }
     };
     config.validate().map_err(|reason| PhantomError { path: dir.to_owned(), reason })?;
     let description_path = dir.join("dataset.json");
@@ -110,15 +110,14 @@ pub fn write_dataset_until(dir: &Path, config: &PhantomConfig, stop: &Stop) -> R
     }
     (0..config.cases).into_par_iter().try_for_each(|case| {
         if stop.is_requested() {
-            return Err(PhantomError { path: dir.to_owned(), reason: "interrupted".to_owned() });
+            return Err(PhantomError { path: dir.to_owned(), reason: PhantomFault::Interrupted });
         }
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed.wrapping_mul(1_000_003).wrapping_add(case as u64));
         let phantom = Phantom::draw(&mut rng, config.spacing_mm);
         let (image, label) = phantom.render(&mut rng);
         let header = phantom.header();
-        let write = |path: PathBuf, result: nifti::Result<()>| {
-            result.map_err(|err| PhantomError { path, reason: err.to_string() })
-        };
+        let write =
+            |path: PathBuf, result: nifti::Result<()>| result.map_err(|err| PhantomError { path, reason: err.into() });
         let path = images.join(format!("phantom_{case:03}_0000.nii.gz"));
         write(path.clone(), WriterOptions::new(&path).reference_header(&header).write_nifti(&image))?;
         let path = labels.join(format!("phantom_{case:03}.nii.gz"));
@@ -141,8 +140,37 @@ pub fn write_dataset_until(dir: &Path, config: &PhantomConfig, stop: &Stop) -> R
 pub struct PhantomError {
     /// File or folder.
     pub path: PathBuf,
-    /// Reason given by the system.
-    pub reason: String,
+    /// Reason for the failure.
+    pub reason: PhantomFault,
+}
+
+/// Reason for which phantoms are not written.
+#[derive(Debug, thiserror::Error)]
+pub enum PhantomFault {
+    /// A dataset of no cases.
+    #[error("cases: 0; expected at least 1")]
+    NoCases,
+    /// Side lengths that are not numbers, out of order, or beyond the accepted ones.
+    #[error("spacing: ({fine}, {coarse}); expected {least} to {most} mm, the smaller side first")]
+    Spacing {
+        /// First side length, in mm.
+        fine: f64,
+        /// Second side length, in mm.
+        coarse: f64,
+        /// Smallest accepted side length, in mm.
+        least: f64,
+        /// Largest accepted side length, in mm.
+        most: f64,
+    },
+    /// A request to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// An error of the system.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// An error while a volume was written.
+    #[error(transparent)]
+    Nifti(#[from] NiftiError),
 }
 
 /// Sampled parameters of one case.
@@ -291,7 +319,7 @@ mod tests {
         let dir = parent.path().join("Dataset001_P");
         let check = |cases, spacing_mm, key: &str| {
             let error = write_dataset(&dir, &PhantomConfig { cases, seed: 0, spacing_mm }).unwrap_err();
-            assert!(error.reason.starts_with(key), "{error}");
+            assert!(error.reason.to_string().starts_with(key), "{error}");
             assert!(!dir.exists());
         };
         check(0, [5.0, 6.0], "cases: 0;");

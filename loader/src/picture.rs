@@ -22,7 +22,7 @@ pub const TEXT: Rgb = [222, 226, 232];
 /// Colour of less important captions.
 pub const FAINT: Rgb = [128, 136, 148];
 
-/// Colours of labels, easy to tell apart, also on grey.
+/// Colours of labels, easy to distinguish, also on grey.
 const COLOURS: [Rgb; 14] = [
     [235, 64, 52],
     [64, 156, 255],

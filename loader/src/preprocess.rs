@@ -2,10 +2,10 @@
 //! foreground. With [`Normalize::Zscore`], z-scores take the place of the window.
 //!
 //! Agrees with MONAI's `Orientationd`, `Spacingd`, `ScaleIntensityRanged` and `CropForegroundd`: shapes, offsets and
-//! label maps are equal; image values differ by up to half a step, because they are stored in steps of 1 HU.
+//! label maps are equal; image values differ by up to 0.5 HU, because they are stored as whole HU.
 //!
-//! All four steps are one pass over the source ([`resample`]): planes are resampled one after the other and immediately
-//! windowed into 16-bit steps ([`window`]), while the bounding box of the foreground is updated ([`foreground`]). Peak
+//! All four stages are one pass over the source ([`resample`]): planes are resampled one after the other and immediately
+//! windowed into 16-bit values ([`window`]), while the bounding box of the foreground is updated ([`foreground`]). Peak
 //! memory is the source file, inflated, in its own data type, and the result.
 
 pub mod foreground;
@@ -355,7 +355,7 @@ mod tests {
             preprocess(&image, Some(&label), &config).unwrap().lost_labels
         };
         assert!(lost(None).is_empty());
-        let expected = LostLabel { value: 7, num_voxels: 1, step: lost_labels::LosingStep::Resampling };
+        let expected = LostLabel { value: 7, num_voxels: 1, stage: lost_labels::LosingStage::Resampling };
         assert_eq!(lost(Some([6.0; 3])), [expected]);
     }
 

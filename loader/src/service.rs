@@ -67,6 +67,9 @@ const SPILL_BYTES: u64 = 512 << 20;
 /// Number of requests of one client that may wait.
 const MOST_WAITING: usize = 64;
 
+/// Pause after accepting a connection failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// A running service. Dropping it cuts all connections; [`Self::shutdown`] first lets batches in progress finish.
 pub struct Service {
     hub: Arc<Hub>,

@@ -57,7 +57,7 @@ pub enum Split {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum All {
-    /// `"all"`.
+    /// The word itself.
     #[default]
     All,
 }
@@ -132,9 +132,9 @@ pub struct ShotSplit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
-    /// Training.
+    /// Cases from which crops are drawn for training.
     Train,
-    /// Validation, on cases that training does not see.
+    /// Cases for validation, which training does not see.
     Validation,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`METRICS`] lists the metrics that the process's recorder receives.
 //!
-//! Nothing is recorded per chunk. Where shards are mapped, a clock cannot tell waiting for the disk from decoding.
+//! Nothing is recorded per chunk. Where shards are mapped, a clock cannot separate waiting for the disk from decoding.
 //! Waiting is therefore computed from the kernel's accounting of the thread (`/proc/thread-self/schedstat`); without
 //! that file it counts as decoding. The kernel's count is off by up to one tick of its clock, in both directions.
 

@@ -6,8 +6,8 @@
 //!   cut       decoded columns into all crops that meet them   cut, copy, crate::streaming
 //!   finish    resampling and transforms that need neighbours  cut
 //! ```
-//! In the form [`Chunks`] the second step is the last: it verifies and copies chunks for a device to decode (`chunks`).
-//! Labels are decoded and cut all the same.
+//! In the form [`Chunks`] the second stage is the last: it verifies and copies chunks for a device to decode (`chunks`).
+//! Labels are decoded and cut in every form.
 //!
 //! Chunks come in columns along z, so that a crop is written in whole rows. Decoding leaves a column in the core's own
 //! cache; from there one pass normalises, flips, turns and shifts the intensities on the way into the batch. Nothing

@@ -35,7 +35,6 @@ use crate::escape::shown;
 use crate::geometry::{Affine, Orientation};
 use dtype::{Dtype, Stored};
 
-pub use data::detached;
 pub(crate) use data::of_data_file;
 pub use fault::VolumeFault;
 pub use label::{LabelVolume, read_labels};
@@ -198,6 +197,17 @@ pub fn read_series(files: &[PathBuf]) -> Result<Volume, VolumeError> {
     complete(&path, dicom::load_series(files)?).and_then(|volume| finite(&path, volume))
 }
 
+/// Path of the separate file with a header's voxels, such as `a.raw` for `a.mhd`; `None` for all other files, including
+/// those that cannot be read.
+#[must_use]
+pub fn detached(path: &Path) -> Option<PathBuf> {
+    match Format::of_name(path)? {
+        Format::Nrrd => data::detached(path, nrrd::parse),
+        Format::MetaImage => data::detached(path, metaimage::parse),
+        Format::Nifti | Format::Dicom => None,
+    }
+}
+
 /// Rejects an image with voxels that are not finite.
 fn finite(path: &Path, volume: Volume) -> Result<Volume, VolumeError> {
     let count = volume.count_not_finite();
@@ -241,7 +251,7 @@ fn check_complete(info: &VolumeInfo, offset: u64, len: usize) -> Result<(), Volu
     }
 }
 
-/// Opens a regular file. Rejects a FIFO, which would block the open until somebody writes into it.
+/// Opens a regular file. Rejects a FIFO, which would block the open until a process writes into it.
 fn open_regular(path: &Path) -> Result<File, VolumeFault> {
     let data = std::fs::metadata(path).map_err(|err| VolumeFault::open(&err))?;
     if !data.is_file() {

@@ -264,7 +264,7 @@ fn micro_batches_add_up_to_the_batch() {
 ///
 /// Rounding errors grow with each step, because `AdamW`'s first steps divide each gradient by its own magnitude: where
 /// a gradient is itself a rounding error, its sign decides the step. That is not a property of the chain: two runs that
-/// differ only in their micro-batches, both augmented by the loader, drift apart likewise. Only a small part of the
+/// differ only in their micro-batches, both augmented by the loader, drift apart in the same way. Only a small part of the
 /// gradients is that small, so the drift stays a small part of what the steps change in each loss; 3% is allowed.
 #[test]
 fn augmenting_on_the_device_is_the_same_training() {

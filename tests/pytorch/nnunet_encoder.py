@@ -43,7 +43,7 @@ def main(settings_path, encoder_path, unetr_path):
         low, high = kwargs["window"]
         image, expected_scheme = (low + (high - low) * units - 40) / 100, ["CTNormalization"]
     else:
-        # Z-scores go in as nnU-Net makes them, but for those beyond the range that was kept.
+        # Z-scores go in as nnU-Net makes them, except for those beyond the range that was kept.
         image, expected_scheme = 30 * units - 25, ["ZScoreNormalization"]
         units = image.clamp(*kwargs["zscore_range"])
         assert (units != image).any()

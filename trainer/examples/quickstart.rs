@@ -22,13 +22,13 @@ use hiend_trainer::report::console::Console;
 use hiend_trainer::schedule::Unit;
 use hiend_trainer::training::{Stream, TrainOptions};
 
-/// Phantoms, shards, pre-training and a picture, in about two minutes on two cores.
+/// Phantoms, shards, pre-training and a picture, in about half a minute on two cores
 #[derive(Parser)]
 struct Args {
     /// CT volumes of your own instead of phantoms
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Updates of the weights
+    /// Number of optimizer steps
     #[arg(long, default_value_t = 40)]
     steps: u64,
     /// Folder for all results

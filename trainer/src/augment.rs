@@ -15,17 +15,24 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use hiend_loader::batch::{CropBox, CropChunks};
 use hiend_loader::preprocess::window::Scale;
 use hiend_loader::transform::{
-    GammaParams, GaussianBlurParams, LowResolutionParams, MirrorParams, NnunetParams, Polarity, SampledParams,
-    SpatialParams,
+    GammaParams, GaussianBlurParams, LowResolutionParams, MirrorParams, NnunetParams, Polarity, SpatialParams,
 };
 
 use crate::ops::decode::CodedCrops;
 use crate::ops::noise::add_noise;
 
+/// A box whose crop has the parameters of another chain than nnU-Net's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("crop {crop} is augmented by another chain than nnU-Net's; expected finished or quantized crops of that chain")]
+pub struct OtherChain {
+    /// Number of the crop among those of the boxes.
+    pub crop: usize,
+}
+
 /// Boxes on the device, and the sampled parameters of the crop made from each box.
 #[derive(Clone, Debug)]
 pub struct CropBoxes {
-    image: Source,
+    image: BoxVoxels,
     labels: Option<Tensor<1, Int>>,
     /// Box of each crop and the parameters of its augmentation.
     crops: Arc<[(CropBox, NnunetParams)]>,
@@ -36,7 +43,7 @@ pub struct CropBoxes {
 
 /// Voxels of the boxes.
 #[derive(Clone, Debug)]
-enum Source {
+enum BoxVoxels {
     /// Stored values of all boxes, `[voxels]`.
     Quantized(Box<Tensor<1, Int>>),
     /// Encoded chunks from which the boxes are decoded.
@@ -46,29 +53,27 @@ enum Source {
 impl CropBoxes {
     /// Creates the boxes of `crops`, which lie contiguously and in order in `quantized` and `labels` `[voxels]`.
     ///
-    /// # Panics
-    /// If the parameters are those of another chain than nnU-Net's: crops of other chains do not come as boxes.
-    #[must_use]
+    /// # Errors
+    /// If a crop has the parameters of another chain than nnU-Net's.
     pub fn new(
         quantized: Tensor<1, Int>,
         labels: Option<Tensor<1, Int>>,
         crops: &[CropBox],
         crop_size: [usize; 3],
-    ) -> Self {
-        Self::of(Source::Quantized(Box::new(quantized)), labels, crops, crop_size)
+    ) -> Result<Self, OtherChain> {
+        Self::of(BoxVoxels::Quantized(Box::new(quantized)), labels, crops, crop_size)
     }
 
     /// Creates the boxes of `crops`, which are decoded from `coded`; their labels lie in order in `labels` `[voxels]`.
     ///
-    /// # Panics
-    /// If the parameters are those of another chain than nnU-Net's.
-    #[must_use]
+    /// # Errors
+    /// If a crop has the parameters of another chain than nnU-Net's.
     pub fn coded(
         coded: CodedCrops,
         labels: Option<Tensor<1, Int>>,
         crops: &[CropChunks],
         crop_size: [usize; 3],
-    ) -> Self {
+    ) -> Result<Self, OtherChain> {
         let mut end = 0;
         let placed = |crop: &CropChunks| {
             let start = end;
@@ -76,18 +81,21 @@ impl CropBoxes {
             CropBox { start, shape: crop.box_shape, scale: crop.scale, params: crop.params }
         };
         let boxes: Vec<CropBox> = crops.iter().map(placed).collect();
-        Self::of(Source::Coded(Box::new(coded)), labels, &boxes, crop_size)
+        Self::of(BoxVoxels::Coded(Box::new(coded)), labels, &boxes, crop_size)
     }
 
-    fn of(image: Source, labels: Option<Tensor<1, Int>>, crops: &[CropBox], crop_size: [usize; 3]) -> Self {
-        let with_params = |crop: &CropBox| match crop.params {
-            SampledParams::Nnunet(params) => (*crop, params),
-            SampledParams::Plain(_) | SampledParams::Recipe(_) => {
-                panic!("only nnU-Net's augmentation runs on the device")
-            }
+    fn of(
+        image: BoxVoxels,
+        labels: Option<Tensor<1, Int>>,
+        crops: &[CropBox],
+        crop_size: [usize; 3],
+    ) -> Result<Self, OtherChain> {
+        let with_params = |(number, crop): (usize, &CropBox)| {
+            crop.params.nnunet().map(|params| (*crop, *params)).ok_or(OtherChain { crop: number })
         };
         let start = crops.first().map_or(0, |crop| crop.start);
-        Self { image, labels, crops: crops.iter().map(with_params).collect(), start, crop_size }
+        let crops = crops.iter().enumerate().map(with_params).collect::<Result<_, OtherChain>>()?;
+        Ok(Self { image, labels, crops, start, crop_size })
     }
 
     /// Number of crops.
@@ -107,11 +115,11 @@ impl CropBoxes {
     #[must_use]
     pub fn images(&self) -> Tensor<5> {
         let crops = match &self.image {
-            Source::Quantized(quantized) => self.each(|number, crop, params| {
+            BoxVoxels::Quantized(quantized) => self.each(|number, crop, params| {
                 let source = units(quantized.as_ref().clone().slice([self.range(number)]), crop.scale);
                 self.image(source, crop, params)
             }),
-            Source::Coded(coded) => {
+            BoxVoxels::Coded(coded) => {
                 let decoded = coded.voxels();
                 self.each(|number, crop, params| self.image(decoded.clone().slice([self.range(number)]), crop, params))
             }
@@ -311,17 +319,14 @@ fn mirrored<K: Basic>(crop: Tensor<3, K>, params: Option<MirrorParams>) -> Tenso
 }
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::*;
     use crate::ops::testing::on_devices;
     use burn::tensor::DType;
     use hiend_loader::batch::{Batch, BatchTimes, Images, PooledBuffer};
     use hiend_loader::rng::DrawId;
-    use hiend_loader::transform::Nnunet;
+    use hiend_loader::transform::{Nnunet, SampledParams};
 
     pub(crate) const CROP_SIZE: [usize; 3] = [12, 10, 14];
 
@@ -361,7 +366,8 @@ pub(crate) mod tests {
             // As the second part of a batch: the voxels of the first crop do not begin at 0.
             let from = crops[1].start;
             let part = |all: TensorData, dtype| on_device(all, dtype).narrow(0, from, quantized.len() - from);
-            let boxes = CropBoxes::new(part(all, DType::U16), Some(part(labels, DType::U8)), &crops[1..], CROP_SIZE);
+            let labels = Some(part(labels, DType::U8));
+            let boxes = CropBoxes::new(part(all, DType::U16), labels, &crops[1..], CROP_SIZE).unwrap();
             let skip = CROP_SIZE.iter().product::<usize>();
 
             let images: Vec<f32> = boxes.images().into_data().try_to_vec().unwrap();
@@ -381,6 +387,17 @@ pub(crate) mod tests {
             typical / count as f64
         );
         assert!(largest <= 5e-6 && differing * 100_000 <= count, "{device:?}");
+    }
+
+    #[test]
+    fn boxes_of_another_chain_are_refused() {
+        let mut batch = batch(0..3);
+        let Images::Boxes(quantized, crops) = &mut batch.images else { unreachable!("made as boxes") };
+        crops[1].params =
+            hiend_loader::transform::Chain::recipe().sample_params(&DrawId { seed: 5, epoch: 1, case: 77, crop: 1 });
+        let all = TensorData::new(quantized.to_vec(), [quantized.len()]);
+        let all = Tensor::from_data(all, (&Device::flex(), DType::U16));
+        assert_eq!(CropBoxes::new(all, None, crops, CROP_SIZE).err(), Some(OtherChain { crop: 1 }));
     }
 
     fn gamma_leaves_a_constant_crop_unchanged(device: &Device) {

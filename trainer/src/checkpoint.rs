@@ -19,10 +19,10 @@ mod folder;
 mod load;
 mod state;
 
-pub use check::{Integrity, check, newest_whole};
+pub use check::{Integrity, check};
 pub use digest::FileDigest;
 pub use error::{CheckpointError, Damage, MomentMismatch};
-pub use folder::{Checkpoints, all, best, latest, lost_best};
+pub use folder::{Checkpoints, all, best, latest, lost_best, newest_whole};
 pub use load::{load_averaged, load_ema, load_model, load_optimizer};
 pub use state::{Best, Head, Kind, State, Versions, is_checkpoint, read_head, read_state, state_digest};
 

@@ -36,7 +36,7 @@ pub struct Cli {
     pub pretrain: PretrainArgs,
 }
 
-/// Commands.
+/// Commands of `hiend-train`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Pre-train a masked autoencoder on shards (the same as without a command)

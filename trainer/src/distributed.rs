@@ -7,7 +7,7 @@
 //!   link         one connection: a thread that reads, a thread that writes and sends heartbeats
 //!   group        the ranks of a run: small values gathered from all, one failure that ends all
 //!   all_reduce   interface for sums of gradients: over the group's own connections (`tcp_sum`), with NCCL (`nccl`) or MPI
-//!                (`mpi`)
+//!                (`mpi`), as `selection` decides
 //!   sums         a thread that sums gradients during the backward pass
 //! ```
 //!
@@ -20,6 +20,7 @@
 
 mod all_reduce;
 mod group;
+mod group_core;
 mod inbox;
 mod incoming;
 mod launcher;
@@ -32,6 +33,7 @@ mod nodelist;
 mod pairwise;
 mod peer;
 mod rendezvous;
+mod selection;
 mod sums;
 mod tcp_sum;
 mod token;
@@ -41,7 +43,7 @@ mod world;
 #[cfg(feature = "mpi")]
 pub use self::mpi::MpiSum;
 pub use self::mpi::{Mpi, MpiError};
-pub use all_reduce::{AllReduce, ReduceError, all_reduce_for};
+pub use all_reduce::{AllReduce, ReduceError};
 pub use group::{Gathered, ProcessGroup, Timeouts};
 pub use launcher::{
     Children, LaunchError, die_with_launcher, is_restart, leave_error, leave_loss, mark_begun, own_children,
@@ -50,7 +52,8 @@ pub use pairwise::Pairwise;
 pub use peer::{Cause, PeerFailure};
 pub use rendezvous::JoinError;
 pub(crate) use rendezvous::host_name;
+pub use selection::all_reduce_for;
 pub use sums::{Requests, Sums};
 pub use tcp_sum::TcpSum;
 pub use token::{Token, TokenError};
-pub use world::{Launcher, Listener, Master, Told, World, WorldError};
+pub use world::{Launcher, Listener, Master, MpiAddress, World, WorldError};

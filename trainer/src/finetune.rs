@@ -194,7 +194,7 @@ fn remarks_on_weights(init: &Init, config: &FinetuneConfig, cache: &PreprocessCo
     if !facts.classes.is_empty() && facts.classes != config.classes {
         let [theirs, ours] = [&facts.classes, &config.classes].map(|classes| classes.join(", "));
         remarks.push(format!(
-            "the weights of {} tell the classes {theirs} apart, and this run's are {ours}: each class begins with the output \
+            "the weights of {} are for the classes {theirs}, and this run's are {ours}: each class begins with the output \
              weights of the class of its number",
             origin.display()
         ));

@@ -149,7 +149,7 @@ impl ModelSource {
         let best = checkpoint::best(&checkpoints)?;
         let best = best.ok_or_else(|| ModelSourceError::NoCheckpoint { path: given() })?;
         if let Some(Best { step, .. }) = checkpoint::lost_best(&checkpoints)? {
-            tell_once(
+            warn_once(
                 path,
                 &format!(
                     "the best checkpoint, that of step {step}, is gone; the newest one, {}, is used",
@@ -181,9 +181,9 @@ impl ModelSource {
 }
 
 /// Logs a warning about a path only once, however often the path is looked up.
-fn tell_once(path: &Path, message: &str) {
-    static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-    let is_new = TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
+fn warn_once(path: &Path, message: &str) {
+    static REPORTED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let is_new = REPORTED.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
     if is_new {
         tracing::warn!("{}: {message}", path.display());
     }

@@ -12,7 +12,7 @@ pub enum Unit {
     /// Number of batches that visit every case once: one pass over the cases if `visits_per_batch` divides their
     /// number; otherwise the last batch begins the next pass.
     Epoch,
-    /// Optimizer step.
+    /// One optimizer step.
     Step,
 }
 

@@ -32,20 +32,20 @@ pub(super) fn run(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
     let batch = Feed::start(source, task.targets(), compute.raw().clone(), feed)?.next_batch()?.context("no batch")?;
     let (mut replica, _) = Replica::on(&task, &compute, false, None)?;
     let mut failure = None;
-    let mut update = || {
-        if let Err(error) = replica.update(&task, Some(&batch), config.optim.lr, None) {
+    let mut step = || {
+        if let Err(error) = replica.step(&task, Some(&batch), config.optim.lr, None) {
             failure = Some(error);
         }
     };
     // The first step creates the optimizer's moments.
-    update();
+    step();
     let what = format!("step of tiny, {CROPS} crops of 96³");
     let arguments = vec!["pretrain".to_owned(), "--batch".to_owned(), CROPS.to_string()];
     compare(
         &Pair { what: &what, script: "torch_pretrain.py", arguments, name: "the same model" },
         cli,
         peer,
-        &mut update,
+        &mut step,
     )?;
     failure.map_or(Ok(()), |error| Err(error.into()))
 }

@@ -38,13 +38,13 @@ pub(super) fn finetune(cli: &Cli, peer: Option<&Peer>) -> anyhow::Result<()> {
     let images = Tensor::<5>::from_data(TensorData::new(image(unetr.crop_size), [1, 1, x, y, z]), compute.raw());
     let labels: Vec<u8> = (0..x * y * z).map(|at| (at / 50 % NUM_CLASSES) as u8).collect();
     let labels = ClassMap::upload(&labels, 1, unetr.crop_size, LabelSpace::new(NUM_CLASSES), compute.raw())?;
-    let mut update = || {
+    let mut step = || {
         let before = model.take().expect("put back below");
         let loss = dice_ce(before.forward(images.clone()), &labels).total();
         let grads = GradientsParams::from_grads(loss.backward(), &before);
         model = Some(optimizer.step(config.optim.lr, before, grads));
     };
-    compare(&of_unetr("step of tiny's UNETR, one crop of 96³", "finetune", cli), cli, peer, &mut update)
+    compare(&of_unetr("step of tiny's UNETR, one crop of 96³", "finetune", cli), cli, peer, &mut step)
 }
 
 /// Predictions of one window, from host memory to host memory.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::cli::Cli;
-use super::pretraining::{batch_of, feed, update};
+use super::pretraining::{batch_of, feed, loss_of_step};
 
 /// Largest relative difference of a loss that the precision of the products explains: after 50 steps in bf16 an H100
 /// differed by 2.3e-4, after 200 the differences have grown.
@@ -79,7 +79,7 @@ fn losses(
     (0..steps)
         .map(|_| {
             let batch = batch_of(&mut feed)?;
-            Ok(f64::from(update(&mut replica, &config, &batch)?))
+            Ok(f64::from(loss_of_step(&mut replica, &config, &batch)?))
         })
         .collect()
 }

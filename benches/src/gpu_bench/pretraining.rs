@@ -49,13 +49,13 @@ pub(super) fn batch_of(feed: &mut Feed<Masked>) -> anyhow::Result<DeviceBatch<Ma
 }
 
 /// Takes one step and returns its loss, which waits for the device.
-pub(super) fn update(
+pub(super) fn loss_of_step(
     replica: &mut Replica<HiEndMae>,
     config: &PretrainConfig,
     batch: &DeviceBatch<Masked>,
 ) -> anyhow::Result<f32> {
-    let update = replica.update(&Pretraining::new(config), Some(batch), config.optim.lr, None)?;
-    let loss = update.context("a batch without crops")?.loss;
+    let result = replica.step(&Pretraining::new(config), Some(batch), config.optim.lr, None)?;
+    let loss = result.context("a batch without crops")?.loss;
     let loss = loss.try_into_data().map_err(|error| anyhow::anyhow!("{error:?}"))?;
     let loss = loss.try_to_vec::<f32>().map_err(|error| anyhow::anyhow!("{error:?}"))?;
     loss.first().copied().filter(|loss| loss.is_finite()).context("the loss is not finite")
@@ -104,7 +104,7 @@ pub(super) fn step(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
     let mut secs = Vec::new();
     for number in 0..cli.warmup + cli.steps {
         let started = Instant::now();
-        losses.push(update(&mut replica, &config, &batch)?);
+        losses.push(loss_of_step(&mut replica, &config, &batch)?);
         compute.raw().sync().map_err(|error| anyhow::anyhow!("{error:?}"))?;
         if number >= cli.warmup {
             secs.push(started.elapsed().as_secs_f64());
@@ -135,17 +135,18 @@ pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value))
     let config = config(cli);
     let (mut replica, batch) = resident(cli, &config, compute)?;
     for _ in 0..cli.warmup {
-        update(&mut replica, &config, &batch)?;
+        loss_of_step(&mut replica, &config, &batch)?;
     }
-    let updates = cli.steps.clamp(1, 3);
-    let times = DeviceTimes::of(|| (0..updates).try_for_each(|_| update(&mut replica, &config, &batch).map(drop)))?;
-    let each = |secs: f64| rounded(secs * 1e3 / updates as f64);
+    let num_steps = cli.steps.clamp(1, 3);
+    let times =
+        DeviceTimes::of(|| (0..num_steps).try_for_each(|_| loss_of_step(&mut replica, &config, &batch).map(drop)))?;
+    let each = |secs: f64| rounded(secs * 1e3 / num_steps as f64);
     let busy_secs: f64 = times.kernels.iter().map(|kernel| kernel.secs).sum();
     for kernel in &times.kernels {
         show(json!({
             "kernel": kernel.kernel,
             "vendor": kernel.vendor,
-            "launches": rounded(kernel.launches as f64 / updates as f64),
+            "launches": rounded(kernel.launches as f64 / num_steps as f64),
             "ms": each(kernel.secs),
             "share": rounded(kernel.secs / busy_secs),
         }));
@@ -156,7 +157,7 @@ pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value))
         "precision": config.train.precision,
         "attention": config.train.attention,
         "batch": cli.batch,
-        "launches": rounded(times.kernels.iter().map(|kernel| kernel.launches).sum::<usize>() as f64 / updates as f64),
+        "launches": rounded(times.kernels.iter().map(|kernel| kernel.launches).sum::<usize>() as f64 / num_steps as f64),
         "unmeasured": times.unmeasured,
         "ms": each(busy_secs),
         "vendor_ms": each(times.kernels.iter().filter(|kernel| kernel.vendor).map(|kernel| kernel.secs).sum()),

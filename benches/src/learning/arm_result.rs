@@ -8,7 +8,7 @@ use super::runs::{Arm, FinetuneResult};
 /// Mean and sample standard deviation over seeds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Spread {
-    /// Mean.
+    /// Mean over the seeds.
     pub mean: f64,
     /// Sample standard deviation; 0 for a single value.
     pub deviation: f64,
@@ -28,7 +28,7 @@ impl Spread {
 /// Foreground Dice of an arm after a number of steps.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Point {
-    /// Optimizer steps.
+    /// Number of optimizer steps done.
     pub step: u64,
     /// Mean and spread over seeds.
     pub dice: Spread,
@@ -41,7 +41,7 @@ pub(super) struct Point {
 pub(super) struct ArmResult {
     /// Name of the arm.
     pub arm: &'static str,
-    /// Learning curve.
+    /// Mean Dice after each number of steps.
     pub curve: Vec<Point>,
     /// Dice of each class after the last step, background first; absent for a class that no test case has.
     pub by_class: Vec<Option<Spread>>,

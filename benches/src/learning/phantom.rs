@@ -1,8 +1,8 @@
-//! CT phantoms with eight structures that can only be told apart by their positions, shapes and neighbours.
+//! CT phantoms with eight structures that differ only by their positions, shapes and neighbours.
 //!
 //! The Hounsfield units of every structure are sampled per case from one range, which is also that of the muscles and
 //! bowel loops around them, so intensity alone does not determine a class. The two kidneys have the same texture, and so
-//! have the two vessels: only their places tell them apart. Sizes, places, the shape of the body and a smooth deformation
+//! have the two vessels: only their places distinguish them. Sizes, places, the shape of the body and a smooth deformation
 //! differ between cases. Voxels lie on a grid of [`SPACING_MM`] in RAS+ order.
 
 use std::f64::consts::{PI, TAU};

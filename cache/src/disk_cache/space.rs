@@ -180,7 +180,7 @@ pub(super) fn num_users(dir: &Path) -> Result<u64, FileError> {
                 let _ = std::fs::remove_file(&path);
             }
             Err(TryLockError::WouldBlock) => count += 1,
-            // A file system without locks does not tell live processes from dead ones.
+            // A file system without locks does not distinguish live processes from dead ones.
             Err(TryLockError::Error(_)) => {}
         }
     }

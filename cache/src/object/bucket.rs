@@ -195,7 +195,7 @@ impl Bucket {
     /// Creates an object; returns `false` if the name is taken.
     ///
     /// `bytes` must differ from what any other writer gives this object: a request whose response was lost is repeated,
-    /// and the content then tells which writer created the object.
+    /// and the content then shows which writer created the object.
     ///
     /// # Errors
     /// If the request fails.

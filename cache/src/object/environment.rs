@@ -27,7 +27,7 @@ pub(super) enum EnvironmentError {
     Endpoint {
         /// Name of the variable.
         name: &'static str,
-        /// Its value, without a user name.
+        /// Value of the variable, without a user name.
         value: String,
     },
     /// An endpoint without TLS, which nothing allows.
@@ -35,7 +35,7 @@ pub(super) enum EnvironmentError {
     WithoutTls {
         /// Name of the variable.
         name: &'static str,
-        /// Its value, without a user name.
+        /// Value of the variable, without a user name.
         value: String,
         /// Variable that allows endpoints without TLS.
         allow: &'static str,

@@ -63,7 +63,7 @@ impl RemoteFile {
         let url = bucket.url_of(&object.name);
         let mut hasher = blake3::Hasher::new();
         let modified = object.modified.duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-        // The time tells versions apart only where the server has no better means.
+        // The time distinguishes versions only where the server has no better means.
         let (tag, number) = (object.version.e_tag.as_deref(), object.version.number.as_deref());
         let time = if tag.or(number).is_none() { modified.to_string() } else { String::new() };
         let len = object.len.to_string();
@@ -210,7 +210,7 @@ impl RemoteFile {
             handle.spawn(async move {
                 // Held until the bytes are kept. The semaphore is never closed.
                 let permit = IN_FLIGHT.acquire_many(units).await.ok();
-                // Nobody listens any more after an error.
+                // After an error, no receiver is left.
                 let _ = sender.send((run, bytes.await, permit));
             });
         }

@@ -300,7 +300,7 @@ pub(crate) fn write_phantoms(
     spacing: [f64; 2],
 ) -> PyResult<()> {
     let config = PhantomConfig { cases, seed, spacing_mm: spacing };
-    config.validate().map_err(Failure::config)?;
+    config.validate().map_err(|fault| Failure::config(fault.to_string()))?;
     let stop = Stop::new();
     wait(py, &stop, || Ok(write_dataset_until(&folder, &config, &stop)?))
 }

@@ -23,16 +23,16 @@ use crate::wait::wait;
 /// Caches or servers, opened for streaming.
 #[pyclass(frozen, module = "hiend._hiend")]
 pub(crate) struct Loader {
-    source: Source,
+    opened: Opened,
     /// Ends a client's attempts to reach its servers.
     stop: Stop,
 }
 
-/// Origin of the batches.
-enum Source {
+/// Caches or servers, from which batches come.
+enum Opened {
     /// Caches, read by threads of this process.
     Local(pipeline::Loader),
-    /// Servers.
+    /// Servers of this or other hosts.
     Remote(Box<RemoteLoader>),
 }
 
@@ -87,7 +87,7 @@ impl Loader {
             return Err(Failure::config(text).into());
         }
         let options_of_cache = OpenOptions { access, copies, retry };
-        let open = || -> Result<Source, Failure> {
+        let open = || -> Result<Opened, Failure> {
             let open = |(path, weight): &(PathBuf, u32)| -> Result<_, Failure> {
                 Ok((Arc::new(hiend_cache::Cache::open_with(path, options_of_cache.clone())?), *weight))
             };
@@ -96,15 +96,15 @@ impl Loader {
                 caches.iter().filter_map(|(cache, _)| config.remark_on_foreground(cache.manifest())).collect();
             let opened = caches.iter().map(|(cache, _)| &**cache);
             remarks.extend(pipeline::remarks_on_exclude(opened, &config.exclude));
-            let source = Source::Local(pipeline::Loader::open_mix(caches, config, seed, &options)?);
+            let opened = Opened::Local(pipeline::Loader::open_mix(caches, config, seed, &options)?);
             for remark in remarks {
                 tracing::warn!("{remark}");
             }
-            Ok(source)
+            Ok(opened)
         };
         let stop = Stop::new();
-        let source = wait(py, &stop, open)?;
-        Ok(Self { source, stop })
+        let opened = wait(py, &stop, open)?;
+        Ok(Self { opened, stop })
     }
 
     /// Connects to servers; `config` is a stream's configuration as JSON.
@@ -145,68 +145,68 @@ impl Loader {
             stop: stop.clone(),
             ..RemoteOptions::default()
         };
-        let connect = || -> Result<Source, Failure> {
+        let connect = || -> Result<Opened, Failure> {
             let loader = RemoteLoader::connect(&servers, config.clone(), seed, options)?;
             for remark in config.remark_on_foreground(loader.manifest()).iter().chain(loader.exclude_remarks()) {
                 tracing::warn!("{remark}");
             }
-            Ok(Source::Remote(Box::new(loader)))
+            Ok(Opened::Remote(Box::new(loader)))
         };
-        let source = wait(py, &stop, connect)?;
-        Ok(Self { source, stop })
+        let opened = wait(py, &stop, connect)?;
+        Ok(Self { opened, stop })
     }
 
     /// Number of cases in the stream.
     #[getter]
     fn num_cases(&self) -> usize {
-        match &self.source {
-            Source::Local(loader) => loader.num_cases(),
-            Source::Remote(loader) => loader.num_cases(),
+        match &self.opened {
+            Opened::Local(loader) => loader.num_cases(),
+            Opened::Remote(loader) => loader.num_cases(),
         }
     }
 
     /// Digest of the cases, their order and their voxels, 32 hex digits.
     #[getter]
     fn digest(&self) -> String {
-        match &self.source {
-            Source::Local(loader) => loader.digest(),
-            Source::Remote(loader) => loader.digest(),
+        match &self.opened {
+            Opened::Local(loader) => loader.digest(),
+            Opened::Remote(loader) => loader.digest(),
         }
     }
 
     /// Number of crops in this rank's batch.
     #[getter]
     fn crops_per_batch(&self) -> usize {
-        match &self.source {
-            Source::Local(loader) => loader.crops_per_batch(),
-            Source::Remote(loader) => loader.crops_per_batch(),
+        match &self.opened {
+            Opened::Local(loader) => loader.crops_per_batch(),
+            Opened::Remote(loader) => loader.crops_per_batch(),
         }
     }
 
     /// Number of global batches per epoch.
     #[getter]
     fn steps_per_epoch(&self) -> u64 {
-        match &self.source {
-            Source::Local(loader) => loader.steps_per_epoch(),
-            Source::Remote(loader) => loader.steps_per_epoch(),
+        match &self.opened {
+            Opened::Local(loader) => loader.steps_per_epoch(),
+            Opened::Remote(loader) => loader.steps_per_epoch(),
         }
     }
 
     /// Number of batches that can be in use at the same time, including those being made.
     #[getter]
     fn num_buffers(&self) -> usize {
-        match &self.source {
-            Source::Local(loader) => loader.memory().num_buffers,
-            Source::Remote(loader) => loader.num_batches(),
+        match &self.opened {
+            Opened::Local(loader) => loader.memory().num_buffers,
+            Opened::Remote(loader) => loader.num_batches(),
         }
     }
 
     /// Starts a stream at a step.
     fn stream(&self, py: Python<'_>, start_step: u64) -> PyResult<Stream> {
         let num_buffers = self.num_buffers();
-        let start = || match &self.source {
-            Source::Local(loader) => Stream::start(loader.stream(start_step), num_buffers),
-            Source::Remote(loader) => Stream::start(loader.stream(start_step), num_buffers),
+        let start = || match &self.opened {
+            Opened::Local(loader) => Stream::start(loader.stream(start_step), num_buffers),
+            Opened::Remote(loader) => Stream::start(loader.stream(start_step), num_buffers),
         };
         let stream = py.detach(start);
         log::forward(py)?;

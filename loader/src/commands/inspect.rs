@@ -17,7 +17,7 @@ use crate::geometry::Affine;
 use crate::picture::CaseView;
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Units;
-use crate::preprocess::window::{Store, zscore_step};
+use crate::preprocess::window::{Store, zscore_scale};
 use crate::program::{check_extension, check_output_file, check_output_folder, escape_name, note, print};
 
 pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
@@ -84,11 +84,11 @@ fn parameters(manifest: &Manifest) -> Vec<(&'static str, String)> {
             let spacing = config.spacing.map_or_else(|| "that of each scan".into(), |side| rounded(side) + " mm");
             let [low, high] = config.window;
             if !config.normalize.is_hu() {
-                let per_unit = 1.0 / zscore_step(config.window);
+                let per_unit = 1.0 / zscore_scale(config.window);
                 return vec![
                     ("spacing", spacing),
                     ("normalisation", "z-scores by each scan's own mean and standard deviation".into()),
-                    ("values kept", format!("{low} to {high} standard deviations, in steps of 1/{per_unit}")),
+                    ("values kept", format!("{low} to {high} standard deviations, in multiples of 1/{per_unit}")),
                 ];
             }
             let kept = match config.store {

@@ -99,7 +99,7 @@ pub(super) fn list_findings(heading: &str, findings: &[Finding], in_cache: bool)
     Ok(())
 }
 
-/// The first `most` findings of each text but for its numbers, and the number of the others.
+/// The first `most` findings of each text, its numbers ignored, and the number of the others.
 fn first_of_each_kind(findings: &[Finding], most: usize) -> (Vec<&Finding>, usize) {
     let mut num_of: BTreeMap<String, usize> = BTreeMap::new();
     let is_listed = |finding: &&Finding| {

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use hiend_cache::{CaseRecord, EncodedCase, NewCase, encode};
 
-use super::folder::Known;
+use super::known::Known;
 use super::memory::{self, NoMemory, memory_needed};
 use super::source::{looks_the_same, source_of};
 use super::suspicion::{Judged, OnSuspect};
@@ -23,7 +23,7 @@ pub(super) enum Outcome {
     Encoded { case: Box<EncodedCase>, bytes_in: u64, findings: Vec<String> },
     /// Stored in the cache already, with the findings of its conversion. `is_read` is true if that took its files' content.
     Unchanged { key: String, bytes_in: u64, is_read: bool, findings: Vec<String> },
-    /// Skipped.
+    /// Skipped, with the reason.
     Skipped(SkippedCase),
     /// Suspicious, in a run that ends on such a case.
     Refused(SkippedCase),

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use hiend_cache::{Cache, Location, OpenOptions};
 
-use super::folder::Known;
+use super::known::Known;
 use super::source::{looks_the_same, source_of};
 use super::{ConvertError, ConvertOptions, OtherFolder, folder, identity, keep_share, origin};
 use crate::dataset::Dataset;

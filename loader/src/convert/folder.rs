@@ -6,44 +6,12 @@ use std::path::{Path, PathBuf};
 use hiend_cache::shard::{generation_in_name, open_named, record::CaseRecord, set_aside, writer::remove_stale};
 use hiend_cache::{Cache, DatasetInfo, FileError, Location, Manifest, OpenOptions, ShardError};
 
+use super::known::Known;
 use super::{ConvertError, ConvertOptions, identity, origin};
 use crate::case::{CaseFiles, LabelFiles, shown};
 use crate::dataset::{Dataset, Difference};
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Normalize;
-
-/// Content of a cache folder before a conversion.
-pub(super) struct Known {
-    /// Live records, by case.
-    pub records: HashMap<String, CaseRecord>,
-    /// Cases whose newest record was lost with its shard: any record that is left of them is older.
-    lost: BTreeSet<String>,
-    /// Generation of the shards to write.
-    pub generation: u64,
-}
-
-impl Known {
-    /// Content of an empty folder.
-    pub(super) fn nothing() -> Self {
-        Self { records: HashMap::new(), lost: BTreeSet::new(), generation: 1 }
-    }
-
-    /// A folder with these records.
-    #[cfg(test)]
-    pub(super) fn of(records: impl IntoIterator<Item = CaseRecord>) -> Self {
-        Self { records: records.into_iter().map(|record| (record.key(), record)).collect(), ..Self::nothing() }
-    }
-
-    /// Record of a case that is not to be converted again for the loss of its newest one.
-    pub(super) fn record(&self, key: &str) -> Option<&CaseRecord> {
-        self.records.get(key).filter(|_| !self.lost.contains(key))
-    }
-
-    /// Returns true if the newest record of the case was lost with its shard.
-    pub(super) fn is_lost(&self, key: &str) -> bool {
-        self.lost.contains(key)
-    }
-}
 
 /// Creates the manifest if there is none, and reads the folder's content.
 ///

@@ -46,7 +46,7 @@ pub(super) fn changes(
             format!("{},{} {}", config.window[0], config.window[1], config.normalize.unit())
         };
         add("window", window(&former), window(config));
-        let store = |config: &PreprocessConfig| format!("{:?}", config.store).to_lowercase();
+        let store = |config: &PreprocessConfig| config.store.name().to_owned();
         add("stored values", store(&former), store(config));
     }
     let former_codec = record.parameters.rsplit_once('-').map_or("", |(_, codec)| codec);

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use hiend_cache::CaseRecord;
 
-use super::folder::Known;
+use super::known::Known;
 use super::source::{looks_the_same, source_of};
 use super::{ConvertError, ConvertOptions};
 use crate::case::{CaseFiles, shown};

@@ -50,7 +50,7 @@ impl Pass<'_> {
                 if let Ok(None) = outcome {
                     over.fetch_add(1, Ordering::Relaxed);
                 }
-                // Nobody listens any more once writing has failed.
+                // Once writing has failed, no receiver is left.
                 if let Some(outcome) = outcome.transpose()
                     && sender.send(outcome).is_err()
                 {

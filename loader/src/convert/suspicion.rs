@@ -28,7 +28,7 @@ const RAISED_SHARE: f64 = 0.02;
 /// Share of voxels from 30 to 150 from which multiples of 10 are HU that were rounded. Times 10, the middle of two CTs of the
 /// torso has 6% and 8%; that of one of them, rounded to tens, has 40%.
 const ROUNDED_TISSUE_SHARE: f64 = 0.15;
-/// Offsets that programs add to HU, besides 1024 and 1000. With 2048, air would lie where tissue lies with 1024.
+/// Offsets that programs add to HU, in addition to 1024 and 1000. With 2048, air would lie where tissue lies with 1024.
 const OFFSETS: [f32; 4] = [4096.0, 8192.0, 16_384.0, 32_768.0];
 /// Largest distance of the value of air from -1000 or -1024 HU, which are 24 HU apart.
 const PEAK_TOLERANCE: f32 = 8.0;
@@ -40,8 +40,8 @@ const MOSTLY_BELOW: f64 = 0.998;
 const NOTABLY_CLAMPED: f64 = 1e-4;
 /// Deviation of the z-scores of all but extreme voxels from which they are distorted: half of what it is in a scan without
 /// such voxels, so that more than three quarters of the variance are those of extreme voxels. Above it even the coarsest
-/// step of stored z-scores, 1/128 for `--window -128,128`, is below 1/64 of the deviation, and its rounding error
-/// (step / sqrt(12)) below 0.5% of it; below it steps approach the noise of the scan.
+/// scale of stored z-scores, 1/128 for `--window -128,128`, is below 1/64 of the deviation, and its rounding error
+/// (scale / sqrt(12)) below 0.5% of it; below it the scale approaches the noise of the scan.
 const DISTORTED: f64 = 0.5;
 
 /// End of the report of a mask that is used, because the layout of its dataset declares it to be an image.
@@ -116,44 +116,44 @@ pub enum Suspicion {
     LabelMap {
         /// Number of different values.
         num: usize,
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
     },
     /// Class probabilities, nearly all of them close to 0 or 1.
     Probabilities {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
     },
     /// A range such as [0, 1], [-1, 1] or that of z-scores.
     Normalised {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
     },
     /// A range such as [0, 255].
     EightBit {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
     },
     /// A range too narrow for a CT, such as [-50, 50].
     Narrow {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
     },
     /// Tissue near 1024, or all values far above air.
     Offset {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
         /// Share of voxels from 874 to 1274.
         share: f64,
@@ -164,52 +164,52 @@ pub enum Suspicion {
     },
     /// Air at -10000, and values between there and tissue.
     Tenfold {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
         /// Share of air.
         share: f64,
     },
     /// Multiples of 10, and more bone than HU have.
     Tens {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
     },
     /// Air at -100, and nothing below.
     Tenth {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
         /// Share of air.
         share: f64,
     },
     /// Many values far below the air of HU.
     FarBelow {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
         /// Share of voxels far below air.
         share: f64,
     },
     /// Air at 1000, and hardly anything above.
     Inverted {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
         /// Share of air.
         share: f64,
     },
     /// Hardly any value below -50, and tissue not near 1024 either, as in an MR.
     NoNegatives {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
     },
     /// Nearly all voxels lie above the window.
@@ -224,16 +224,16 @@ pub enum Suspicion {
     },
     /// Neighbouring voxels differ as much as any two.
     Noise {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
     },
     /// Many voxels of few values where HU have neither air nor fat, and no air where HU have it.
     Moved {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
         /// Share of these voxels.
         share: f64,
@@ -242,9 +242,9 @@ pub enum Suspicion {
     },
     /// Many voxels of the lowest value, which lies within the window.
     Clipped {
-        /// Lowest value.
+        /// Lowest value of the image, in its own unit.
         min: f32,
-        /// Highest value.
+        /// Highest value of the image, in its own unit.
         max: f32,
         /// Share of voxels from `value` to the next whole number.
         share: f64,

@@ -34,9 +34,9 @@ const BELOW_BACKGROUND: f64 = 0.01;
 /// Range and shares of an image's values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ValueStats {
-    /// Lowest value.
+    /// Lowest value, in the image's own unit.
     pub min: f32,
-    /// Highest value.
+    /// Highest value, in the image's own unit.
     pub max: f32,
     /// Share of voxels at or below the window's lower end.
     pub below: f64,

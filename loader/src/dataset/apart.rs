@@ -1,10 +1,10 @@
-//! Test and validation data of any layout, told by their folders, next to the training data that are converted.
+//! Test and validation data of any layout, recognised by their folders, next to the training data that are converted.
 
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
 
 use super::roles::Split;
-use super::unused::{UnusedFile, UnusedReason};
+use super::unused::reason::{UnusedFile, UnusedReason};
 use super::{CaseFiles, Listing};
 
 /// Takes out the cases in a folder for tests or validation, such as `Testing` or `val`, if the folder next to it, such

@@ -79,7 +79,7 @@ impl ChannelNames {
             if lone_first_is_channel && has_first && numbers.len() == 1 && has_label(&0) {
                 return true;
             }
-            // Its label map is named like it: next to further numbers, those may be channels all the same.
+            // Its label map is named like it: next to further numbers, those may be channels nevertheless.
             if has_label(&0) {
                 numbers.remove(&0);
             }
@@ -143,7 +143,7 @@ mod tests {
         let names = ChannelNames::of(stems.iter().copied().chain(["other_0000"]), std::iter::empty());
         assert_eq!(names.role("scan_0003"), NameRole::Case("scan_0003"));
         assert_eq!(names.role("other_0000"), NameRole::Case("other"));
-        // Unless so many channels are named.
+        // Unless as many channels are named.
         let channels: Vec<String> = (0..9).map(|number| number.to_string()).collect();
         let description = Description { channels, ..Description::default() };
         let names = ChannelNames::described(stems.into_iter(), std::iter::empty(), Some(&description));
@@ -160,7 +160,7 @@ mod tests {
             &["label_0000", "label_0001"],
             &[Case("img_0000"), Case("img_0001")],
         );
-        // Next to no other number it is a channel, and tells nothing of other names.
+        // Next to no other number it is a channel, and says nothing about other names.
         check_with_labels(&["a_0000"], &["a_0000"], &[Case("a")]);
         check_with_labels(&["a_0000", "c_0001"], &["a_0000"], &[Case("a"), Case("c_0001")]);
         check_with_labels(

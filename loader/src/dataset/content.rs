@@ -1,4 +1,4 @@
-//! Volumes by their first bytes, whose names do not tell them.
+//! Volumes recognised by their first bytes, where their names do not show that they are volumes.
 
 use std::fs::File;
 use std::io::Read as _;

@@ -11,14 +11,14 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::DatasetError;
-use super::modality::is_ct_channel;
+use super::ct_words::is_ct_channel;
 pub use fault::DescriptionFault;
 
 /// Name of the file.
 pub(super) const FILE_NAME: &str = "dataset.json";
 
 /// Name of the label of voxels without annotation.
-pub(super) const IGNORE: &str = "ignore";
+const IGNORE: &str = "ignore";
 
 /// Names of label 0 that mean the background, in lower case and with spaces between words.
 const BACKGROUND_NAMES: [&str; 6] = ["background", "bg", "none", "unlabeled", "unlabelled", "clear label"];
@@ -141,6 +141,14 @@ impl<'de> Deserialize<'de> for InOrder {
 /// Returns true if the name of a label says that it is the background.
 pub(super) fn is_background(name: &str) -> bool {
     BACKGROUND_NAMES.contains(&name.trim().to_lowercase().replace(['_', '-'], " ").as_str())
+}
+
+/// Finds the label whose name is `ignore`, by which nnU-Net marks voxels without annotation, in another spelling: `Ignore`, or
+/// with spaces around. It is a class for nnU-Net and for this crate.
+#[must_use]
+pub fn misspelt_ignore(labels: &BTreeMap<u8, String>) -> Option<(u8, &str)> {
+    let is_misspelt = |name: &str| name != IGNORE && name.trim().eq_ignore_ascii_case(IGNORE);
+    labels.iter().find(|(_, name)| is_misspelt(name)).map(|(&label, name)| (label, name.as_str()))
 }
 
 /// Reads the description in `folder`; `None` if there is none. `root` is the folder being converted: listed paths may

@@ -18,7 +18,7 @@ use super::dicom_head::{DicomHead, is_without_preamble};
 use super::hub::HubLinks;
 use super::modality::Modalities;
 use super::tree::{FileId, Folder, TreeFile};
-use super::unused::{UnusedFile, UnusedReason};
+use super::unused::reason::{UnusedFile, UnusedReason};
 use crate::case::{CaseFiles, ImageRole, SkippedCase, shown};
 use crate::volume::dicom::{Other, Wanted, is_candidate, is_cross_section, sort_of};
 

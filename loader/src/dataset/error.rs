@@ -30,7 +30,7 @@ pub enum DatasetError {
         /// Reason why `dataset.json` cannot be used.
         reason: Box<DescriptionFault>,
     },
-    /// Two datasets have the same name and no folders above them that tell them apart.
+    /// Two datasets have the same name and no folders above them that distinguish them.
     #[error("{}: two datasets named {name}; convert them one at a time", shown(path))]
     SameName {
         /// The folder that was searched.

@@ -87,7 +87,7 @@ struct Parts {
     dataset: Dataset,
     /// Files of the cases.
     taken: HashSet<PathBuf>,
-    /// Reasons for volumes that belong to no case, where their folders do not tell it.
+    /// Reasons for volumes that belong to no case, where their folders do not show it.
     reasons: HashMap<PathBuf, UnusedReason>,
     /// Subfolders of label maps that gave the only image of theirs its label map.
     whole: HashSet<PathBuf>,

@@ -1,10 +1,11 @@
-//! Modality of an image by words in its name, and of a channel by the name that `dataset.json` gives it.
+//! Modality of an image by words in its name.
 
 use std::collections::HashSet;
 
+use super::ct_words::{CT_WORDS, has_ct_word};
 use super::description::Description;
-use super::roles::{RESAMPLED_CT, is_role_word};
-use super::unused::UnusedReason;
+use super::roles::is_role_word;
+use super::unused::reason::UnusedReason;
 use super::words::words;
 use crate::preprocess::normalize::Normalize;
 
@@ -52,9 +53,6 @@ const OTHER_MODALITIES: [&str; 37] = [
 const NEXT_TO_CT: [&str; 2] = ["pet", "suv"];
 /// Word for PET that often stands for "patient" too, so it counts only at the end of a name, as in `CHUM-001__PT`.
 const PET_AT_END: &str = "pt";
-/// Words that mark a CT.
-const CT_WORDS: [&str; 3] = ["ct", "cta", RESAMPLED_CT];
-
 /// Images that a conversion takes, as far as names tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Modalities {
@@ -154,19 +152,6 @@ fn other_modality(stem: &str) -> Option<String> {
     words.iter().find(is_other).or_else(at_end).cloned()
 }
 
-/// Returns true if a name has a word for CT.
-pub(super) fn has_ct_word(name: &str) -> bool {
-    words(name).any(|word| CT_WORDS.contains(&word.as_str()))
-}
-
-/// Returns true for a channel name of a CT. nnU-Net treats a channel as a CT if it is named so; the Decathlon writes
-/// "CT", others "computed tomography". Positron emission tomography is none.
-pub(super) fn is_ct_channel(name: &str) -> bool {
-    let words: Vec<String> = words(name).collect();
-    let has = |wanted: &str| words.iter().any(|word| word == wanted);
-    has_ct_word(name) || (has("tomography") && ["computed", "computerized", "computerised"].into_iter().any(has))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,16 +192,6 @@ mod tests {
         // A scan without a word for CT may be of any modality, and `t1` a time.
         for name in ["CHUM-002__PT", "topcow_mr_002", "p7_t1", "q_t1"] {
             assert!(!cts.has(name), "{name}");
-        }
-    }
-
-    #[test]
-    fn channels_of_ct_are_known_by_whole_words() {
-        for name in ["CT", "ct_portal", "Low-dose CT", "computed tomography", "Computerized Tomography (chest)"] {
-            assert!(is_ct_channel(name), "{name}");
-        }
-        for name in ["MRI", "T1", "PDw", "positron emission tomography", "OCT", "actual", "noNorm"] {
-            assert!(!is_ct_channel(name), "{name}");
         }
     }
 }

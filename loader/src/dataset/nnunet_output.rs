@@ -3,7 +3,7 @@
 use super::other_file::is_data;
 use super::roles::Split;
 use super::tree::{Folder, TreeFile};
-use super::unused::{UnusedFile, UnusedReason};
+use super::unused::reason::{UnusedFile, UnusedReason};
 
 /// Folders of nnU-Net's versions 1 and 2 that hold no raw data, in lower case.
 const OUTPUTS: [&str; 5] =

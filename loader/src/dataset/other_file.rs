@@ -6,7 +6,7 @@ use super::content::VolumeContent;
 use super::description::FILE_NAME;
 use super::dicom_head::DicomHead;
 use super::tree::TreeFile;
-use super::unused::UnusedReason;
+use super::unused::reason::UnusedReason;
 
 /// Content of a file by its ending.
 #[derive(Clone, Copy)]

@@ -175,7 +175,7 @@ fn are_apart(folders: &[&Folder]) -> bool {
     })
 }
 
-/// Number of label maps whose names are those of images, but for words such as `img` and `label`.
+/// Number of label maps whose names are those of images, apart from words such as `img` and `label`.
 fn corresponding(images: &[&Folder], labels: &[&Folder]) -> usize {
     let keys = |folders: &[&Folder]| -> Vec<String> {
         folders.iter().flat_map(|folder| folder.volumes()).map(|(_, stem)| loose_key(stem)).collect()

@@ -8,12 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
+use super::ct_words::RESAMPLED_CT;
 use super::description::Description;
 use super::modality::Modalities;
 use super::pair::Pair;
 use super::roles::{
-    RESAMPLED_CT, case_key, channel, is_generic_image_name, is_label_folder, is_label_name, is_prediction_folder,
-    loose_key,
+    case_key, channel, is_generic_image_name, is_label_folder, is_label_name, is_prediction_folder, loose_key,
 };
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, is_named_like_label, of_prediction, rest_where};

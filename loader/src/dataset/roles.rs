@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::modality::has_ct_word;
+use super::ct_words::{RESAMPLED_CT, has_ct_word};
 use super::words::{by_case, parts, pieces};
 
 /// Words that mark a label map. Those of [`WEAK_LABEL_WORDS`] are in names of datasets as well.
@@ -55,8 +55,6 @@ const IMAGE_WORDS: [&str; 14] = [
     "scans",
     FIRST_CHANNEL,
 ];
-/// Name of a CT on the grid of a PET and of its label map, as in `AutoPET`.
-pub(super) const RESAMPLED_CT: &str = "ctres";
 /// Words for an image that has not been changed, which may be a part of a case's name as well.
 const ORIGINAL_WORDS: [&str; 3] = ["orig", "org", "original"];
 /// Number of a case's first channel at the end of a name.

@@ -9,7 +9,7 @@ use std::fs::Metadata;
 use std::path::{Component, Path, PathBuf};
 
 use super::DatasetError;
-use super::unused::{UnusedFile, UnusedReason};
+use super::unused::reason::{UnusedFile, UnusedReason};
 use crate::volume::file_stem;
 
 /// Folders of operating systems and storage servers, which hold no data of the user.

@@ -117,7 +117,7 @@ impl Sequence {
         if self.ignored.is_empty() {
             return cases;
         }
-        // The source files do not tell the label to ignore: `dataset.json` may name it later.
+        // The source files do not state the label to ignore: `dataset.json` may name it later.
         let mut hasher = blake3::Hasher::new();
         hasher.update(cases.as_bytes());
         for (dataset, &label) in &self.ignored {

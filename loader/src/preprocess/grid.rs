@@ -12,7 +12,7 @@
 //! MONAI uses `affine_grid` and `grid_sample`: an output index becomes a coordinate in [-1, 1], then a source index, in
 //! double precision. Where a source coordinate is exactly a half (from 3 mm to 1.5 mm: every other voxel), the rounding
 //! of that detour decides which voxel is nearest. [`Coordinates`] therefore makes the same detour, operation by
-//! operation, and label maps are equal voxel for voxel, but for such halves: releases of `PyTorch` round the detour
+//! operation, and label maps are equal voxel for voxel, except at such halves: releases of `PyTorch` round the detour
 //! differently (`tests/pytorch/spacing_ties.py` counts them).
 
 use super::matrix::{cholesky, diagonal, fused_product, inverse, product, solve, times_vector, transpose};

@@ -80,7 +80,7 @@ impl LabelPlace {
             }
             (Some(shift), _) => Ok(Self { is_same_order: true, shift }),
             (None, Some(shift)) if shift.is_within => Ok(Self { is_same_order: false, shift }),
-            // Either order may be the one that was meant, so the nearer one tells the distance.
+            // Either order may be the one that was meant, so the nearer one gives the distance.
             (None, in_ras) => {
                 let nearer = |a: Shift, b: Shift| if b.mm < a.mm { b } else { a };
                 Err(match stored.into_iter().chain(in_ras).reduce(nearer) {

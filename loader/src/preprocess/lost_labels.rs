@@ -11,13 +11,13 @@ pub struct LostLabel {
     pub value: u8,
     /// Number of its voxels in the source.
     pub num_voxels: u64,
-    /// Step that removed its last voxel.
-    pub step: LosingStep,
+    /// Stage that removed its last voxel.
+    pub stage: LosingStage,
 }
 
-/// A step of preprocessing that removes voxels of a label map.
+/// A stage of preprocessing that removes voxels of a label map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LosingStep {
+pub enum LosingStage {
     /// Resampling by the nearest neighbour.
     Resampling,
     /// Crop to the foreground.
@@ -46,8 +46,8 @@ pub(super) fn lost_labels(source: &LabelCounts, resampled: &LabelCounts, cropped
     (0..=u8::MAX)
         .filter_map(|value| {
             let [source, resampled, cropped] = [source, resampled, cropped].map(|counts| counts[usize::from(value)]);
-            let step = if resampled == 0 { LosingStep::Resampling } else { LosingStep::Crop };
-            (source > 0 && cropped == 0).then_some(LostLabel { value, num_voxels: source, step })
+            let stage = if resampled == 0 { LosingStage::Resampling } else { LosingStage::Crop };
+            (source > 0 && cropped == 0).then_some(LostLabel { value, num_voxels: source, stage })
         })
         .collect()
 }
@@ -57,14 +57,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lost_values_are_told_with_the_step_that_removed_them() {
+    fn lost_values_are_listed_with_the_stage_that_removed_them() {
         let source: Vec<u8> = (0..300u16).map(|at| u8::try_from(at / 100).unwrap() * u8::from(at % 3 == 0)).collect();
         let counts = count_labels(&source);
         assert_eq!((counts[0], counts[1], counts[2], counts[3]), (0, 33, 33, 0));
         let [one, none] = [count_labels(&[0, 2]), count_labels(&[0; 200])];
         assert!(lost_labels(&counts, &counts, &counts).is_empty());
-        let first = LostLabel { value: 1, num_voxels: 33, step: LosingStep::Resampling };
-        let second = LostLabel { value: 2, num_voxels: 33, step: LosingStep::Crop };
+        let first = LostLabel { value: 1, num_voxels: 33, stage: LosingStage::Resampling };
+        let second = LostLabel { value: 2, num_voxels: 33, stage: LosingStage::Crop };
         assert_eq!(lost_labels(&counts, &one, &none), [first, second]);
         assert_eq!(lost_labels(&counts, &one, &one), [first]);
     }

@@ -63,7 +63,7 @@ impl Normalize {
     pub fn default_window(self) -> [f64; 2] {
         match self {
             Self::Hu => [-175.0, 250.0],
-            // At most 1 voxel of 1,600 lies 40 standard deviations off the mean (Chebyshev). Steps are 1/1024.
+            // At most 1 voxel of 1,600 lies 40 standard deviations off the mean (Chebyshev). The scale is 1/1024.
             Self::Zscore => [-20.0, 40.0],
         }
     }

@@ -15,8 +15,19 @@ pub enum Store {
     Full,
 }
 
-/// Rounds values to stored values, which mean `offset + scale * quantized`: HU in steps of 1, or z-scores in steps of a
-/// power of two.
+impl Store {
+    /// Name on the command line and in configurations.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Window => "window",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// Rounds values to stored values, which mean `offset + scale * quantized`: HU with a scale of 1, or z-scores with
+/// a power of two.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Quantiser {
     low: f32,
@@ -61,7 +72,7 @@ impl Quantiser {
     /// Creates the quantiser of z-scores for a range that
     /// [`PreprocessConfig::validate`](super::PreprocessConfig::validate) accepts.
     ///
-    /// The step is the smallest power of two that 16 bits allow, so that z-scores become f32 without rounding and 0 is
+    /// The scale is the smallest power of two that 16 bits allow, so that z-scores become f32 without rounding and 0 is
     /// exactly representable. Voxels above 0 in the file are foreground; in a file with negative values, all voxels
     /// are.
     #[must_use]
@@ -71,7 +82,7 @@ impl Quantiser {
         reason = "the range is validated: whole and at most 256 wide"
     )]
     pub fn zscore([low, high]: [f64; 2], zscore: ZScore) -> Self {
-        let scale = zscore_step([low, high]);
+        let scale = zscore_scale([low, high]);
         let mut quantiser = Self {
             low: low as f32,
             high: high as f32,
@@ -94,10 +105,10 @@ impl Quantiser {
     pub fn quantise(&self, values: &[f32], quantized: &mut [u16]) {
         // Truncation after adding a half is rounding, and compiles to vector code where `round` does not.
         if let Some(ZScore { mean, std, .. }) = self.zscore {
-            let (low, high, per_step) = (f64::from(self.low), f64::from(self.high), 1.0 / self.scale);
+            let (low, high, per_unit) = (f64::from(self.low), f64::from(self.high), 1.0 / self.scale);
             for (quantized, &value) in quantized.iter_mut().zip(values) {
                 let z = (f64::from(value) - mean) / std;
-                *quantized = ((z.clamp(low, high) - low) * per_step + 0.5) as i32 as u16;
+                *quantized = ((z.clamp(low, high) - low) * per_unit + 0.5) as i32 as u16;
             }
             return;
         }
@@ -107,14 +118,15 @@ impl Quantiser {
     }
 }
 
-/// Step between stored z-scores in a range: the smallest power of two at which the range fits into 16 bits.
+/// Scale of stored z-scores in a range, the distance between two of them: the smallest power of two at which the range
+/// fits into 16 bits.
 #[must_use]
-pub fn zscore_step([low, high]: [f64; 2]) -> f64 {
-    let mut step = 1.0;
-    while step > 1.0 / 65_536.0 && (high - low) / (step / 2.0) <= 65_535.0 {
-        step /= 2.0;
+pub fn zscore_scale([low, high]: [f64; 2]) -> f64 {
+    let mut scale = 1.0;
+    while scale > 1.0 / 65_536.0 && (high - low) / (scale / 2.0) <= 65_535.0 {
+        scale /= 2.0;
     }
-    step
+    scale
 }
 
 /// Number of bits needed for numbers up to `largest`.
@@ -224,11 +236,11 @@ mod tests {
     }
 
     #[test]
-    fn steps_of_z_scores_use_16_bits() {
-        for (range, step) in
+    fn scales_of_z_scores_use_16_bits() {
+        for (range, scale) in
             [([-1.0, 1.0], 1.0 / 16_384.0), ([-16.0, 16.0], 1.0 / 1024.0), ([-128.0, 128.0], 1.0 / 128.0)]
         {
-            assert_eq!(zscore_step(range), step, "{range:?}");
+            assert_eq!(zscore_scale(range), scale, "{range:?}");
         }
     }
 }

@@ -256,7 +256,7 @@ mod tests {
             let found = large(Some(extreme));
             let extremes = found.extremes.unwrap();
             assert_eq!(extremes.num, 1);
-            // The other 7999 voxels have the deviation of the scan without the extreme one, but for one voxel in 8000.
+            // The other 7999 voxels have the deviation of the scan without the extreme one, apart from one voxel in 8000.
             assert!((extremes.spread * found.std / plain.std - 1.0).abs() < 1e-3, "{found:?} {plain:?}");
         }
     }

@@ -36,7 +36,7 @@ fn advice(error: &Error) -> Option<String> {
     match error {
         Error::NoCache { path } => Some(format!("make one with `hiend-shard DATA --out {}`", path.display())),
         Error::BadManifest { .. } => {
-            Some("restore it, or remove it and run hiend-shard again, which writes it anew from the shards".to_owned())
+            Some("restore it, or remove it and run hiend-shard again, which writes it again from the shards".to_owned())
         }
         Error::MissingShard { .. } | Error::BadShard { .. } => {
             Some("restore it, or run hiend-shard again, which converts its cases again".to_owned())

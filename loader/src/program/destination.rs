@@ -78,7 +78,7 @@ fn look(asked: &Path, place: &Path) -> Result<Place, DestinationError> {
 /// Writes nothing, so missing permissions and a full disk are only noticed later.
 ///
 /// # Errors
-/// If something that is not a folder is in the way, or the path cannot be accessed.
+/// If the path leads to something other than a folder, or cannot be accessed.
 pub fn check_output_folder(path: &Path) -> Result<(), DestinationError> {
     for place in path.ancestors().filter(|place| !place.as_os_str().is_empty()) {
         match look(path, place)? {

@@ -195,7 +195,7 @@ mod tests {
         assert!(request(addr, "GET /").starts_with("HTTP/1.1 404"));
         assert!(request(addr, "POST /metrics").starts_with("HTTP/1.1 405"));
         // A connection that sends nothing does not delay the end, and is closed by it. Another test may have got the port by
-        // then, so a new connection would tell nothing.
+        // then, so a new connection would show nothing.
         let mut silent = TcpStream::connect(addr).unwrap();
         drop(server);
         silent.set_read_timeout(Some(LIFETIME / 2)).unwrap();

@@ -12,9 +12,9 @@ pub struct StdoutError {
     pub source: io::Error,
 }
 
-/// Writes a line to standard output, with control characters escaped. Returns `false` if nobody reads it any more.
+/// Writes a line to standard output, with control characters escaped. Returns `false` if its reader is gone.
 ///
-/// A closed pipe (`| head -1`) is not an error: work that has results besides its output continues, and a command that
+/// A closed pipe (`| head -1`) is not an error: work that has results in addition to its output continues, and a command that
 /// only prints stops when this returns `false`.
 ///
 /// # Errors
@@ -26,7 +26,7 @@ pub fn print(line: impl Display) -> Result<bool, StdoutError> {
     read_by_anybody(stdout.write_all(escape(&line).as_bytes()).and_then(|()| stdout.flush()))
 }
 
-/// Writes the text that standard output still buffers. Returns `false` if nobody reads it any more.
+/// Writes the text that standard output still buffers. Returns `false` if its reader is gone.
 pub(super) fn flush() -> Result<bool, StdoutError> {
     read_by_anybody(io::stdout().flush())
 }

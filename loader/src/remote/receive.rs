@@ -99,7 +99,7 @@ pub(super) async fn receive(
     }
     // Without a status, the connection broke.
     if !finished || !reader.is_idle() {
-        return Err(Failure::Away("the connection ended amid a batch".into()));
+        return Err(Failure::Away("the connection ended within a batch".into()));
     }
     let arriving = arriving.ok_or_else(|| wrong(Malformed("no header")))?;
     arriving.finish(&expected).map_err(wrong)

@@ -16,10 +16,11 @@ use super::metrics;
 use super::schedule::{Job, Refused, Reservation, Schedule};
 use super::status::{self, Spans};
 use super::streams::{OpenStream, Streams};
-use crate::batch::{Batch, Images, PooledBuffer, VoxelForm};
+use crate::batch::VoxelForm;
 use crate::blocks::Blocks;
 use crate::pipeline::{self, Loader, LoaderOptions, RECORD_BYTES, STEPS, Workers};
 use crate::shared_memory::{Slot, Slots, layout};
+use crate::wire::batch::SentBatch;
 use crate::wire::framing::Pieces;
 use crate::wire::{self, FetchRequest, OpenRequest, ShareRequest, SharedMemory, StreamFacts, TICKET_LEN};
 
@@ -229,13 +230,14 @@ impl Hub {
             loader.make(step, Box::new(voxels), Box::new(labels))
         };
         let batch = batch.map_err(|err| status_of(&err))?;
-        let (voxel_bytes, label_bytes) = wire::batch::sizes(&batch);
-        self.spans.add(Instant::now(), batch.shape[0], &batch.times, queue_secs);
-        metrics::batch(in_slot, batch.shape[0], voxel_bytes + label_bytes, queue_secs);
-        let header = wire::batch::header(&batch, in_slot, if in_slot { sizes.label_offset } else { 0 }, queue_secs);
+        let num_crops = batch.shape[0];
+        self.spans.add(Instant::now(), num_crops, &batch.times, queue_secs);
+        let sent = SentBatch::of(batch, in_slot.then_some(sizes.label_offset), queue_secs)
+            .map_err(|err| Status::internal(err.to_string()))?;
+        metrics::batch(in_slot, num_crops, sent.num_bytes(), queue_secs);
         // A slot is freed here: the header informs its client that the voxels are in it.
-        let data = if in_slot { Vec::new() } else { bytes_of(batch) };
-        Ok(Ready { body: Pieces::batch(header, reservation, data) })
+        let data = if in_slot { Vec::new() } else { sent.data };
+        Ok(Ready { body: Pieces::batch(sent.header, reservation, data) })
     }
 
     /// Allocates shared memory for a client.
@@ -361,24 +363,6 @@ fn not_open() -> Status {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Memory of voxels or labels, as bytes that are freed once they are sent.
-struct Sent<T>(PooledBuffer<T>);
-
-impl<T: bytemuck::Pod> AsRef<[u8]> for Sent<T> {
-    fn as_ref(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.0)
-    }
-}
-
-fn bytes_of(batch: Batch) -> Vec<Bytes> {
-    let voxels = match batch.images {
-        Images::Floats(values) => Bytes::from_owner(Sent(values)),
-        Images::Quantized(values, _) | Images::Boxes(values, _) => Bytes::from_owner(Sent(values)),
-        Images::Chunks(..) => unreachable!("no specification asks for chunks"),
-    };
-    std::iter::once(voxels).chain(batch.labels.map(|labels| Bytes::from_owner(Sent(labels)))).collect()
 }
 
 /// Returns sixteen random bytes from the operating system.

@@ -92,7 +92,7 @@ impl SocketPath {
 impl Drop for SocketPath {
     fn drop(&mut self) {
         if id_of(&self.path).is_ok_and(|id| id == self.id) {
-            // Not an error if somebody removes it at this moment.
+            // Not an error if another process removes it at this moment.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -160,7 +160,7 @@ pub(super) fn bind_unix(path: &Path) -> io::Result<(SocketPath, UnixListener)> {
     Ok((socket_path, listener))
 }
 
-/// Removes the file of a socket on which nobody listens.
+/// Removes the file of a socket on which no process listens.
 fn remove_stale(path: &Path) -> io::Result<()> {
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path is taken by a file that is not a socket"));

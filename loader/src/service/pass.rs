@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Weak;
 use std::time::Duration;
 
+use super::ACCEPT_PAUSE;
 use super::hub::Hub;
-use super::serving::ACCEPT_PAUSE;
 use crate::shared_memory::pass;
 use crate::wire::{FD_SUFFIX, TICKET_LEN};
 

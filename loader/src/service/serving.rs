@@ -10,13 +10,10 @@ use tonic::transport::{Server, ServerTlsConfig};
 use super::hub::Hub;
 use super::listen::Connection;
 use super::rpc::Rpc;
-use super::{MOST_WAITING, pass};
+use super::{ACCEPT_PAUSE, MOST_WAITING, pass};
 
 /// Interval between pings, and timeout for their answers; a client that answers none for that long is gone.
 const PING: Duration = Duration::from_secs(20);
-
-/// Pause after accepting a connection failed.
-pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Largest HTTP/2 frame that the server reads; requests are small.
 const FRAME_LIMIT: u32 = 64 << 10;

@@ -17,7 +17,7 @@ pub struct Brightness {
     pub factor: PositiveRange,
 }
 
-/// Sampled factor.
+/// Sampled brightness change of a crop.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BrightnessParams {

@@ -200,6 +200,15 @@ impl SampledParams {
         }
     }
 
+    /// Parameters of nnU-Net's chain; `None` for those of another chain.
+    #[must_use]
+    pub fn nnunet(&self) -> Option<&NnunetParams> {
+        match self {
+            Self::Nnunet(params) => Some(params),
+            Self::Plain(_) | Self::Recipe(_) => None,
+        }
+    }
+
     /// Describes each applied transform by a phrase, in order.
     #[must_use]
     pub fn describe(&self) -> Vec<String> {

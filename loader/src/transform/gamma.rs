@@ -37,7 +37,7 @@ pub enum Polarity {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GammaParams {
-    /// Exponent.
+    /// Exponent of the gamma correction; above 1 darkens.
     pub exponent: f32,
     /// Polarity: the image or its inverse is corrected.
     pub polarity: Polarity,

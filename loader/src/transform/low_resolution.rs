@@ -21,7 +21,7 @@ pub struct LowResolution {
     pub scale: PositiveRange,
 }
 
-/// Sampled factor.
+/// Sampled resolution of a crop.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LowResolutionParams {

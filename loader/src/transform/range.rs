@@ -17,17 +17,17 @@ pub enum RangeError {
     /// A range whose ends are not finite or in the wrong order.
     #[error("invalid range [{low}, {high}]; expected finite ends, the lower one first")]
     Order {
-        /// First end.
+        /// End that was given first.
         low: f32,
-        /// Second end.
+        /// End that was given second.
         high: f32,
     },
     /// A range that must lie above zero but does not.
     #[error("invalid range [{low}, {high}]; expected ends above zero")]
     Sign {
-        /// First end.
+        /// End that was given first.
         low: f32,
-        /// Second end.
+        /// End that was given second.
         high: f32,
     },
 }
@@ -116,13 +116,13 @@ impl Range {
         }
     }
 
-    /// Lower end.
+    /// Lower end of the range.
     #[must_use]
     pub const fn low(self) -> f32 {
         self.low
     }
 
-    /// Upper end.
+    /// Upper end of the range.
     #[must_use]
     pub const fn high(self) -> f32 {
         self.high

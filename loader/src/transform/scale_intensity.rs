@@ -13,11 +13,11 @@ use crate::rng::{DrawId, Operation};
 pub struct ScaleIntensity {
     /// Probability of applying the multiplication.
     pub probability: Probability,
-    /// Range of u.
+    /// Range that u is drawn from, as a fraction of the intensity.
     pub range: Range,
 }
 
-/// Sampled factor.
+/// Sampled multiplication of a crop.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScaleIntensityParams {

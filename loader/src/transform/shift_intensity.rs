@@ -17,7 +17,7 @@ pub struct ShiftIntensity {
     pub range: Range,
 }
 
-/// Sampled shift.
+/// Sampled intensity shift of a crop.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShiftIntensityParams {

@@ -68,7 +68,7 @@ pub(super) trait CutVoxel: Sized {
     /// Value of a voxel outside the volume.
     fn outside(dequantize: &Dequantize) -> Self;
 
-    /// Copies a crop's part of a column into the crop; `finished` is true if no further step changes the crop.
+    /// Copies a crop's part of a column into the crop; `finished` is true if nothing else changes the crop.
     fn copy(
         column: &ColumnCopy<'_>,
         chunks: &[Vec<u16>],

@@ -5,10 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::dtype::{Dtype, Stored};
 use super::header_text::{self, quoted};
-use super::{
-    Format, Loaded, VolumeError, VolumeFault, VolumeInfo, check_complete, inflate, metaimage, nrrd, open_regular,
-    read_file, stand_in,
-};
+use super::{Loaded, VolumeError, VolumeFault, VolumeInfo, check_complete, inflate, open_regular, read_file, stand_in};
 
 /// A validated text header, and the location of its voxels.
 pub(super) struct Header {
@@ -84,15 +81,9 @@ pub(super) fn read_info(path: &Path, parse: Parse) -> Result<VolumeInfo, VolumeF
     Ok(header.info)
 }
 
-/// Path of the separate file with a header's voxels, such as `a.raw` for `a.mhd`; `None` for all other files, including
-/// those that cannot be read.
-#[must_use]
-pub fn detached(path: &Path) -> Option<PathBuf> {
-    let parse: Parse = match Format::of_name(path)? {
-        Format::Nrrd => nrrd::parse,
-        Format::MetaImage => metaimage::parse,
-        Format::Nifti | Format::Dicom => return None,
-    };
+/// Path of the separate file with the voxels of the header that `parse` understands; `None` if there is none, or the
+/// header cannot be read.
+pub(super) fn detached(path: &Path, parse: Parse) -> Option<PathBuf> {
     if is_single(path) {
         return None;
     }

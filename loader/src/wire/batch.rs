@@ -1,4 +1,6 @@
-//! Batch headers: written by the server, and turned back into a batch by the client together with the voxel bytes.
+//! Batches as messages: a header and bytes, made by the server and turned back into a batch by the client.
+
+use bytes::Bytes;
 
 use super::framing::Malformed;
 use super::{BatchHeader, Crop, CropBox, Dequantize, ValueRange};
@@ -6,52 +8,90 @@ use crate::batch::{self, Batch, BatchMemory, BatchTimes, CropRecord, Images, Poo
 use crate::preprocess::window::Scale;
 use crate::transform::SampledParams;
 
-/// Describes a batch in a header.
-pub(crate) fn header(batch: &Batch, in_slot: bool, label_offset: usize, queue_secs: f64) -> BatchHeader {
-    let crop = |(number, record): (usize, &CropRecord)| {
-        let (dequantize, crop_box) = match &batch.images {
-            Images::Floats(_) => (None, None),
-            Images::Quantized(_, all) => (Some(dequantize_to_wire(&all[number])), None),
-            Images::Boxes(_, all) => (None, Some(box_to_wire(&all[number]))),
-            Images::Chunks(..) => unreachable!("no specification asks for chunks"),
+/// A batch as the server sends it.
+#[derive(Debug)]
+pub(crate) struct SentBatch {
+    /// Description of the batch.
+    pub(crate) header: BatchHeader,
+    /// Voxels, then labels if there are any; the batch's own memory, freed once it is dropped.
+    pub(crate) data: Vec<Bytes>,
+}
+
+/// A batch of encoded chunks: the contract has no form for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("encoded chunks cannot be sent; expected floats, quantized values or boxes")]
+pub(crate) struct EncodedChunks;
+
+impl SentBatch {
+    /// Converts a batch that lies in a slot whose labels begin at `slot_labels`, or in other memory if that is `None`.
+    ///
+    /// # Errors
+    /// If the batch consists of encoded chunks.
+    pub(crate) fn of(batch: Batch, slot_labels: Option<usize>, queue_secs: f64) -> Result<Self, EncodedChunks> {
+        let Batch { step, images, labels, crops, times, .. } = batch;
+        let crops = crops.into_iter();
+        let (voxels, crops): (Bytes, Vec<Crop>) = match images {
+            Images::Floats(values) => {
+                (bytes_of(values), crops.map(|record| crop_to_wire(record, None, None)).collect())
+            }
+            Images::Quantized(values, all) => {
+                let crop = |(record, by)| crop_to_wire(record, Some(dequantize_to_wire(by)), None);
+                (bytes_of(values), crops.zip(&all).map(crop).collect())
+            }
+            Images::Boxes(values, all) => {
+                let crop = |(record, crop_box)| crop_to_wire(record, None, Some(box_to_wire(crop_box)));
+                (bytes_of(values), crops.zip(&all).map(crop).collect())
+            }
+            Images::Chunks(..) => return Err(EncodedChunks),
         };
-        Crop {
-            case_key: record.case.clone(),
-            epoch: record.epoch,
-            crop: record.crop,
-            origin: record.origin.to_vec(),
-            draw_key: record.case_key,
-            augmentation: record.augmentation.clone(),
-            dequantize,
-            r#box: crop_box,
-        }
-    };
-    let BatchTimes { read_secs, decode_secs, augment_secs, elapsed_secs, .. } = batch.times;
-    let (voxel_bytes, label_bytes) = sizes(batch);
-    BatchHeader {
-        step: batch.step,
-        voxel_bytes: voxel_bytes as u64,
-        label_bytes: label_bytes as u64,
-        in_slot,
-        label_offset: label_offset as u64,
-        crops: batch.crops.iter().enumerate().map(crop).collect(),
-        read_secs,
-        decode_secs,
-        augment_secs,
-        elapsed_secs,
-        queue_secs,
+        let labels = labels.map(bytes_of);
+        let BatchTimes { read_secs, decode_secs, augment_secs, elapsed_secs, .. } = times;
+        let header = BatchHeader {
+            step,
+            voxel_bytes: voxels.len() as u64,
+            label_bytes: labels.as_ref().map_or(0, Bytes::len) as u64,
+            in_slot: slot_labels.is_some(),
+            label_offset: slot_labels.unwrap_or(0) as u64,
+            crops,
+            read_secs,
+            decode_secs,
+            augment_secs,
+            elapsed_secs,
+            queue_secs,
+        };
+        Ok(Self { header, data: std::iter::once(voxels).chain(labels).collect() })
+    }
+
+    /// Number of bytes of voxels and labels.
+    pub(crate) fn num_bytes(&self) -> usize {
+        self.data.iter().map(Bytes::len).sum()
     }
 }
 
-/// Number of bytes of voxels and of labels.
-pub(crate) fn sizes(batch: &Batch) -> (usize, usize) {
-    let voxel = match &batch.images {
-        Images::Floats(_) => VoxelForm::Floats,
-        Images::Quantized(..) => VoxelForm::Quantized,
-        Images::Boxes(..) => VoxelForm::Boxes,
-        Images::Chunks(..) => VoxelForm::Chunks,
-    };
-    (batch.images.len() * voxel.voxel_bytes(), batch.labels.as_ref().map_or(0, |labels| labels.len()))
+/// Memory of voxels or labels, as bytes.
+struct Memory<T>(PooledBuffer<T>);
+
+impl<T: bytemuck::Pod> AsRef<[u8]> for Memory<T> {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+fn bytes_of<T: bytemuck::Pod + Send>(values: PooledBuffer<T>) -> Bytes {
+    Bytes::from_owner(Memory(values))
+}
+
+fn crop_to_wire(record: CropRecord, dequantize: Option<Dequantize>, crop_box: Option<CropBox>) -> Crop {
+    Crop {
+        case_key: record.case,
+        epoch: record.epoch,
+        crop: record.crop,
+        origin: record.origin.to_vec(),
+        draw_key: record.case_key,
+        augmentation: record.augmentation,
+        dequantize,
+        r#box: crop_box,
+    }
 }
 
 fn dequantize_to_wire(dequantize: &batch::Dequantize) -> Dequantize {
@@ -227,6 +267,21 @@ mod tests {
     use super::*;
     use crate::preprocess::normalize::Units;
     use crate::transform::{Plain, SampledParams};
+
+    #[test]
+    fn encoded_chunks_are_refused() {
+        let batch = |images| Batch {
+            step: 0,
+            shape: [0, 1, 2, 2, 2],
+            images,
+            labels: None,
+            crops: Vec::new(),
+            times: BatchTimes::default(),
+        };
+        let sent = |images| SentBatch::of(batch(images), None, 0.0).map(|sent| sent.num_bytes());
+        assert_eq!(sent(Images::Chunks(PooledBuffer::unpooled(vec![7]), Vec::new())), Err(EncodedChunks));
+        assert_eq!(sent(Images::Boxes(PooledBuffer::unpooled(vec![7]), Vec::new())), Ok(2));
+    }
 
     #[test]
     fn scales_of_every_unit_arrive_as_they_were_sent() {

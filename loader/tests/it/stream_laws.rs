@@ -40,7 +40,7 @@ impl TestCase {
         for at in 0..nx * ny * nz {
             let [x, y, z] = [at / (ny * nz), at / nz % ny, at % nz];
             let inside = x * x + y * y + z * z < nx * ny;
-            // Every value occurs once or twice, so that crops can be told apart.
+            // Every value occurs once or twice, so that crops can be distinguished.
             image.push(if inside { u16::try_from(1 + (at * 7 + number * 13) % 425).unwrap() } else { 0 });
             label.push(if !inside {
                 0

@@ -293,7 +293,7 @@ fn the_command_converts_and_shows_z_scores() {
     assert!(!err.contains("HU"), "{err}");
     let (shown, _) = shard(&["inspect", &out], 0);
     assert!(shown.contains("z-scores by each scan's own mean and standard deviation"), "{shown}");
-    assert!(shown.contains("-20 to 40 standard deviations, in steps of 1/1024"), "{shown}");
+    assert!(shown.contains("-20 to 40 standard deviations, in multiples of 1/1024"), "{shown}");
     let report = place.text("report");
     shard(&["inspect", &out, "--report", &report], 0);
     let html = std::fs::read_to_string(place.path("report/index.html")).unwrap();

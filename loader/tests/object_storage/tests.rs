@@ -81,7 +81,7 @@ fn cache_on_a_web_server_is_read_and_not_written(server: &str) {
     let url = format!("http://{}{}", place.proxy.address, place.target(""));
     assert_eq!(place.digests(&url, &[]), place.digests(&place.text("local"), &[]));
     assert!(place.check(&["verify", &url], 0).out.contains("no fault"));
-    // A server that is away tells nothing about the cases.
+    // A server that is away says nothing about the cases.
     place.proxy.spoil(Fault::Status500, usize::MAX);
     let away = place.check(&["verify", &url, "--storage-retry=1"], 1);
     assert!(away.err.contains("error: ") && away.err.contains("500"), "{}", away.err);

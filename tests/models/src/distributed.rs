@@ -2,6 +2,8 @@
 
 #[path = "../../../trainer/src/distributed/group.rs"]
 pub mod group;
+#[path = "../../../trainer/src/distributed/group_core.rs"]
+mod group_core;
 #[path = "../../../trainer/src/distributed/inbox.rs"]
 mod inbox;
 #[path = "../../../trainer/src/distributed/incoming.rs"]
@@ -94,7 +96,7 @@ pub fn one_rank_fails() {
         rank.group.on_failure(move || {
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        // A rank that hears of the failure before it has the values of the first exchange may go without them.
+        // A rank that learns of the failure before it has the values of the first exchange may go without them.
         let first = rank.gather(0);
         if rank.group.rank() == 1 {
             assert_eq!(first, Ok(all(0)));
@@ -163,7 +165,7 @@ pub fn one_rank_is_killed_at_the_end() {
             rank.kill();
             return None;
         }
-        // Rank 2 may hear of the kill before it has the values, which rank 0 sends to rank 1 first.
+        // Rank 2 may learn of the kill before it has the values, which rank 0 sends to rank 1 first.
         if gathered.is_err() {
             return None;
         }

@@ -28,7 +28,7 @@ fn config() -> Config {
 }
 
 #[test]
-fn byte_budget_is_never_exceeded_and_nobody_waits_for_ever() {
+fn byte_budget_is_never_exceeded_and_no_thread_waits_forever() {
     check(budget_model::two_takers, 2000);
     check(budget_model::four_takers, 2000);
 }

@@ -20,21 +20,21 @@ pub struct Step {
 /// Number of values that a thread takes at a time: 256 KiB over the four vectors.
 const BLOCK: usize = 16 * 1024;
 
-/// Updates `param` and its moments `first` and `second` with the gradient `grad`.
+/// Changes `param` and its moments `first` and `second` with the gradient `grad`.
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn update(param: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32], step: Step) {
+pub fn apply(param: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32], step: Step) {
     assert!(grad.len() == param.len() && first.len() == param.len() && second.len() == param.len(), "equal lengths");
     if param.len() <= BLOCK {
-        return update_block(param, grad, first, second, step);
+        return apply_block(param, grad, first, second, step);
     }
     let moments = first.par_chunks_mut(BLOCK).zip(second.par_chunks_mut(BLOCK));
     let blocks = param.par_chunks_mut(BLOCK).zip(grad.par_chunks(BLOCK)).zip(moments);
-    blocks.for_each(|((param, grad), (first, second))| update_block(param, grad, first, second, step));
+    blocks.for_each(|((param, grad), (first, second))| apply_block(param, grad, first, second, step));
 }
 
-fn update_block(param: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32], step: Step) {
+fn apply_block(param: &mut [f32], grad: &[f32], first: &mut [f32], second: &mut [f32], step: Step) {
     let Step { lr, keep, betas: [b1, b2], epsilon, corrections: [c1, c2] } = step;
     for (((param, &grad), first), second) in param.iter_mut().zip(grad).zip(first).zip(second) {
         *first = *first * b1 + grad * (1.0 - b1);
@@ -58,7 +58,7 @@ mod tests {
                 let grad = wave(len, 0.3 + t as f32, 2.0);
                 let corrections = [1.0 - 0.9f32.powi(t), 1.0 - 0.95f32.powi(t)];
                 let step = Step { lr: 1e-2, keep: 1.0 - 5e-4, betas: [0.9, 0.95], epsilon: 1e-8, corrections };
-                update(&mut param, &grad, &mut first, &mut second, step);
+                apply(&mut param, &grad, &mut first, &mut second, step);
                 for i in 0..len {
                     let g = f64::from(grad[i]);
                     m[i] = 0.9 * m[i] + 0.1 * g;
@@ -79,7 +79,7 @@ mod tests {
         assert_same_bits(|| {
             let [mut param, grad, mut first] = [0.7, 0.3, 0.1].map(|frequency| wave(40_000, frequency, 1.0));
             let mut second = vec![0.5; 40_000];
-            update(&mut param, &grad, &mut first, &mut second, step);
+            apply(&mut param, &grad, &mut first, &mut second, step);
             vec![param, first, second]
         });
     }

@@ -197,11 +197,11 @@ fn backward_head(
 /// One of the tensors that [`forward`] reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Queries.
+    /// Queries of all heads.
     Queries = 0,
-    /// Keys.
+    /// Keys of all heads.
     Keys = 1,
-    /// Values.
+    /// Values of all heads.
     Values = 2,
 }
 

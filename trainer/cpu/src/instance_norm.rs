@@ -34,7 +34,7 @@ pub struct RowStats {
 /// A tensor `[rows, len]` with the statistics of its rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Normed<'a> {
-    /// Values.
+    /// Values of the tensor, row after row.
     pub x: &'a [f32],
     /// Statistics of each row.
     pub stats: &'a [RowStats],

@@ -1,9 +1,9 @@
 //! Checks of whole checkpoints without loading them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::state::{read_digests, read_head};
-use super::{CheckpointError, Damage, MODEL, OPTIMIZER, folder};
+use super::{CheckpointError, Damage, MODEL, OPTIMIZER};
 
 /// Result of checking an undamaged checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,22 +38,16 @@ pub fn check(checkpoint: &Path) -> Result<Integrity, CheckpointError> {
     Ok(Integrity::Whole { bytes: files.values().map(|digest| digest.bytes).sum() })
 }
 
-/// Finds the newest checkpoint before the step `before` that [`check`] accepts, and its step. Reads every file of the candidates.
-///
-/// # Errors
-/// If the folder of checkpoints cannot be read.
-pub fn newest_whole(dir: &Path, before: u64) -> Result<Option<(u64, PathBuf)>, CheckpointError> {
-    let mut newest_first = folder::all(dir)?.into_iter().rev();
-    Ok(newest_first.find(|(step, path)| *step < before && check(path).is_ok()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::PathBuf;
 
     use super::*;
     use crate::checkpoint::testing::{mlp, save, weights};
-    use crate::checkpoint::{Checkpoints, Kind, load_averaged, load_ema, load_model, load_optimizer, read_state};
+    use crate::checkpoint::{
+        Checkpoints, Kind, load_averaged, load_ema, load_model, load_optimizer, newest_whole, read_state,
+    };
     use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 
     fn checkpoint() -> (tempfile::TempDir, PathBuf) {

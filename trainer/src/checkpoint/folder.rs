@@ -155,6 +155,16 @@ pub fn latest(dir: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     Ok(all(dir)?.pop().map(|(_, path)| path))
 }
 
+/// Finds the newest checkpoint before the step `before` that [`check`] accepts, and its step. Reads every file of the
+/// candidates.
+///
+/// # Errors
+/// If the folder of checkpoints cannot be read.
+pub fn newest_whole(dir: &Path, before: u64) -> Result<Option<(u64, PathBuf)>, CheckpointError> {
+    let mut newest_first = all(dir)?.into_iter().rev();
+    Ok(newest_first.find(|(step, path)| *step < before && check(path).is_ok()))
+}
+
 /// Lists the checkpoints in a folder with their steps, ascending; the list is empty if the folder does not exist.
 ///
 /// # Errors

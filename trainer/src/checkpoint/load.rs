@@ -120,14 +120,14 @@ mod tests {
     use crate::model::init::WeightInit;
 
     /// Saves a model, and the moments of another model after a step.
-    fn save(model: &Mlp, updated: Mlp) -> (tempfile::TempDir, PathBuf) {
+    fn save(model: &Mlp, trained: Mlp) -> (tempfile::TempDir, PathBuf) {
         let config = PretrainPreset::Tiny.config();
-        let mut optimizer = config.optim.init(&updated);
-        let width = updated.fc1.weight.val().dims()[0];
+        let mut optimizer = config.optim.init(&trained);
+        let width = trained.fc1.weight.val().dims()[0];
         let x = Tensor::ones([1, 3, width], &Device::flex().autodiff());
-        let loss = updated.add_to(x.clone(), x).square().sum();
-        let grads = GradientsParams::from_grads(loss.backward(), &updated);
-        let _ = optimizer.step(1e-3, updated, grads);
+        let loss = trained.add_to(x.clone(), x).square().sum();
+        let grads = GradientsParams::from_grads(loss.backward(), &trained);
+        let _ = optimizer.step(1e-3, trained, grads);
         let run = tempfile::tempdir().unwrap();
         let state = State::new(Kind::Pretrain, 1, Some(0.5), &config, "digest");
         let path = Checkpoints::open(run.path(), 1).unwrap().save(&state, model, None, &optimizer).unwrap();

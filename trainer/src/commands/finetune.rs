@@ -8,7 +8,7 @@ use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split
 
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
-use super::source::{Source, open_cache, refuse_flags_without_effect, warn_of_exclude};
+use super::source::{Servers, Source, open_cache, refuse_flags_without_effect, warn_of_exclude};
 use super::{first_weights, micro_batch};
 use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
@@ -37,7 +37,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
             warn_of_exclude(&cache, &config.stream, &rank);
             let served = config.clone();
             let task = Finetuning::new(config, &cache, init)?;
-            match rank.connect(&args.run, &served) {
+            match Servers::connect(&args.run, &served, &mut rank) {
                 // Batches come from the servers, and whole cases for the validation from the shards.
                 Ok(Some(servers)) => {
                     servers.check_same_cases(&cache, &served)?;
@@ -48,7 +48,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
             }
         }
         None if config.validation.is_some() => return Err(FinetuneError::NoCases.into()),
-        None => match rank.connect(&args.run, &config) {
+        None => match Servers::connect(&args.run, &config, &mut rank) {
             Ok(servers) => {
                 let servers = servers.context("clap requires --shards or --loader")?;
                 servers.warn_of_exclude(&rank);

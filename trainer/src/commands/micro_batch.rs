@@ -117,7 +117,7 @@ fn disagreement_line(given: Option<MicroBatch>, all: &[Facts]) -> Option<String>
 fn agreed(all: &[Facts]) -> Agreed {
     match &all[0] {
         Facts::Recorded(recorded) => Agreed::Recorded(*recorded),
-        // Rank 0 has nobody to leave the number to.
+        // Rank 0 has no other rank to leave the number to.
         Facts::LeftToFirst => Agreed::Recorded(None),
         Facts::Free { .. } => Agreed::Free(all.iter().filter_map(|own| share(own, all)).min().unwrap_or(0)),
     }

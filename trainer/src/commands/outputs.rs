@@ -21,7 +21,7 @@ pub(super) fn check_file(path: &Path) -> anyhow::Result<()> {
 /// the nearest existing folder above. Does not create the folder.
 ///
 /// # Errors
-/// If something that is not a folder is in the way, or the nearest folder that exists takes no files.
+/// If the path leads to something other than a folder, or the nearest folder that exists takes no files.
 pub(super) fn check_folder(path: &Path) -> anyhow::Result<()> {
     check_output_folder(path)?;
     for place in path.ancestors() {

@@ -177,7 +177,7 @@ fn classes_to_clean(wanted: &[String], names: &[String]) -> anyhow::Result<Vec<u
         // A label map of 8 bits has no other classes.
         class => Ok(class as u8),
     };
-    // A misspelled name is told before `all` next to it.
+    // A misspelled name is reported before `all` next to it.
     let mut classes: Vec<u8> = Vec::with_capacity(wanted.len());
     for &name in &wanted {
         let class = class(name)?;

@@ -9,7 +9,7 @@ use super::first_weights::{self, Before};
 use super::micro_batch;
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
-use super::source::{Source, open_cache, refuse_flags_without_effect, warn_of_exclude};
+use super::source::{Servers, Source, open_cache, refuse_flags_without_effect, warn_of_exclude};
 use crate::checkpoint::Kind;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
@@ -30,7 +30,7 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         first_weights::note_if_unused(args.init.as_deref(), &place, &rank)?;
         let mut config = running::settle(&args.run, config)?;
         running::settle_paths(&mut config)?;
-        let source = match rank.connect(&args.run, &config) {
+        let source = match Servers::connect(&args.run, &config, &mut rank) {
             Ok(Some(servers)) => {
                 servers.warn_of_exclude(&rank);
                 Source::Servers(Box::new(servers))

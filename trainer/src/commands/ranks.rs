@@ -11,10 +11,8 @@ use hiend_loader::program::{UsageError, count, error_code, error_text};
 use hiend_loader::remote::RemoteError;
 
 use super::signals::{REQUEUE, StopSignals};
-use super::source::Servers;
 use super::{INTERRUPTED, note};
 use crate::cli::RunArgs;
-use crate::config::RunConfig;
 use crate::device::{Compute, DeviceChoice, DeviceError, check_sums, keep_kernels_in, remember_panics, settle_default};
 use crate::distributed::{
     Cause, Children, JoinError, Master, Mpi, ProcessGroup, Token, World, die_with_launcher, leave_error, leave_loss,
@@ -54,15 +52,6 @@ impl Rank {
         // If several ranks receive the signal, only the first one confirms it.
         self.signals.begin(&stop, self.is_first().then_some("step"));
         self.stop.insert(stop).clone()
-    }
-
-    /// Connects to the servers that `--loader` names; `None` if it is absent.
-    pub(super) fn connect<C: RunConfig>(&mut self, args: &RunArgs, config: &C) -> anyhow::Result<Option<Servers>> {
-        if args.service.loader.is_empty() {
-            return Ok(None);
-        }
-        let stop = self.stop();
-        Ok(Some(Servers::connect(args, config, self, &stop)?))
     }
 
     /// Returns the exit code if the command was stopped before any server answered; passes on any other error.

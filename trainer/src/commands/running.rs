@@ -43,7 +43,7 @@ impl Place {
     /// Determines the folder of the run called `name`, and the effect of `--resume` and `--resume-from` there.
     ///
     /// # Errors
-    /// If something that is not a folder is in the way, or the folder cannot be looked up.
+    /// If the path leads to something other than a folder, or cannot be looked up.
     pub(super) fn of(args: &RunArgs, name: &str) -> anyhow::Result<Self> {
         let run_dir = args.run_dir(name);
         // Only the first rank may be able to write there.

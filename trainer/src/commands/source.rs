@@ -14,7 +14,7 @@ use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 use super::ranks::Rank;
 use crate::cli::RunArgs;
 use crate::config::{DecodeOn, RunConfig, contradiction};
-use crate::training::{Stop, Stream};
+use crate::training::Stream;
 
 /// Opens the cache named by `--shards`; `None` without the flag.
 pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Option<Arc<Cache>>> {
@@ -79,9 +79,13 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Connects to the servers named by `--loader`, for the share of `rank`. Raising `stop` ends the attempts while no
-    /// server answers.
-    pub(super) fn connect<C: RunConfig>(args: &RunArgs, config: &C, rank: &Rank, stop: &Stop) -> anyhow::Result<Self> {
+    /// Connects to the servers that `--loader` names, for the share of `rank`; `None` if it is absent. A request to stop
+    /// ends the attempts while no server answers.
+    pub(super) fn connect<C: RunConfig>(args: &RunArgs, config: &C, rank: &mut Rank) -> anyhow::Result<Option<Self>> {
+        if args.service.loader.is_empty() {
+            return Ok(None);
+        }
+        let stop = rank.stop();
         if config.train().decode_on == DecodeOn::Device {
             bail!(
                 "train.decode_on: \"device\" needs shards that this process reads (--shards); servers send no coded chunks \
@@ -96,12 +100,12 @@ impl Servers {
             token: service.loader_token_file.as_deref().map(read_token).transpose()?,
             ca: service.loader_ca.clone(),
             retry: service.loader_retry.map_or(RemoteOptions::default().retry, Duration::from_secs),
-            stop: stop.clone(),
+            stop,
             ..RemoteOptions::default()
         };
         let streamed = config.stream().clone();
         let loader = RemoteLoader::connect(&service.loader, streamed.clone(), config.train().seed, options.clone())?;
-        Ok(Self { loader, streamed, options })
+        Ok(Some(Self { loader, streamed, options }))
     }
 
     /// Description of the datasets in the servers' cache.

@@ -1,13 +1,8 @@
 //! Interface between training and the methods of adding gradients over ranks.
 
-use std::sync::Arc;
-
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::group::ProcessGroup;
 use super::peer::PeerFailure;
-use super::tcp_sum::TcpSum;
-use crate::device::Compute;
 use crate::device::failure::reason_of;
 
 /// Sums tensors over the ranks of a group.
@@ -68,20 +63,4 @@ pub(super) fn sum_on_host(tensors: Vec<Tensor<1>>, mut sum: impl HostSum) -> Res
         Tensor::from_data(TensorData::new(own.to_vec(), [len]), &device)
     });
     Ok(back.collect())
-}
-
-/// Selects the way in which the ranks of `group` add gradients on `compute`: NCCL between CUDA devices, MPI between
-/// ranks started by `mpirun`, otherwise sums on the host over the group's connections.
-#[must_use]
-pub fn all_reduce_for(group: &Arc<ProcessGroup>, compute: &Compute) -> Box<dyn AllReduce> {
-    #[cfg(feature = "cuda")]
-    if compute.is_cuda() {
-        return Box::new(super::nccl::NcclSum::new(Arc::clone(group)));
-    }
-    #[cfg(feature = "mpi")]
-    if group.is_of_mpi() {
-        return Box::new(super::mpi::MpiSum);
-    }
-    let _ = compute;
-    Box::new(TcpSum::new(Arc::clone(group)))
 }

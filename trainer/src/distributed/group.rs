@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::inbox::{Arrived, Inbox, NoFrame};
+use super::group_core::Core;
+use super::inbox::{Arrived, NoFrame};
 use super::link::Link;
 use super::peer::{Cause, PeerFailure};
 use super::rendezvous::{self, JoinError};
 use super::token::Token;
 use super::wire::{Frame, Kind, pack, unpack};
 use super::world::World;
+use crate::sync::PoisonError;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::channel::Sender;
-use crate::sync::{Mutex, PoisonError};
 
 /// Time that a rank which leaves waits for the others to close their connections.
 const PARTING: Duration = Duration::from_secs(2);
@@ -40,83 +40,6 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self { join: Duration::from_mins(10), peer: Duration::from_mins(1), step: Duration::from_mins(30) }
     }
-}
-
-/// Part of a group that its threads share.
-pub(super) struct Core {
-    pub(super) inbox: Inbox,
-    /// Senders of the frames to be sent, by connection.
-    outgoing: Mutex<Vec<Option<Sender<Frame>>>>,
-    /// Functions called once, after the first failure.
-    hooks: Mutex<Vec<Box<dyn Fn() + Send>>>,
-    leaving: AtomicBool,
-}
-
-impl Core {
-    /// Creates the shared part of a group with `num_links` connections.
-    pub(super) fn new(num_links: usize) -> Arc<Self> {
-        Arc::new(Self {
-            inbox: Inbox::new(num_links),
-            outgoing: Mutex::new(vec![None; num_links]),
-            hooks: Mutex::default(),
-            leaving: AtomicBool::new(false),
-        })
-    }
-
-    /// Connects the sending end of a link. If the group has failed while other ranks were joining, the failure is sent
-    /// to the new rank.
-    pub(super) fn add_outgoing(&self, index: usize, sender: Sender<Frame>) {
-        let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(failure) = self.inbox.failure() {
-            // Nothing else is queued yet, so there is room.
-            let _ = sender.try_send(report(&failure));
-        }
-        outgoing[index] = Some(sender);
-    }
-
-    /// Queues a frame. If the connection is closed, the group has failed, which the next wait reports.
-    fn send(&self, index: usize, frame: Frame) {
-        let sender = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)[index].clone();
-        if let Some(sender) = sender {
-            let _ = sender.send(frame);
-        }
-    }
-
-    /// Ends the group, unless it has already ended: reports the failure on all connections and wakes all waiting
-    /// threads.
-    pub(super) fn fail(&self, failure: PeerFailure) {
-        let report = report(&failure);
-        // Held while the failure is recorded: a thread that learns of it and leaves must not close the connections before
-        // the reports are queued.
-        let outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.inbox.fail(failure) {
-            return;
-        }
-        for sender in outgoing.iter().flatten() {
-            // A peer that takes no more frames finds out by its own time-out.
-            let _ = sender.try_send(report.clone());
-        }
-        drop(outgoing);
-        for hook in self.hooks.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            hook();
-        }
-    }
-
-    /// Returns true while this rank closes its connections.
-    pub(super) fn is_leaving(&self) -> bool {
-        self.leaving.load(Ordering::Acquire)
-    }
-
-    /// Lets the writers send the queued frames and then end.
-    fn leave(&self) {
-        self.leaving.store(true, Ordering::Release);
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner).fill(None);
-    }
-}
-
-/// Frame that reports a failure to another rank.
-fn report(failure: &PeerFailure) -> Frame {
-    Frame::new(Kind::Abort, serde_json::to_vec(failure).unwrap_or_default())
 }
 
 /// Values of all ranks.

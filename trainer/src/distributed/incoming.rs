@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::group::Core;
+use super::group_core::Core;
 use super::peer::{Cause, PeerFailure};
 use super::wire::{Frame, Kind};
 

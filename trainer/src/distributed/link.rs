@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use flume::RecvTimeoutError;
 
-use super::group::Core;
+use super::group_core::Core;
 use super::incoming::{Peer, receive_all, writing_failed};
 use super::wire::{Frame, Kind};
 

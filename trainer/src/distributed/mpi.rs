@@ -1,6 +1,6 @@
 //! Ranks started by `mpirun`: their places, and sums of gradients between CPUs by MPI.
 //!
-//! MPI assigns the ranks and tells which of them share a machine. Rank 0 opens a socket and sends the others its
+//! MPI assigns the ranks and says which of them share a machine. Rank 0 opens a socket and sends the others its
 //! address and a token; the group's connections detect failures and carry facts as in every other run, because MPI
 //! itself does not notice ranks that hang. Gradients go through MPI.
 //!
@@ -52,5 +52,5 @@ pub enum MpiError {
     Token(#[from] TokenError),
     /// Rank 0 runs another version of this program, whose announcement cannot be parsed.
     #[error("rank 0 sent an address that this version cannot parse; run the same version on all ranks")]
-    Told(#[source] serde_json::Error),
+    Announcement(#[source] serde_json::Error),
 }

@@ -40,7 +40,7 @@ impl Kind {
 pub(super) struct Frame {
     /// Kind of the frame.
     pub kind: Kind,
-    /// Payload.
+    /// Bytes of the message, without the frame's head.
     pub payload: Arc<Vec<u8>>,
 }
 

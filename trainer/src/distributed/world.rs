@@ -68,12 +68,12 @@ pub enum Master {
     /// A file on this machine to which rank 0 writes its address.
     File(PathBuf),
     /// The address that MPI sends from rank 0 to all ranks, once it has done so ([`super::Mpi::world`]).
-    Mpi(Option<Told>),
+    Mpi(Option<MpiAddress>),
 }
 
 /// Address at which rank 0 already listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Told {
+pub struct MpiAddress {
     /// Name or number of the host.
     pub host: String,
     /// TCP port.
@@ -105,10 +105,10 @@ impl Eq for Listener {}
 impl fmt::Display for Master {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address { host, port } | Self::Mpi(Some(Told { host, port, .. })) if host.contains(':') => {
+            Self::Address { host, port } | Self::Mpi(Some(MpiAddress { host, port, .. })) if host.contains(':') => {
                 write!(f, "[{host}]:{port}")
             }
-            Self::Address { host, port } | Self::Mpi(Some(Told { host, port, .. })) => write!(f, "{host}:{port}"),
+            Self::Address { host, port } | Self::Mpi(Some(MpiAddress { host, port, .. })) => write!(f, "{host}:{port}"),
             Self::File(path) => write!(f, "the address in {}", path.display()),
             Self::Mpi(None) => f.write_str("the address that MPI passes on"),
         }

@@ -8,7 +8,7 @@ use hiend_loader::batch::{Batch, BatchTimes, CropBox, CropChunks, CropRecord, De
 
 use super::error::FeedError;
 use super::targets::{HostCrops, Targets};
-use crate::augment::CropBoxes;
+use crate::augment::{CropBoxes, OtherChain};
 use crate::device::failure::reason_of;
 use crate::ops::decode::CodedCrops;
 use crate::ops::dequantize::dequantize;
@@ -77,7 +77,8 @@ pub struct DeviceBatch<T> {
 /// [`OnCorrupt::Skip`](hiend_loader::pipeline::OnCorrupt::Skip).
 ///
 /// # Errors
-/// [`FeedError`] if the batch is not of `step`, not of crops of `crop_size`, holds no target, or the device fails.
+/// [`FeedError`] if the batch is not of `step`, not of crops of `crop_size`, holds no target, cannot be augmented on the
+/// device, or the device fails.
 pub(super) fn prepare<T>(
     batch: Batch,
     step: u64,
@@ -96,7 +97,7 @@ pub(super) fn prepare<T>(
     let size = micro_batch.unwrap_or(n).max(1);
     for (part, crops) in batch.crops.chunks(size).enumerate() {
         let own = part * size..part * size + crops.len();
-        let (voxels, range) = upload(&batch, own, device);
+        let (voxels, range) = upload(&batch, own, device).map_err(|source| FeedError::Augment { step, source })?;
         let labels = batch.labels.as_ref().map(|labels| &labels[range]);
         let boxes = if let Voxels::Boxes(boxes) = &voxels { Some(boxes) } else { None };
         let host = HostCrops { crop_size, crops, labels, boxes };
@@ -149,7 +150,10 @@ fn staged(mut data: TensorData, device: &Device) -> TensorData {
 /// Uploads some crops of a batch; also returns the range of their labels in the batch, even if it has none. The voxels
 /// are copied on this thread, from the buffer of the loader to one that Burn owns, which is [`staged`]. They are
 /// transferred as one row, because a device may put gaps between several rows.
-fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range<usize>) {
+///
+/// # Errors
+/// If the device is to make crops of another chain than nnU-Net's from boxes.
+fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> Result<(Voxels, Range<usize>), OtherChain> {
     let [_, _, x, y, z] = batch.shape;
     let (shape, voxels) = ([crops.len(), 1, x, y, z], x * y * z);
     let range = crops.start * voxels..crops.end * voxels;
@@ -162,7 +166,7 @@ fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range
         let labels = TensorData::new(labels.to_vec(), [labels.len()]);
         Some(Tensor::<1, Int>::from_data(staged(labels, device), (device, DType::U8)))
     };
-    match &batch.images {
+    Ok(match &batch.images {
         Images::Floats(values) => {
             let values = staged(TensorData::new(values[range.clone()].to_vec(), [range.len()]), device);
             (Voxels::Floats(Tensor::<1>::from_data(values, device).reshape(shape)), range)
@@ -179,7 +183,7 @@ fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range
             let range = boxes.first().map_or(0, |first| first.start)..end(boxes.last());
             let labels = upload_labels(&range);
             let quantized = upload_quantized(&quantized[range.clone()]);
-            (Voxels::Boxes(CropBoxes::new(quantized, labels, boxes, [x, y, z])), range)
+            (Voxels::Boxes(CropBoxes::new(quantized, labels, boxes, [x, y, z])?), range)
         }
         Images::Chunks(words, all) => {
             let (before, own) = (&all[..crops.start], &all[crops]);
@@ -189,9 +193,9 @@ fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> (Voxels, Range
             let voxels = if own.iter().all(|crop| crop.params.is_linear()) {
                 Voxels::Chunks(Box::new(coded))
             } else {
-                Voxels::Boxes(CropBoxes::coded(coded, upload_labels(&range), own, [x, y, z]))
+                Voxels::Boxes(CropBoxes::coded(coded, upload_labels(&range), own, [x, y, z])?)
             };
             (voxels, range)
         }
-    }
+    })
 }

@@ -1,6 +1,7 @@
 //! Errors of the feed.
 
 use super::targets::TargetError;
+use crate::augment::OtherChain;
 use crate::loss::class_map::ClassMapError;
 
 /// Error of a batch source.
@@ -44,6 +45,15 @@ pub enum FeedError {
         /// Missing or invalid target.
         #[source]
         source: TargetError,
+    },
+    /// The device cannot make the batch's crops.
+    #[error("the batch of step {step} cannot be augmented on the device")]
+    Augment {
+        /// Step of the batch.
+        step: u64,
+        /// Crop that cannot be made.
+        #[source]
+        source: OtherChain,
     },
     /// The device failed.
     #[error("the batch of step {step} did not reach the device: {message}")]

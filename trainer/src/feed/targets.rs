@@ -170,7 +170,7 @@ mod tests {
         let upload = |data: TensorData, dtype| Tensor::<1, Int>::from_data(data, (&device, dtype));
         let values = upload(TensorData::new(quantized.to_vec(), [quantized.len()]), DType::U16);
         let labels = upload(TensorData::new(in_boxes.to_vec(), [in_boxes.len()]), DType::U8);
-        let on_device = CropBoxes::new(values, Some(labels), boxes, CROP_SIZE);
+        let on_device = CropBoxes::new(values, Some(labels), boxes, CROP_SIZE).unwrap();
         let crops = SyntheticStream { seed: 1, crop_size: [8; 3], crops: 24, steps_per_epoch: 3 }.batch(0).crops;
         let host =
             HostCrops { crop_size: CROP_SIZE, crops: &crops, labels: Some(&in_boxes[..]), boxes: Some(&on_device) };

@@ -380,7 +380,7 @@ impl Described {
     }
 }
 
-/// Finds the first class that its name does not tell from all others.
+/// Finds the first class whose name does not distinguish it from all others.
 #[must_use]
 pub fn name_fault(classes: &[String]) -> Option<String> {
     let mut seen: BTreeMap<String, (usize, &str)> = BTreeMap::new();
@@ -389,7 +389,7 @@ pub fn name_fault(classes: &[String]) -> Option<String> {
             return Some(format!("class {class} has an empty name"));
         }
         let (first, spelled) = seen.insert(plain(name), (class, name.as_str()))?;
-        let but = if spelled == name.as_str() { "" } else { ", but for case, spaces and underscores" };
+        let but = if spelled == name.as_str() { "" } else { ", apart from case, spaces and underscores" };
         Some(format!("the classes {first} `{spelled}` and {class} `{name}` have the same name{but}"))
     })
 }

@@ -259,7 +259,7 @@ impl LabelExport {
     }
 }
 
-/// The two axes besides `axis`, ascending.
+/// The two axes other than `axis`, ascending.
 fn other_axes(axis: usize) -> [usize; 2] {
     match axis {
         0 => [1, 2],

@@ -198,7 +198,7 @@ impl Predictor {
     /// Predicts a scan. `progress` receives the number of windows done and the number of all windows. `on_suspect`
     /// decides on scans that do not look like a CT; a label map is always rejected.
     ///
-    /// Besides the scan itself, memory holds its resampled volume as f32 and as 16-bit quantized values, the label map,
+    /// In addition to the scan itself, memory holds its resampled volume as f32 and as 16-bit quantized values, the label map,
     /// and the buffers of the sliding window and of [`LabelExport`]; none of them grows with the number of classes
     /// times all voxels, unless probabilities are wanted.
     ///

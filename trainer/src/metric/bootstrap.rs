@@ -1,6 +1,6 @@
 //! Confidence intervals of means by bootstrap over cases.
 //!
-//! Uses the percentile method: cases are sampled with replacement, as many as there are, and the interval contains the
+//! Uses the percentile method: as many cases as there are values are sampled with replacement, and the interval contains the
 //! middle 95% of the means. It assumes that cases are independent; with fewer than about ten cases it is too narrow.
 
 use rand::{RngExt as _, SeedableRng as _};
@@ -23,9 +23,9 @@ pub struct Bootstrap {
 /// 95% confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Interval {
-    /// Lower end.
+    /// Lower end, in the unit of the values.
     pub low: f64,
-    /// Upper end.
+    /// Upper end, in the unit of the values.
     pub high: f64,
 }
 

@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn block_whose_gradients_come_late_keeps_them() {
-        // On the CPU, 16-bit weights are Burn's casts, whose steps are the last ones.
+        // On the CPU, 16-bit weights are Burn's casts, whose operations are the last ones.
         let gates = Gates::default();
         let (model, loss) = mae(&gates, false, Precision::Bf16);
         let closed = pass(&model, &loss);

@@ -22,7 +22,7 @@ pub fn adamw<const D: usize>(
     (Tensor::from_dispatch(param), Tensor::from_dispatch(first), Tensor::from_dispatch(second))
 }
 
-/// Optimizer step, for each backend. It has no derivative, because an updated parameter is not part of a graph.
+/// Optimizer step, for each backend. It has no derivative, because the changed parameter is not part of a graph.
 #[backend_extension(Flex, Cube: cfg(feature = "cube"))]
 pub trait AdamWUpdate: Backend {
     /// Returns parameter and moments after one step.
@@ -70,7 +70,7 @@ impl AdamWUpdate for Flex {
         let step = hiend_cpu::adamw::Step { lr: lr as f32, keep: keep as f32, betas, epsilon, corrections };
         let grad = cpu::in_order(grad);
         let [param_values, first_values, second_values] = [&mut param, &mut first, &mut second].map(cpu::values_mut);
-        hiend_cpu::adamw::update(param_values, cpu::values(&grad), first_values, second_values, step);
+        hiend_cpu::adamw::apply(param_values, cpu::values(&grad), first_values, second_values, step);
         (param, first, second)
     }
 }
@@ -84,15 +84,12 @@ impl AdamWUpdate for burn::backend::Cube {
         second: FloatTensor<Self>,
         params: StepParams,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        super::kernels::adamw::update(param, grad, first, second, params)
+        super::kernels::adamw::apply(param, grad, first, second, params)
     }
 }
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::*;
     use crate::ops::narrowed::narrowed;
@@ -161,9 +158,9 @@ pub(crate) mod tests {
             let held = (step == 1).then(|| narrowed(param.clone(), short).inner());
             let values = held.clone().map(Tensor::into_data);
             let tensors = [param.inner(), grad(step, shape, &device.clone().inner()), first, second];
-            let updated;
-            (updated, first, second) = adamw(tensors, params(step));
-            param = Tensor::from_inner(updated).require_grad();
+            let changed;
+            (changed, first, second) = adamw(tensors, params(step));
+            param = Tensor::from_inner(changed).require_grad();
             assert_eq!(held.map(Tensor::into_data), values);
             check(&param, "after");
             // A weight that is changed by another operation than a step has no copy.

@@ -1,7 +1,7 @@
 //! Multi-head attention (Vaswani et al., arXiv 1706.03762, section 3.2) as one operation with one derivative.
 //!
 //! Composed of Burn's operations, attention copies tokens three times to take heads apart, stores and reads a tensor of
-//! the attention matrix's size for every elementary step of softmax, and multiplies matrices whose rows are not
+//! the attention matrix's size for every elementary operation of softmax, and multiplies matrices whose rows are not
 //! aligned: with 33 values per head or 513 keys, such rows are read value by value. Here heads are cut out in one copy,
 //! which adds the bias of the preceding linear map and, on a GPU, pads rows to whole pieces ([`Padding`]). Softmax
 //! overwrites its input, and only its result is kept for the backward pass, `ds = y · (dy - sum(dy · y))`. Padding is
@@ -17,16 +17,18 @@ mod derivative;
 mod fused;
 mod heads;
 mod matrix;
+pub(super) mod part;
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Backend, Dispatch, backend_extension};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use self::derivative::forward;
 pub use self::fused::{FusedAttention, Mapped, OnCpu, Sources};
-pub use self::heads::{HeadOps, Padding, Part};
+pub use self::heads::HeadOps;
 use self::matrix::weights;
+pub use self::part::{Padding, Part};
 use super::product::Factors;
 
 /// Computation of attention on GPUs: `train.attention` in a configuration. No effect on a CPU.
@@ -152,47 +154,8 @@ pub trait Attention: Backend {
     ) -> FloatTensor<Self>;
 }
 
-impl Attention for Flex {
-    fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
-        forward::<Self>(Sources::own(qkv, Some(bias)), heads, method).0
-    }
-
-    fn attend_self_biased(qkv: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
-        forward::<Self>(Sources::own(qkv, None), heads, method).0
-    }
-
-    fn attend_cross(
-        q: FloatTensor<Self>,
-        q_bias: FloatTensor<Self>,
-        kv: FloatTensor<Self>,
-        kv_bias: FloatTensor<Self>,
-        heads: usize,
-        method: Method,
-    ) -> FloatTensor<Self> {
-        forward::<Self>(Sources::other([q, kv], Some([q_bias, kv_bias])), heads, method).0
-    }
-
-    fn attend_cross_biased(
-        q: FloatTensor<Self>,
-        kv: FloatTensor<Self>,
-        heads: usize,
-        method: Method,
-    ) -> FloatTensor<Self> {
-        forward::<Self>(Sources::other([q, kv], None), heads, method).0
-    }
-
-    fn attention_weights(
-        q: FloatTensor<Self>,
-        k: FloatTensor<Self>,
-        heads: usize,
-        factors: Factors,
-    ) -> FloatTensor<Self> {
-        weights::<Self>(q, k, heads, factors)
-    }
-}
-
-#[cfg(feature = "cube")]
-impl Attention for burn::backend::Cube {
+/// Attention without a derivative.
+impl<B: FusedAttention> Attention for B {
     fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
         forward::<Self>(Sources::own(qkv, Some(bias)), heads, method).0
     }
@@ -232,10 +195,7 @@ impl Attention for burn::backend::Cube {
 }
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::*;
     use crate::ops::testing::{Outcome, on_devices, short_of, values_and_gradients, wave};
@@ -351,7 +311,7 @@ pub(crate) mod tests {
     fn padding_changes_neither_values_nor_gradients() {
         use super::matrix::{backward, forward_self_by_heads};
 
-        type B = Flex;
+        type B = burn::backend::Flex;
         let device = Device::flex();
         let float = |data| Tensor::<3>::from_data(data, &device).try_into_primitive::<B>().unwrap();
         let outcome = |padding| {

@@ -6,6 +6,8 @@
 //! and `Σ y·ln p`. For their gradients `a`, `b`, (none) and `d`, the gradient of a logit is `p·(g - Σ p·g) + d·(y - p)`
 //! with `g = a·y + 2·b·p` and the `d` of the label. Voxels with the ignore label enter no sum.
 
+pub(super) mod kinds;
+
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -13,11 +15,9 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{FloatDType, Int, Tensor};
 
+use self::kinds::KINDS;
 use super::conv::{channels_last, is_on_flex};
 use super::{cpu, widened};
-
-/// Number of sums of each class.
-pub(super) const KINDS: u32 = 4;
 
 /// Sums of each case and class, `[N, C]` each.
 #[derive(Clone, Debug)]
@@ -241,10 +241,7 @@ impl<B: SumClasses + ClassSumParts, C: CheckpointStrategy> SumClasses for Autodi
 }
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::*;
     use crate::ops::testing::{Outcome, on_devices, short_of, values_and_gradients, wave};

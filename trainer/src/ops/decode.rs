@@ -7,6 +7,8 @@
 //! [`CropChunks`] describes a crop. On the CPU [`CropChunks::decode`] makes it, with the cache's own codec; the kernel reads
 //! the same facts from two tables.
 
+pub(super) mod layout;
+
 use std::sync::Arc;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
@@ -14,47 +16,8 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use hiend_loader::batch::{ChunkSource, CropChunks};
 
+use self::layout::{field, flag};
 use super::cpu;
-
-/// Fields of a crop in [`Tables::facts`]. Triples are along x, y, z.
-pub(super) mod field {
-    /// First voxel of the crop's box in the volume, three fields.
-    pub(in super::super) const BOX_START: u32 = 0;
-    /// Shape of the volume in voxels, three fields.
-    pub(in super::super) const VOLUME: u32 = 3;
-    /// Shape of a full chunk in voxels, three fields.
-    pub(in super::super) const CHUNK: u32 = 6;
-    /// Index of the first intersected chunk along each axis, three fields.
-    pub(in super::super) const FIRST: u32 = 9;
-    /// Number of intersected chunks along y and z, two fields.
-    pub(in super::super) const MET: u32 = 12;
-    /// Index, in the table, of the source of the crop's first intersected chunk.
-    pub(in super::super) const SOURCES: u32 = 14;
-    /// Bits defined in [`super::flag`].
-    pub(in super::super) const FLAGS: u32 = 15;
-    /// Stored value of voxels outside the volume.
-    pub(in super::super) const OUTSIDE: u32 = 16;
-    /// Shape of the result in voxels along x, y, z, three fields.
-    pub(in super::super) const SIZE: u32 = 17;
-    /// Index of the crop's first voxel in the result.
-    pub(in super::super) const TARGET: u32 = 20;
-    /// Number of fields.
-    pub(in super::super) const COUNT: u32 = 21;
-}
-
-/// Bits of [`field::FLAGS`].
-pub(super) mod flag {
-    /// The crop's x runs along y of its box, and y along x.
-    pub(in super::super) const TURNED: i32 = 1;
-    /// The crop's x runs backwards.
-    pub(in super::super) const FLIPPED_X: i32 = 2;
-    /// The crop's y runs backwards.
-    pub(in super::super) const FLIPPED_Y: i32 = 4;
-    /// The crop's z runs backwards.
-    pub(in super::super) const FLIPPED_Z: i32 = 8;
-    /// Headers of boxes have four bytes instead of two.
-    pub(in super::super) const WIDE_HEADERS: i32 = 16;
-}
 
 /// Encoded crops on the device.
 #[derive(Clone, Debug)]
@@ -247,10 +210,7 @@ impl Tables {
 }
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::*;
     use crate::ops::testing::{largest_difference, on_devices};

@@ -47,10 +47,7 @@ impl DequantizeVoxels for burn::backend::Cube {
 }
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::*;
     use crate::ops::testing::{largest_difference, on_devices};
@@ -61,7 +58,7 @@ pub(crate) mod tests {
     fn floats_are_those_of_the_loader(device: &Device) {
         let of_crop =
             |low: f64, factor, shift| Dequantize { scale: Scale::new(1.0, -175.0, [low, 250.0]), factor, shift };
-        // The last crop's values are z-scores in steps of 1/1024, which no device rounds.
+        // The last crop's values are z-scores in multiples of 1/1024, which no device rounds.
         let zscores = Dequantize { scale: Scale::unchanged(1.0 / 1024.0, -20.0), factor: 1.0, shift: 0.0 };
         let crops = [of_crop(-175.0, 1.0, 0.0), of_crop(-100.0, 1.07, -0.031), of_crop(0.0, 0.93, 0.1), zscores];
         let quantized: Vec<u16> =

@@ -36,14 +36,11 @@ pub(super) mod softmax;
 pub(super) use launch::uninit;
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::launch::even_rows;
     use super::{adamw, columns, gelu, heads, layer_norm, narrowed, residual};
-    use crate::ops::attention::{Padding, Part};
+    use crate::ops::attention::part::{Padding, Part};
     use crate::ops::step_params::StepParams;
     use crate::ops::testing::{Outcome, on_gpus, short_of, wave};
     use burn::backend::Cube;
@@ -160,7 +157,7 @@ pub(crate) mod tests {
             let (weight, short) = (tensor(0.7), short_of(device));
             drop(narrowed::keep(weight.clone(), short));
             let moment = || Tensor::<3>::zeros([1, 9, width], device).try_into_primitive::<Cube>().unwrap();
-            let (weight, _, _) = adamw::update(weight, tensor(0.3), moment(), moment(), params);
+            let (weight, _, _) = adamw::apply(weight, tensor(0.3), moment(), moment(), params);
             let copy = narrowed::take(&weight).expect("a copy is kept");
             let expected = Tensor::<3>::from_primitive::<Cube>(weight).cast(short).cast(FloatDType::F32);
             host(copy).assert_close(&Outcome::of(expected), 0.0);

@@ -22,9 +22,9 @@ pub struct Point {
     pub count: u64,
     /// Mean of the values.
     pub mean: f64,
-    /// Smallest value.
+    /// Smallest of the values.
     pub min: f64,
-    /// Largest value.
+    /// Largest of the values.
     pub max: f64,
 }
 

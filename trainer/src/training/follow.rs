@@ -4,7 +4,7 @@ use burn::module::{Module as _, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
 
 use super::error::{LastGood, io_error};
-use super::ranks::{AgreedStep, Pace, Ranks, Start};
+use super::ranks::{AgreedStep, Pace, Ranks, Start, StepTimes};
 use super::replica::{self, Participants, Replica};
 use super::run_dir::CHECKPOINTS;
 use super::run_feed::feed_of;
@@ -69,21 +69,20 @@ pub(super) fn follow<T: Task>(
         while step < end_step {
             let waited = std::time::Instant::now();
             let batch = feed.next_batch()?;
-            let times = super::step_loop::times_of(batch.as_ref(), waited.elapsed().as_secs_f64());
+            let times = StepTimes::of(batch.as_ref(), waited.elapsed().as_secs_f64());
             let own = replica::counts(task, batch.as_ref());
             let agreed = ranks.exchange(own, options.stop.is_requested(), times, pace.lap());
             let AgreedStep { all, stop, .. } = agreed.map_err(|failure| failed(failure, step))?;
             let lr = config.schedule().lr(config.optim().lr, step, stream.steps_per_epoch);
             let participants = Participants { sums: ranks.sums(), all };
-            let updated =
-                replica.update(task, batch.as_ref(), lr, Some(participants)).map_err(|error| match error {
-                    ReduceError::Peer(failure) => failed(failure, step),
-                    ReduceError::Device(message) => {
-                        TrainingError::Device { step: step + 1, message: reason(&message), last_good: LastGood(None) }
-                    }
-                })?;
+            let taken = replica.step(task, batch.as_ref(), lr, Some(participants)).map_err(|error| match error {
+                ReduceError::Peer(failure) => failed(failure, step),
+                ReduceError::Device(message) => {
+                    TrainingError::Device { step: step + 1, message: reason(&message), last_good: LastGood(None) }
+                }
+            })?;
             drop(batch);
-            if updated.is_some()
+            if taken.is_some()
                 && let (Some(decay), Some(average)) = (decay, ema.take())
             {
                 ema = Some(ema::moved(average, replica.model(), decay));

@@ -195,9 +195,9 @@ impl<T: Task> Bench<'_, T> {
             };
             let batch = resident.or(streamed.as_ref());
             self.step += 1;
-            let update = self.replica.update(self.task, batch, self.lr, None);
-            let Some(update) = update.map_err(|error| self.device_error(&error.to_string()))? else { continue };
-            self.readback.ask(update);
+            let result = self.replica.step(self.task, batch, self.lr, None);
+            let Some(result) = result.map_err(|error| self.device_error(&error.to_string()))? else { continue };
+            self.readback.ask(result);
             queued += 1;
             if queued > 1 {
                 self.settle()?;

@@ -55,18 +55,18 @@ pub(super) fn summed<M: Gated, P>(
     }
     let (losses, earlier): (Vec<_>, Vec<_>) = earlier.into_partial().unzip();
     let requests = sums.requests();
-    let update = Update::new(plan, earlier, Box::new(move |bucket| requests.add(bucket)));
-    let update = Arc::new(Mutex::new(update));
+    let pending = StepGradients::new(plan, earlier, Box::new(move |bucket| requests.add(bucket)));
+    let pending = Arc::new(Mutex::new(pending));
     let loss = last.map(|part| {
-        let taker = Arc::clone(&update);
+        let taker = Arc::clone(&pending);
         gates.open(move |gradients| lock(&taker).take(gradients));
         let loss = loss_of(part);
         let rest = flat(model, loss.backward());
         gates.close();
-        lock(&update).put(rest);
+        lock(&pending).put(rest);
         losses.into_iter().fold(loss.inner(), |sum, earlier| earlier + sum)
     });
-    let buckets = lock(&update).finish(loss);
+    let buckets = lock(&pending).finish(loss);
     let mut summed = Flat::new();
     let mut loss = None;
     for bucket in buckets {
@@ -80,8 +80,8 @@ pub(super) fn summed<M: Gated, P>(
     Ok((loss, grads.grads))
 }
 
-fn lock(update: &Mutex<Update>) -> MutexGuard<'_, Update> {
-    update.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(pending: &Mutex<StepGradients>) -> MutexGuard<'_, StepGradients> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Buckets of trained parameters with the lengths of their gradients, in the order of the sums.
@@ -124,7 +124,7 @@ impl ModuleVisitor for Trained {
 }
 
 /// Gradients of one step, until they are summed.
-struct Update {
+struct StepGradients {
     plan: Plan,
     /// Index of the bucket of each parameter.
     bucket_of: HashMap<ParamId, usize>,
@@ -142,7 +142,7 @@ struct Update {
     request: Request,
 }
 
-impl Update {
+impl StepGradients {
     fn new(plan: Plan, earlier: Vec<Flat>, request: Request) -> Self {
         let buckets = plan.buckets.iter().enumerate();
         let bucket_of = buckets.flat_map(|(at, bucket)| bucket.iter().map(move |(id, _)| (*id, at))).collect();
@@ -278,27 +278,27 @@ mod tests {
         tensor.into_data().try_to_vec::<f32>().unwrap()[0]
     }
 
-    /// Creates an [`Update`] with buckets of these parameters; also returns the values that it requests.
-    fn update(buckets: &[&[ParamId]], earlier: Vec<Flat>) -> (Update, Arc<Mutex<Vec<Vec<f32>>>>) {
+    /// Creates a [`StepGradients`] with buckets of these parameters; also returns the values that it requests.
+    fn pending(buckets: &[&[ParamId]], earlier: Vec<Flat>) -> (StepGradients, Arc<Mutex<Vec<Vec<f32>>>>) {
         let with_length = |bucket: &&[ParamId]| bucket.iter().map(|id| (*id, 1)).collect();
         let plan = Plan { buckets: buckets.iter().map(with_length).collect(), device: Device::flex() };
         let requested: Arc<Mutex<Vec<Vec<f32>>>> = Arc::default();
         let sink = Arc::clone(&requested);
         let request = move |bucket: Vec<Tensor<1>>| sink.lock().unwrap().push(bucket.into_iter().map(value).collect());
-        (Update::new(plan, earlier, Box::new(request)), requested)
+        (StepGradients::new(plan, earlier, Box::new(request)), requested)
     }
 
     #[test]
     fn buckets_are_requested_in_one_order_as_soon_as_their_turn_comes() {
         let [a, b, c, d] = std::array::from_fn(|_| ParamId::new());
         let earlier = vec![Flat::from([(a, tensor(10.0)), (d, tensor(40.0))]), Flat::from([(a, tensor(100.0))])];
-        let (mut update, requested) = update(&[&[a], &[b, c], &[d]], earlier);
-        update.take(vec![(b, tensor(2.0)), (c, tensor(3.0))]);
+        let (mut pending, requested) = pending(&[&[a], &[b, c], &[d]], earlier);
+        pending.take(vec![(b, tensor(2.0)), (c, tensor(3.0))]);
         assert!(requested.lock().unwrap().is_empty(), "the first bucket is not complete");
-        update.take(vec![(a, tensor(1.0))]);
+        pending.take(vec![(a, tensor(1.0))]);
         assert_eq!(*requested.lock().unwrap(), [vec![111.0], vec![2.0, 3.0]]);
-        update.put(Flat::from([(d, tensor(4.0))]));
-        let buckets = update.finish(Some(tensor(0.5)));
+        pending.put(Flat::from([(d, tensor(4.0))]));
+        let buckets = pending.finish(Some(tensor(0.5)));
         assert_eq!(buckets.into_iter().map(|bucket| bucket.len()).collect::<Vec<_>>(), [1, 2, 1]);
         assert_eq!(requested.lock().unwrap()[2..], [vec![44.0, 0.5]]);
     }
@@ -306,8 +306,8 @@ mod tests {
     #[test]
     fn rank_without_crops_requests_zeros_in_the_same_order() {
         let [a, b, c] = std::array::from_fn(|_| ParamId::new());
-        let (mut update, requested) = update(&[&[a], &[b, c], &[]], vec![]);
-        update.finish(None);
+        let (mut pending, requested) = pending(&[&[a], &[b, c], &[]], vec![]);
+        pending.finish(None);
         assert_eq!(*requested.lock().unwrap(), [vec![0.0], vec![0.0, 0.0], vec![0.0]]);
     }
 
@@ -315,8 +315,8 @@ mod tests {
     #[should_panic(expected = "used outside of the block")]
     fn gradient_missing_from_a_sum_is_a_panic() {
         let a = ParamId::new();
-        let (mut update, _) = update(&[&[a], &[]], vec![]);
-        update.take(vec![(a, tensor(1.0))]);
-        update.put(Flat::from([(a, tensor(1.0))]));
+        let (mut pending, _) = pending(&[&[a], &[]], vec![]);
+        pending.take(vec![(a, tensor(1.0))]);
+        pending.put(Flat::from([(a, tensor(1.0))]));
     }
 }

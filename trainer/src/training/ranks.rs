@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hiend_loader::batch::BatchTimes;
 use serde::{Deserialize, Serialize};
 
 use super::error::{LastGood, thread_error};
@@ -20,6 +21,7 @@ use super::{Counts, TrainingError};
 use crate::config::RunConfig;
 use crate::device::Compute;
 use crate::distributed::{PeerFailure, ProcessGroup, Sums, all_reduce_for};
+use crate::feed::DeviceBatch;
 use crate::journal::{RankRecord, Stage};
 
 /// Share of a step's time above which waiting for data counts as a rank's slowest stage.
@@ -84,6 +86,12 @@ pub(super) struct StepTimes {
 }
 
 impl StepTimes {
+    /// Times of this rank's part in a step, after `wait` seconds of waiting for its batch.
+    pub(super) fn of<Targets>(batch: Option<&DeviceBatch<Targets>>, wait: f64) -> Self {
+        let (upload, loader) = batch.map_or((0.0, BatchTimes::default()), |batch| (batch.upload_secs, batch.loader));
+        Self { wait, upload, decode: loader.decode_secs, augment: loader.augment_secs }
+    }
+
     /// Slowest stage of a step that took `step` seconds.
     fn stage(&self, step: f64) -> Stage {
         if self.wait <= DATA_SHARE * step {

@@ -15,7 +15,7 @@ use flume::RecvTimeoutError;
 
 use super::TrainingError;
 use super::error::thread_error;
-use super::replica::Update;
+use super::replica::StepResult;
 use crate::device::failure::reason_of;
 
 /// Results of a step on the host.
@@ -91,10 +91,10 @@ impl Readback {
     }
 
     /// Requests the results of a step; must be called right after it was queued.
-    pub(super) fn ask(&self, update: Update) {
+    pub(super) fn ask(&self, result: StepResult) {
         if let Some(requests) = &self.requests {
             // A thread that has ended is noticed when the answer does not arrive.
-            let _ = requests.send((update.loss, update.norm));
+            let _ = requests.send((result.loss, result.norm));
         }
     }
 
@@ -170,7 +170,7 @@ mod tests {
             for number in 0..5 {
                 let loss = Tensor::from_data([number as f32], &device);
                 let norm = (number % 2 == 0).then(|| loss.clone() * 2.0);
-                readback.ask(Update { loss, norm, crops: 1 });
+                readback.ask(StepResult { loss, norm, crops: 1 });
             }
             for number in 0..5 {
                 let Answer { loss, norm, .. } = readback.next(|| false).unwrap();

@@ -36,7 +36,7 @@ pub struct Participants<'a> {
 
 /// Results of a step, still on the device.
 #[derive(Debug)]
-pub struct Update {
+pub struct StepResult {
     /// Loss of the step over all ranks, `[1]`.
     pub loss: Tensor<1>,
     /// Global gradient norm before clipping, `[1]`; absent without clipping.
@@ -88,7 +88,7 @@ impl<M: Gated + 'static> Replica<M> {
         &self.optimizer
     }
 
-    /// Updates the weights with the crops of all ranks; does nothing if no rank has any. Without `participants`, only
+    /// Takes one optimizer step with the crops of all ranks; does nothing if no rank has any. Without `participants`, only
     /// this batch is used.
     ///
     /// Gradients are added in pairs ([`Pairwise`]) over micro-batches and ranks. With equal micro-batches, and numbers
@@ -98,13 +98,13 @@ impl<M: Gated + 'static> Replica<M> {
     ///
     /// # Errors
     /// If a rank failed, or the gradients cannot be summed. The weights are unchanged then.
-    pub fn update<T: Task<Model = M>>(
+    pub fn step<T: Task<Model = M>>(
         &mut self,
         task: &T,
         batch: Option<&DeviceBatch<Target<T>>>,
         lr: f64,
         participants: Option<Participants<'_>>,
-    ) -> Result<Option<Update>, ReduceError> {
+    ) -> Result<Option<StepResult>, ReduceError> {
         let all = participants.map_or_else(|| counts(task, batch), |participants| participants.all);
         if all.crops == 0 {
             return Ok(None);
@@ -124,7 +124,7 @@ impl<M: Gated + 'static> Replica<M> {
         let model = self.model.take().expect("restored by the last step");
         self.model = Some(self.optimizer.step(lr, model, grads));
         let loss = loss.expect("some rank has crops");
-        Ok(Some(Update { loss, norm, crops: all.crops }))
+        Ok(Some(StepResult { loss, norm, crops: all.crops }))
     }
 }
 

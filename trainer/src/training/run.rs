@@ -9,12 +9,12 @@ use burn::module::Module;
 use hiend_cache::lookup;
 
 use super::error::{LastGood, Suspect, io_error};
+use super::queued::Queued;
 use super::ranks::{Ranks, Start, device_names};
 use super::readback::Readback;
 use super::replica::Replica;
 use super::run_dir::{CHECKPOINTS, JOURNAL, PICTURES, RunDir, refuse_changes, saved_config};
 use super::run_feed::feed_of;
-use super::step_loop::Queued;
 use super::validation::Scores;
 use super::{Beginning, Event, Outcome, Resume, Stream, Summary, Target, Task, TrainOptions, TrainingError, follow};
 use crate::checkpoint::{self, Best, CheckpointError, Checkpoints, State};

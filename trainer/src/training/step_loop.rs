@@ -4,9 +4,8 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use hiend_loader::batch::BatchTimes;
-
 use super::error::LastGood;
+use super::queued::Queued;
 use super::ranks::{AgreedStep, Pace, StepTimes};
 use super::readback::Answer;
 use super::replica::{self, Participants};
@@ -16,27 +15,7 @@ use crate::config::RunConfig as _;
 use crate::device::{self, failure};
 use crate::distributed::ReduceError;
 use crate::feed::{DeviceBatch, Feed};
-use crate::journal::{Entry, RankRecord, StepRecord};
-
-/// A step queued on the device.
-pub(super) struct Queued {
-    step: u64,
-    lr: f64,
-    crops: usize,
-    /// Cases of this rank's share of the batch; other cases are unknown here.
-    cases: Vec<String>,
-    start: Instant,
-    wait_secs: f64,
-    upload_secs: f64,
-    loader: BatchTimes,
-    ranks: Vec<RankRecord>,
-}
-
-/// Times of a rank's part in a step, after `wait` seconds of waiting for its batch.
-pub(super) fn times_of<Targets>(batch: Option<&DeviceBatch<Targets>>, wait: f64) -> StepTimes {
-    let (upload, loader) = batch.map_or((0.0, BatchTimes::default()), |batch| (batch.upload_secs, batch.loader));
-    StepTimes { wait, upload, decode: loader.decode_secs, augment: loader.augment_secs }
-}
+use crate::journal::{Entry, StepRecord};
 
 impl<T: Task> Run<'_, T> {
     /// Takes steps until `end_step`, or until a stop is requested.
@@ -66,11 +45,11 @@ impl<T: Task> Run<'_, T> {
                 }
             };
             let wait_secs = start.elapsed().as_secs_f64();
-            let updated = self
+            let taken = self
                 .agree(batch.as_ref(), wait_secs, &mut pace)
-                .and_then(|agreed| Ok((self.update(batch.as_ref(), &agreed, start, wait_secs)?, agreed.stop)));
-            let (queued, stop_agreed) = match updated {
-                Ok(updated) => updated,
+                .and_then(|agreed| Ok((self.queue(batch.as_ref(), &agreed, start, wait_secs)?, agreed.stop)));
+            let (queued, stop_agreed) = match taken {
+                Ok(taken) => taken,
                 Err(error) => {
                     // Earlier steps are reported if the device can still answer for them. After a failed rank, a sum on
                     // the device may have ended with any values.
@@ -91,7 +70,7 @@ impl<T: Task> Run<'_, T> {
                 self.report(previous, watch)?;
             }
             if self.queued.is_none() {
-                // The loader has named the cases. The step counts all the same: a step and its batch belong together.
+                // The loader has named the cases. The step counts nevertheless: a step and its batch belong together.
                 let step = self.step;
                 watch(&Event::Warning(format!("step {step}: weights unchanged, all cases of its batch are corrupt")));
             }
@@ -140,12 +119,13 @@ impl<T: Task> Run<'_, T> {
     ) -> Result<AgreedStep, TrainingError> {
         let counts = replica::counts(self.task, batch);
         let Some(ranks) = &self.ranks else { return Ok(AgreedStep { all: counts, stop: false, ranks: vec![] }) };
-        let agreed = ranks.exchange(counts, self.options.stop.is_requested(), times_of(batch, wait_secs), pace.lap());
+        let agreed =
+            ranks.exchange(counts, self.options.stop.is_requested(), StepTimes::of(batch, wait_secs), pace.lap());
         agreed.map_err(|failure| self.rank_error(failure))
     }
 
     /// Queues one optimizer step; none if every case of the batch is corrupt.
-    fn update(
+    fn queue(
         &mut self,
         batch: Option<&DeviceBatch<Target<T>>>,
         agreed: &AgreedStep,
@@ -156,13 +136,13 @@ impl<T: Task> Run<'_, T> {
         let lr = config.schedule().lr(config.optim().lr, self.step, self.steps_per_epoch);
         let ranks = self.ranks.clone();
         let participants = ranks.as_ref().map(|ranks| Participants { sums: ranks.sums(), all: agreed.all });
-        let update = self.replica.update(self.task, batch, lr, participants).map_err(|error| match error {
+        let result = self.replica.step(self.task, batch, lr, participants).map_err(|error| match error {
             ReduceError::Peer(failure) => self.rank_error(failure),
             ReduceError::Device(message) => self.device_error(self.step + 1, &message),
         });
-        let Some(update) = update? else { return Ok(None) };
-        let crops = update.crops;
-        self.readback.ask(update);
+        let Some(result) = result? else { return Ok(None) };
+        let crops = result.crops;
+        self.readback.ask(result);
         if let (Some(decay), Some(average)) = (config.train().ema_decay, self.ema.take()) {
             self.ema = Some(ema::moved(average, self.replica.model(), decay));
         }

@@ -137,7 +137,7 @@ fn check_config(path: &Path, newest: Option<&Path>) -> Result<String, FileFault>
     }
 }
 
-/// Reads the journal of a run of `done` steps from start to end. Steps without a line are told and not a fault: no
+/// Reads the journal of a run of `done` steps from start to end. Steps without a line are reported and not a fault: no
 /// checkpoint needs them.
 fn check_journal(path: &Path, done: u64) -> Result<String, FileFault> {
     if !lookup::exists(path).map_err(FileFault::Unreadable)? {

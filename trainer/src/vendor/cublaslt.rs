@@ -231,15 +231,15 @@ struct Plan {
 /// Device addresses of a product's buffers.
 #[derive(Clone, Copy, Debug)]
 pub struct Pointers {
-    /// Left factor.
+    /// Address of the left factor.
     pub left: u64,
-    /// Right factor.
+    /// Address of the right factor.
     pub right: u64,
-    /// Result.
+    /// Address of the result.
     pub out: u64,
-    /// Vector of the epilogue, if the problem has one.
+    /// Address of the vector of the epilogue, if the problem has one.
     pub vector: Option<u64>,
-    /// Scratch memory with the number of bytes returned by [`Session::prepare`], unless that was 0.
+    /// Address of scratch memory with the number of bytes returned by [`Session::prepare`], unless that was 0.
     pub workspace: Option<u64>,
 }
 

@@ -24,7 +24,7 @@ pub enum Library {
     /// CUDA's run-time compiler, with which cuDNN compiles some engines, including those of attention; builds with the
     /// feature `cuda-nvrtc` compile all kernels with it.
     Nvrtc,
-    /// Matrix products.
+    /// Products of matrices.
     CublasLt,
     /// Convolutions, and attention if a configuration selects it.
     Cudnn,
@@ -207,7 +207,7 @@ pub enum LibraryError {
 ///
 /// Crates that call a library open it again by name. For these, the file that they will receive is opened: a file that
 /// the system's loader finds by the first name, or else the file in `places`, which is found by its own name once it is
-/// loaded. NCCL's crate uses only the first name, so only [`loads_by_name`] tells whether it is used.
+/// loaded. NCCL's crate uses only the first name, so only [`loads_by_name`] says whether it is used.
 ///
 /// # Errors
 /// [`LibraryError`] says whether it is missing or cannot be loaded.

@@ -41,7 +41,7 @@ impl Number {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Epilogue {
-    /// No operation.
+    /// Writes the result unchanged.
     Plain,
     /// Adds a vector to every row of the result.
     Bias,
@@ -75,11 +75,11 @@ pub struct Problem {
     pub inner: u64,
     /// Number of products.
     pub batch: u32,
-    /// Left factor.
+    /// Layout of the left factor.
     pub left: Operand,
-    /// Right factor.
+    /// Layout of the right factor.
     pub right: Operand,
-    /// Result; never transposed.
+    /// Layout of the result; never transposed.
     pub out: Operand,
     /// Type of both factors.
     pub factors: Number,
@@ -94,9 +94,9 @@ pub struct Problem {
 /// A matrix, and the offset in bytes of its first value from the start of an allocation.
 #[derive(Clone, Copy, Debug)]
 pub struct Placed {
-    /// Layout.
+    /// Memory layout of the matrix.
     pub matrix: Matrix,
-    /// Offset in bytes.
+    /// Offset of the first value in bytes.
     pub offset: u64,
 }
 

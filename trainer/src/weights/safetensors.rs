@@ -31,7 +31,7 @@ pub fn read(path: &Path) -> Result<StateDict, WeightsError> {
 
 /// Writes a state dict as f32 to a temporary file, which replaces `path` once it is on disk.
 ///
-/// The metadata `format: pt` tells Python's readers that the layouts are `PyTorch`'s. The file has the mode of any new
+/// The metadata `format: pt` informs Python's readers that the layouts are `PyTorch`'s. The file has the mode of any new
 /// file (0666 without the umask).
 ///
 /// # Errors

@@ -97,7 +97,7 @@ fn settings_that_do_not_suit_the_cache_are_refused_before_a_folder_is_made() {
     let with = |base: &str, setting: &str| format!("{base} {setting}");
     folder.refuse(&with(pretrain, "--set stream.window=[-1000,1000]"), &["window", "cache"]);
     folder.refuse(&with(pretrain, "--set stream.include=[\"Dataset009_WORD\"]"), &["Dataset009_WORD"]);
-    // Names to exclude may be absent, and are told.
+    // Names to exclude may be absent, and are reported.
     for base in [pretrain, finetune] {
         let output = folder.run(&with(base, "--memory 1MiB --set stream.exclude=[\"Dataset001_Q\"]"));
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -132,7 +132,7 @@ fn settings_that_do_not_suit_the_cache_are_refused_before_a_folder_is_made() {
     assert!(!error.contains("--fold"), "{error}");
     let other = "--no-validation --set classes=[\"background\",\"liver\"]";
     folder.refuse(&with(finetune, other), &["class"]);
-    let alike = "the classes 1 `liver` and 5 `Liver` have the same name, but for case, spaces and underscores";
+    let alike = "the classes 1 `liver` and 5 `Liver` have the same name, apart from case, spaces and underscores";
     let same = "the classes 1 `liver` and 5 `liver` have the same name;";
     for (last, expected) in [("Liver", alike), ("liver", same), ("", "class 5 has an empty name")] {
         let classes = format!("[\"background\",\"liver\",\"c\",\"d\",\"e\",\"{last}\"]");
@@ -272,7 +272,7 @@ fn lost_and_earlier_lines_of_a_journal_are_told() {
         Command::new(env!("CARGO_BIN_EXE_hiend-train")).arg("verify").arg(folder.path("run")).output().unwrap();
     let checked = String::from_utf8(verify.stdout).unwrap();
     assert!(checked.contains("journal.jsonl: entries: 2; no line of the steps 2 to 3 ("), "{checked}");
-    // Told, not a fault: nothing could mend it.
+    // Reported, but not a fault: nothing could repair it.
     assert!(verify.status.success(), "{checked}");
     let warned = folder.succeed(&format!("{base} --max-steps 4 --resume"));
     assert!(warned.contains("run/journal.jsonl: no line of the steps 2 to 3 ("), "{warned}");
@@ -306,7 +306,7 @@ fn first_weights_are_read_again_until_there_is_a_checkpoint() {
     folder.succeed(&format!("{base} --run-dir fine --init run --resume"));
     let found = losses("fine");
     assert_eq!((found.len(), &found[0]), (2, &found[1]));
-    // Other ones than before are told, and refused in place of random ones.
+    // Other ones than before are reported, and refused in place of random ones.
     folder.succeed(&format!("{base} --run-dir other --init run"));
     fs::remove_dir_all(folder.path("other/checkpoints")).unwrap();
     let output = folder.run(&format!("{base} --run-dir other --init none --resume"));
@@ -320,7 +320,7 @@ fn first_weights_are_read_again_until_there_is_a_checkpoint() {
     // The checkpoint replaces them.
     let longer = base.replace("--max-steps 1", "--max-steps 2");
     folder.succeed(&format!("{longer} --run-dir fine --resume"));
-    // A preset is compared with the run, but for the encoder, whose sizes are those of --init.
+    // A preset is compared with the run, except for the encoder, whose sizes are those of --init.
     let preset = "finetune --shards cache --preset tiny --no-validation --run-dir fine --max-steps 3 --resume";
     folder.refuse(preset, &["cannot resume: model.feature_size is 8 now, but was 2"]);
     let settings = "--set model.feature_size=2 --set stream.crop_size=[16,16,16] --set stream.crops_per_visit=1";

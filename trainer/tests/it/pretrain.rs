@@ -114,7 +114,7 @@ fn overlapped_steps_give_the_same_losses_and_weights() {
     let at = |what: &str| runs[1].1.iter().position(|told| told == what).unwrap();
     assert!(at("step 3") < at("step-00000003") && at("step-00000003") < at("step 4"));
 
-    // A loss that is not finite is found all the same, and the weights after it are not saved.
+    // A loss that is not finite is found nevertheless, and the weights after it are not saved.
     let dir = tempfile::tempdir().unwrap();
     let mut stream = STREAM.stream();
     stream.open = Box::new(|start, _| {
@@ -159,7 +159,7 @@ fn step_with_only_corrupt_cases_leaves_the_weights_unchanged() {
         check.num_faults() == 0 && notes.any(|note| note.contains("no line of some of the steps 2 to 4")),
         "{check:?}"
     );
-    // The last step had no batch and was saved all the same; a resumed run takes the next one.
+    // The last step had no batch and was saved nevertheless; a resumed run takes the next one.
     let resumed = run(&config, damaged(), &options(dir.path(), 5, true)).unwrap();
     assert_eq!((resumed.step, resumed.steps_done), (5, 1));
 }

@@ -82,7 +82,7 @@ _RUNNING: weakref.WeakSet[Pinned] = weakref.WeakSet()
 
 @atexit.register
 def _stop_all() -> None:
-    """Ends all threads before the interpreter does: one amid PyTorch's code would end the process with an error."""
+    """Ends all threads before the interpreter does: one inside PyTorch's code would end the process with an error."""
     for pinned in list(_RUNNING):
         pinned.stop()
 

@@ -72,7 +72,7 @@ def shard(
         reconvert: Datasets and cases to convert again although they are unchanged, or to convert in place of those of
             another folder of the same name; ``*`` and ``?`` are wildcards.
         change_parameters: Converts cases again that the cache holds with other parameters; otherwise they are an error.
-        forget_lost: Goes on without the cases of lost and damaged shards that are not in the data; otherwise they are
+        forget_lost: Continues without the cases of lost and damaged shards that are not in the data; otherwise they are
             an error.
         on_suspect: Action on an image that does not look like a CT in HU: ``"warn"``, ``"skip"`` or ``"fail"``.
         progress: Called with a ``Progress`` for each case. An exception that it raises ends the conversion once the

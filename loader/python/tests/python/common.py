@@ -30,7 +30,7 @@ def dataset(**changes):
 
 
 def error_in_fork(work):
-    """Text of the exception that `work` raises in a forked process. One that waits for ever is ended, without a text."""
+    """Text of the exception that `work` raises in a forked process. One that waits forever is ended, without a text."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:

@@ -233,7 +233,7 @@ class Interruptions(unittest.TestCase):
         stream._native = Ended(stream._native, [iter(())])
         found = [batch.digest() for batch in itertools.islice(stream, 2)]
         self.assertEqual(found, EXPECTED["recipe float32"][:2])
-        # Streams that only end are not opened for ever.
+        # Streams that only end are not opened forever.
         stream = dataset()
         stream._native = Ended(stream._native, [iter(()) for _ in range(20)])
         with self.assertRaisesRegex(hiend.HiendError, "does not continue at step 0"):

@@ -187,7 +187,7 @@ class Positions(unittest.TestCase):
         found = [next(iter(loader)).digest()]
         state = loader.state_dict()
         other = StatefulLoader(dataset(steps=3, threads=1))
-        # The state is taken from a loop that goes on, and loaded into a loader that was used before.
+        # The state is taken from a loop that then continues, and loaded into a loader that was used before.
         found += [batch.digest() for batch in loader.iterator]
         next(iter(other))
         other.load_state_dict(state)

@@ -154,7 +154,7 @@ fn label_values_without_a_name_are_reported_with_an_example() {
                     there, or correct the label maps: fine-tuning refuses them";
         assert_eq!(summary.unnamed[0].to_string(), text);
     }
-    // Each worker tells those of its own cases.
+    // Each worker reports those of its own cases.
     let of_share = |worker| {
         let summary = place.convert_with(ConvertOptions { worker: (worker, 2), ..ConvertOptions::default() }).unwrap();
         summary.unnamed.iter().map(|unnamed| unnamed.num_cases).sum::<usize>()

@@ -23,7 +23,7 @@ const STEP: usize = 10;
 const MARGIN: i32 = 70;
 /// Least share of moved air.
 const MOVED_SHARE: f64 = 0.1;
-/// Largest share of voxels with the value of air in HU, beside padding, in an image whose air was moved. The lungs alone
+/// Largest share of voxels with the value of air in HU, apart from padding, in an image whose air was moved. The lungs alone
 /// have more.
 const LEFT_SHARE: f64 = 0.01;
 /// Least share of voxels of a range among those around it, for a narrow peak. Lung has half of them.

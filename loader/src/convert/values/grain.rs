@@ -57,7 +57,7 @@ mod tests {
             (mixed >> 8) as f32 / 16_777_216.0 * width
         };
         assert!(is_noise((0..5000).map(|at| even(at, 2000.0) - 1000.0)));
-        // Noise of uniform tissue, air beside tissue, and extreme voxels.
+        // Noise of uniform tissue, air next to tissue, and extreme voxels.
         assert!(!is_noise((0..5000).map(|at| even(at, 300.0))));
         let body = |at: u32| even(at, 60.0) + if at % 50 < 25 { -1000.0 } else { 40.0 };
         assert!(!is_noise((0..5000).map(body)));

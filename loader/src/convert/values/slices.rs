@@ -89,7 +89,7 @@ fn blank_outermost(volume: &Volume, axis: usize, is_background: impl Fn(f32) -> 
     if found.len() == all { None } else { BlankSlices::of(&found, axis, all) }
 }
 
-/// Slices that repeat the one before; `None` if there are none, or so many that the whole scan is made that way.
+/// Slices that repeat the one before; `None` if there are none, or if the whole scan is made that way.
 fn repeated(volume: &Volume) -> Option<RepeatedSlices> {
     let [nx, ny, all] = volume.info.shape;
     let slice = |at: usize| volume.stored(at * nx * ny, nx * ny);

@@ -81,7 +81,7 @@ fn a_background_of_another_name_is_told() {
 #[test]
 fn a_description_in_capital_letters_or_utf_16_is_named() {
     assert_eq!(UnusedReason::DescriptionName.weight(), Weight::Missed);
-    // File systems of other systems may not tell letters by their case.
+    // File systems of other systems may not distinguish letters by their case.
     #[cfg(target_os = "linux")]
     Found::in_files(&["Dataset.JSON", "imagesTr/a_0000.nii"])
         .unused(&[("Dataset.JSON", UnusedReason::DescriptionName)]);

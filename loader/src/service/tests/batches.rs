@@ -101,7 +101,7 @@ fn voxels_come_through_shared_memory_and_slots_are_freed() {
     let kept: Vec<_> = stream.by_ref().take(2).map(Result::unwrap).collect();
     assert_eq!(take(&mut stream, 38), expected[2..]);
     assert_eq!(kept.iter().map(crate::Batch::digest).collect::<Vec<_>>(), expected[..2]);
-    // Batches in slots take no further memory but for their records.
+    // Batches in slots take no further memory except for their records.
     drop(stream);
     wait_until("only slots are held", || service.hub.clients.held_bytes() == held);
     assert_eq!(service.hub.blocks.free_bytes(), 0);

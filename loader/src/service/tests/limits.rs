@@ -18,7 +18,7 @@ fn records_of_crops_take_less_memory_than_is_reserved() {
     let config = stream_config(Chain::nnunet(), true);
     let loader = Loader::open(Arc::clone(&setup.cache), config, SEED, &options).unwrap();
     for batch in loader.stream(0).take(10) {
-        let header = wire::batch::header(&batch.unwrap(), false, 0, 0.0);
+        let header = wire::batch::SentBatch::of(batch.unwrap(), None, 0.0).unwrap().header;
         for crop in &header.crops {
             // The crop exists as a value, as a message and as encoded bytes at the same time.
             assert!(3 * crop.encoded_len() < crate::pipeline::RECORD_BYTES, "{}", crop.encoded_len());
@@ -245,7 +245,7 @@ fn clients_that_do_not_read_stall_no_other_and_hold_their_own_memory_only() {
                 let request = FetchRequest { stream_id: stream_id.clone(), step, slot: None };
                 raw.send(wire::path::FETCH, &request).unwrap()
             };
-            // Three batches fill the client's memory; a fourth would wait for ever.
+            // Three batches fill the client's memory; a fourth would wait forever.
             let bodies = (0..3).map(fetch).collect();
             (raw, bodies)
         })

@@ -69,7 +69,7 @@ pub struct NnunetParams {
     /// Rotation and scaling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spatial: Option<SpatialParams>,
-    /// Additive noise.
+    /// Added Gaussian noise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gaussian_noise: Option<GaussianNoiseParams>,
     /// Shape of the box, centred on the crop's centre, to cut from the volume for a crop of `crop_size`.
@@ -90,7 +90,7 @@ pub struct NnunetParams {
     /// Gamma correction.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gamma: Option<GammaParams>,
-    /// Mirroring.
+    /// Mirroring along chosen axes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mirror: Option<MirrorParams>,
 }

@@ -31,10 +31,10 @@ pub struct Recipe {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RecipeParams {
-    /// Flips.
+    /// Flips along chosen axes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flip: Option<MirrorParams>,
-    /// Quarter turns.
+    /// Quarter turns in the plane of x and y.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotate90: Option<Rotate90Params>,
     /// Multiplication of the intensities.
@@ -89,7 +89,7 @@ impl RecipeParams {
         ])
     }
 
-    /// Makes the augmented crop from its box, step by step instead of fused.
+    /// Makes the augmented crop from its box, one transform after another instead of fused.
     ///
     /// # Panics
     /// Like [`super::SampledParams::apply`].

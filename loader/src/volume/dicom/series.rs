@@ -42,19 +42,6 @@ pub fn is_cross_section(modality: &str) -> bool {
     CROSS_SECTIONS.iter().any(|(known, _)| *known == modality)
 }
 
-/// Returns true for the enhanced SOP classes, whose files hold all slices.
-pub(super) fn is_enhanced(class: &str) -> bool {
-    [
-        uids::ENHANCED_CT_IMAGE_STORAGE,
-        uids::LEGACY_CONVERTED_ENHANCED_CT_IMAGE_STORAGE,
-        uids::ENHANCED_MR_IMAGE_STORAGE,
-        uids::LEGACY_CONVERTED_ENHANCED_MR_IMAGE_STORAGE,
-        uids::ENHANCED_PET_IMAGE_STORAGE,
-        uids::LEGACY_CONVERTED_ENHANCED_PET_IMAGE_STORAGE,
-    ]
-    .contains(&class)
-}
-
 /// A series of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Series {

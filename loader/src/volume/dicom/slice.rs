@@ -5,12 +5,11 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 use dicom_core::Tag;
-use dicom_dictionary_std::tags;
+use dicom_dictionary_std::{tags, uids};
 
 use super::super::{VolumeError, VolumeFault, open_regular, stand_in};
 use super::DicomFault;
 use super::elements::{Elements, Syntax};
-use super::series::is_enhanced;
 use crate::escape::shown;
 
 /// Elements read of every file.
@@ -58,6 +57,19 @@ pub(super) fn read_elements(path: &Path) -> Result<Elements, VolumeError> {
 /// Reads the elements of a file in memory, with its pixels.
 pub(super) fn parse_elements(file: &[u8]) -> Result<Elements, DicomFault> {
     Elements::read(std::io::Cursor::new(file), &WANTED, true)
+}
+
+/// Returns true for the enhanced SOP classes, whose files hold all slices.
+fn is_enhanced(class: &str) -> bool {
+    [
+        uids::ENHANCED_CT_IMAGE_STORAGE,
+        uids::LEGACY_CONVERTED_ENHANCED_CT_IMAGE_STORAGE,
+        uids::ENHANCED_MR_IMAGE_STORAGE,
+        uids::LEGACY_CONVERTED_ENHANCED_MR_IMAGE_STORAGE,
+        uids::ENHANCED_PET_IMAGE_STORAGE,
+        uids::LEGACY_CONVERTED_ENHANCED_PET_IMAGE_STORAGE,
+    ]
+    .contains(&class)
 }
 
 /// Numbers that describe a stored pixel.

@@ -16,7 +16,7 @@ const SAME_POSITION_MM: f64 = 1e-3;
 /// of positions in headers, and is too small to change voxels noticeably.
 const MAX_JITTER: f64 = 0.1;
 /// Smallest reported tilt of the stack against its slices, in degrees.
-const TOLD_TILT_DEGREES: f64 = 0.1;
+const NOTED_TILT_DEGREES: f64 = 0.1;
 /// Share of pixels with bits above those of `BitsStored` from which that number is doubted: overlays and the corners around a
 /// round field of view (21%) have them as well.
 const TOLD_CUT_SHARE: f64 = 0.25;
@@ -97,17 +97,17 @@ impl Stack {
         if slices.len() < 2 {
             return Err(DicomFault::OneSlice { series: first.series }.into());
         }
-        let step = step(&slices, normal)?;
+        let offset = slice_offset(&slices, normal)?;
         let mut notes = Vec::new();
         if !duplicates.is_empty() {
             notes.push(HeaderNote::DuplicateSlices { count: duplicates.len() });
         }
-        let length = dot(step, step).sqrt();
-        let tilt = (dot(step, normal) / length).clamp(-1.0, 1.0).acos().to_degrees();
-        if tilt > TOLD_TILT_DEGREES {
+        let length = dot(offset, offset).sqrt();
+        let tilt = (dot(offset, normal) / length).clamp(-1.0, 1.0).acos().to_degrees();
+        if tilt > NOTED_TILT_DEGREES {
             notes.push(HeaderNote::Tilt { degrees: tilt });
         }
-        if let Some(stride) = stride_of_numbers(&slices, dot(step, normal)).filter(|_| first.is_ct) {
+        if let Some(stride) = stride_of_numbers(&slices, dot(offset, normal)).filter(|_| first.is_ct) {
             notes.push(HeaderNote::NumbersSkipped { stride });
         }
         if slices.iter().any(|slice| slice.is_projection) {
@@ -129,7 +129,7 @@ impl Stack {
             }
         }
         let [side_x, side_y] = first.sides;
-        let columns = [along_x.map(|part| part * side_x), along_y.map(|part| part * side_y), step];
+        let columns = [along_x.map(|part| part * side_x), along_y.map(|part| part * side_y), offset];
         let affine = place::mirrored(place::affine(columns, slices[0].position), LPS);
         let orientation = place::orientation(&affine)?;
         let (shape, num_voxels) = place::shape(vec![first.columns, first.rows, slices.len()])?;
@@ -353,17 +353,18 @@ fn values_of(slice: &Slice) -> Result<Vec<i32>, VolumeError> {
 }
 
 /// Returns the vector from one slice to the next, which must be the same for all.
-fn step(slices: &[Slice], normal: [f64; 3]) -> Result<[f64; 3], DicomFault> {
+fn slice_offset(slices: &[Slice], normal: [f64; 3]) -> Result<[f64; 3], DicomFault> {
     let (first, last) = (slices[0].position, slices[slices.len() - 1].position);
     let intervals = slices.len() as f64 - 1.0;
-    let step: [f64; 3] = std::array::from_fn(|axis| (last[axis] - first[axis]) / intervals);
-    let length = dot(step, normal);
+    let offset: [f64; 3] = std::array::from_fn(|axis| (last[axis] - first[axis]) / intervals);
+    let length = dot(offset, normal);
     let is_regular = slices.iter().enumerate().all(|(number, slice)| {
-        let off: [f64; 3] = std::array::from_fn(|axis| slice.position[axis] - first[axis] - step[axis] * number as f64);
+        let off: [f64; 3] =
+            std::array::from_fn(|axis| slice.position[axis] - first[axis] - offset[axis] * number as f64);
         dot(off, off).sqrt() <= MAX_JITTER * length
     });
     if is_regular {
-        return Ok(step);
+        return Ok(offset);
     }
     let series = slices[0].series.clone();
     let places: Vec<f64> = slices.iter().map(|slice| dot(slice.position, normal)).collect();
@@ -371,12 +372,12 @@ fn step(slices: &[Slice], normal: [f64; 3]) -> Result<[f64; 3], DicomFault> {
     let mut ordered = gaps.clone();
     ordered.sort_by(f64::total_cmp);
     let median = ordered[ordered.len() / 2];
-    let steps_in = |gap: f64| (gap / median).round().max(1.0);
-    let are_multiples = gaps.iter().all(|gap| (gap - steps_in(*gap) * median).abs() <= MAX_JITTER * median);
-    let first_gap = gaps.iter().position(|gap| steps_in(*gap) > 1.0);
+    let intervals_in = |gap: f64| (gap / median).round().max(1.0);
+    let are_multiples = gaps.iter().all(|gap| (gap - intervals_in(*gap) * median).abs() <= MAX_JITTER * median);
+    let first_gap = gaps.iter().position(|gap| intervals_in(*gap) > 1.0);
     if let Some(at) = first_gap.filter(|_| are_multiples) {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive whole number")]
-        let missing = gaps.iter().map(|gap| steps_in(*gap) - 1.0).sum::<f64>() as usize;
+        let missing = gaps.iter().map(|gap| intervals_in(*gap) - 1.0).sum::<f64>() as usize;
         let (before, after) = (slices[at].file_name(), slices[at + 1].file_name());
         return Err(DicomFault::MissingSlices { series, missing, of: slices.len() + missing, before, after });
     }

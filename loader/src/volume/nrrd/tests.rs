@@ -81,8 +81,8 @@ fn spaces_units_and_plain_spacings_give_the_place() {
 #[test]
 fn every_space_named_in_words_places_the_scan_alike() {
     let axes = [["right", "left"], ["anterior", "posterior"], ["superior", "inferior"]];
-    // Place of the first voxel and steps along the array's axes, in RAS.
-    let (origin, steps) = ([10.0, -20.0, 30.0], [[-0.5, 0.25, 0.0], [0.0, -0.75, 0.5], [0.25, 0.0, 3.0]]);
+    // Place of the first voxel and offsets along the array's axes, in RAS.
+    let (origin, offsets) = ([10.0, -20.0, 30.0], [[-0.5, 0.25, 0.0], [0.0, -0.75, 0.5], [0.25, 0.0, 3.0]]);
     let mut spaces = Vec::new();
     for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
         for signs in 0..8usize {
@@ -94,10 +94,10 @@ fn every_space_named_in_words_places_the_scan_alike() {
             };
             let header = HEADER
                 .replace("left-posterior-superior", &space)
-                .replace("(0.5,0,0) (0,0.6,0) (0,0,3)", &steps.map(vector).join(" "))
+                .replace("(0.5,0,0) (0,0.6,0) (0,0,3)", &offsets.map(vector).join(" "))
                 .replace("(-10,20,30)", &vector(origin));
             let info = parse(header.as_bytes()).unwrap().info;
-            assert_eq!((info.affine, info.notes), (place::affine(steps, origin), vec![]), "{space}");
+            assert_eq!((info.affine, info.notes), (place::affine(offsets, origin), vec![]), "{space}");
             spaces.push(space);
         }
     }

@@ -10,7 +10,7 @@ use shuttle::thread::{JoinHandle, spawn};
 
 pub(super) use super::incoming::Peer;
 
-use super::group::Core;
+use super::group_core::Core;
 use super::incoming::{receive_all, writing_failed};
 use super::wire::Frame;
 use crate::sync::channel::{Receiver, bounded};

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::group::{Core, Timeouts};
+use super::group::Timeouts;
+use super::group_core::Core;
 use super::link::{Link, Peer};
 use super::token::Token;
 use super::world::World;

@@ -18,7 +18,7 @@ use crate::distributed::peer::PeerFailure;
 use crate::distributed::rendezvous::{JoinError, host_name};
 use crate::distributed::tcp_sum::{BUCKET, added};
 use crate::distributed::token::Token;
-use crate::distributed::world::{Listener, Master, Told, World};
+use crate::distributed::world::{Listener, Master, MpiAddress, World};
 
 /// MPI in this process. Ended only by [`Self::end`]: after a failure, ending MPI would wait for lost ranks.
 pub struct Mpi {
@@ -66,13 +66,13 @@ impl Mpi {
         let (own, listener) = match rank {
             0 => {
                 let (announcement, listener) = announce(listen, num_sharing == num_ranks)?;
-                (serde_json::to_vec(&announcement).map_err(MpiError::Told)?, Some(Listener::new(listener)))
+                (serde_json::to_vec(&announcement).map_err(MpiError::Announcement)?, Some(Listener::new(listener)))
             }
             _ => (vec![], None),
         };
-        let told = from_first(&all, own);
-        let Announcement { host, port, token } = serde_json::from_slice(&told).map_err(MpiError::Told)?;
-        let master = Master::Mpi(Some(Told { host, port, listener }));
+        let announced = from_first(&all, own);
+        let Announcement { host, port, token } = serde_json::from_slice(&announced).map_err(MpiError::Announcement)?;
+        let master = Master::Mpi(Some(MpiAddress { host, port, listener }));
         let world = World { rank, num_ranks, local_rank, num_sharing, may_see_one_gpu: false, master };
         Ok((world, Token::new(token)?))
     }

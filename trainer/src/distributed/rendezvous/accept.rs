@@ -10,11 +10,12 @@ use hiend_cache::durable;
 
 use super::JoinError;
 use super::handshake::{HANDSHAKE, JOINED, MAGIC, MISFIT, Timed, UNKNOWN, parse_numbers, read_array, read_text, text};
-use crate::distributed::group::{Core, Timeouts};
+use crate::distributed::group::Timeouts;
+use crate::distributed::group_core::Core;
 use crate::distributed::incoming::Peer;
 use crate::distributed::link::Link;
 use crate::distributed::token::{NONCE, Token, random};
-use crate::distributed::world::{Master, Told, World};
+use crate::distributed::world::{Master, MpiAddress, World};
 
 /// Maximum number of handshakes at a time.
 const MAX_HANDSHAKES: usize = 256;
@@ -129,8 +130,8 @@ fn listener(world: &World, listen: Option<&str>) -> Result<TcpListener, JoinErro
             address: listen.map_or_else(|| world.master.to_string(), |listen| format!("{listen}:{port}")),
             source,
         }),
-        Master::Mpi(told) => {
-            let own = told.as_ref().and_then(|Told { listener, .. }| listener.as_ref());
+        Master::Mpi(address) => {
+            let own = address.as_ref().and_then(|MpiAddress { listener, .. }| listener.as_ref());
             let unknown = || io::Error::other("MPI has not passed on the address of rank 0");
             let opened = own.ok_or_else(unknown).and_then(|listener| {
                 let listener = listener.0.try_clone()?;

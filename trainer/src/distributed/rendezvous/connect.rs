@@ -9,11 +9,12 @@ use hiend_loader::program::escape_name;
 
 use super::JoinError;
 use super::handshake::{HANDSHAKE, JOINED, MAGIC, MISFIT, Timed, numbers, read_array, read_text, text};
-use crate::distributed::group::{Core, Timeouts};
+use crate::distributed::group::Timeouts;
+use crate::distributed::group_core::Core;
 use crate::distributed::incoming::Peer;
 use crate::distributed::link::Link;
 use crate::distributed::token::{NONCE, Token, random};
-use crate::distributed::world::{Master, Told, World};
+use crate::distributed::world::{Master, MpiAddress, World};
 
 /// Interval between attempts to connect.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(100);
@@ -92,7 +93,7 @@ pub(in crate::distributed) fn connect(
 fn find(master: &Master) -> io::Result<Vec<SocketAddr>> {
     match master {
         Master::Mpi(None) => Err(io::Error::other("MPI has not passed on the address of rank 0")),
-        Master::Address { host, port } | Master::Mpi(Some(Told { host, port, .. })) => {
+        Master::Address { host, port } | Master::Mpi(Some(MpiAddress { host, port, .. })) => {
             let mut addresses: Vec<_> = (host.as_str(), *port).to_socket_addrs()?.collect();
             addresses.sort_by_key(|address| matches!(address.ip(), IpAddr::V6(_)));
             Ok(addresses)

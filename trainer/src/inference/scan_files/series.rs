@@ -90,7 +90,7 @@ impl DicomFiles {
                 Other::Without(_) => (false, format!("DICOM {reason}")),
                 Other::Damaged(reason) => (false, reason.clone()),
             };
-            // Without a series, a part of a study may be what was meant. Remarks are not told by case: the name alone would
+            // Without a series, a part of a study may be what was meant. Remarks are not reported by case: the name alone would
             // leave open which of several folders is meant.
             let (files, name) = if is_part_of_study && !self.series.is_empty() {
                 (&mut passed_over, shown(path))

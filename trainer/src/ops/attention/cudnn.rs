@@ -11,7 +11,8 @@ use burn::tensor::{DType, Shape, Tensor};
 use burn_cubecl::ops::numeric::full;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::heads::{Padding, Part, dims};
+use super::heads::dims;
+use super::part::{Padding, Part};
 use super::{Computation, Mapped, Method, Sources};
 use crate::ops::kernels::{columns, heads, uninit};
 use crate::vendor;
@@ -248,10 +249,7 @@ fn whole<'a>(tensor: &'a CubeTensor, places: &'a [(i64, u64)]) -> Buffer<'a> {
 }
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::*;
     use crate::ops::attention::{attend_cross, attend_self};
@@ -334,7 +332,7 @@ pub(crate) mod tests {
     const TOLERANCE: f32 = 0.03;
 
     fn fused_attention_is_the_attention_of_products(device: &Device) {
-        // Padded heads, heads that need none, and numbers of keys beside the engines' tiles.
+        // Padded heads, heads that need none, and numbers of keys that are no multiples of the engines' tiles.
         for (length, width, bias) in [
             (129, 33, Bias::Within),
             (129, 33, Bias::Before),

@@ -5,7 +5,7 @@ use burn::backend::Autodiff;
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 
 use super::heads::dims;
@@ -88,29 +88,34 @@ impl<B: FusedAttention, const N: usize> Backward<B, N> for OfCross {
     }
 }
 
+/// Computes an attention with `derivative`, whose parents are `nodes`.
+fn recorded<B: FusedAttention, C: CheckpointStrategy, const N: usize>(
+    derivative: impl Backward<B, N, State = Saved<B>>,
+    nodes: [NodeGuard; N],
+    sources: Sources<B>,
+    heads: usize,
+    method: Method,
+) -> FloatTensor<Autodiff<B, C>> {
+    match derivative.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => {
+            let (y, saved) = forward::<B>(sources, heads, method);
+            prepared.finish(saved, y)
+        }
+        OpsKind::UnTracked(prepared) => prepared.finish(forward::<B>(sources, heads, method).0),
+    }
+}
+
 impl<B: FusedAttention, C: CheckpointStrategy> Attention for Autodiff<B, C> {
     fn attend_self(qkv: FloatTensor<Self>, bias: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
         let nodes = [qkv.node(), bias.node()];
         let sources = Sources::<B>::own(qkv.into_primitive(), Some(bias.into_primitive()));
-        match Backward::<B, 2>::prepare::<C>(OfSelf, nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                let (y, saved) = forward::<B>(sources, heads, method);
-                prepared.finish(saved, y)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(forward::<B>(sources, heads, method).0),
-        }
+        recorded::<B, C, _>(OfSelf, nodes, sources, heads, method)
     }
 
     fn attend_self_biased(qkv: FloatTensor<Self>, heads: usize, method: Method) -> FloatTensor<Self> {
         let nodes = [qkv.node()];
         let sources = Sources::<B>::own(qkv.into_primitive(), None);
-        match Backward::<B, 1>::prepare::<C>(OfSelf, nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                let (y, saved) = forward::<B>(sources, heads, method);
-                prepared.finish(saved, y)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(forward::<B>(sources, heads, method).0),
-        }
+        recorded::<B, C, _>(OfSelf, nodes, sources, heads, method)
     }
 
     fn attend_cross(
@@ -124,13 +129,7 @@ impl<B: FusedAttention, C: CheckpointStrategy> Attention for Autodiff<B, C> {
         let nodes = [q.node(), q_bias.node(), kv.node(), kv_bias.node()];
         let biases = [q_bias.into_primitive(), kv_bias.into_primitive()];
         let sources = Sources::<B>::other([q.into_primitive(), kv.into_primitive()], Some(biases));
-        match Backward::<B, 4>::prepare::<C>(OfCross, nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                let (y, saved) = forward::<B>(sources, heads, method);
-                prepared.finish(saved, y)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(forward::<B>(sources, heads, method).0),
-        }
+        recorded::<B, C, _>(OfCross, nodes, sources, heads, method)
     }
 
     fn attend_cross_biased(
@@ -141,13 +140,7 @@ impl<B: FusedAttention, C: CheckpointStrategy> Attention for Autodiff<B, C> {
     ) -> FloatTensor<Self> {
         let nodes = [q.node(), kv.node()];
         let sources = Sources::<B>::other([q.into_primitive(), kv.into_primitive()], None);
-        match Backward::<B, 2>::prepare::<C>(OfCross, nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prepared) => {
-                let (y, saved) = forward::<B>(sources, heads, method);
-                prepared.finish(saved, y)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(forward::<B>(sources, heads, method).0),
-        }
+        recorded::<B, C, _>(OfCross, nodes, sources, heads, method)
     }
 
     fn attention_weights(_: FloatTensor<Self>, _: FloatTensor<Self>, _: usize, _: Factors) -> FloatTensor<Self> {

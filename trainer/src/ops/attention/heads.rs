@@ -1,36 +1,15 @@
-//! Steps of attention, for each backend: cutting heads out of tokens, products, softmax, joining heads.
+//! Parts of attention, for each backend: cutting heads out of tokens, products, softmax, joining heads.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata as _};
 use burn::tensor::{FloatDType, Shape};
 
+use super::part::{Padding, Part};
 use crate::ops::columns::ColumnSums;
 use crate::ops::product::{Factors, Products};
 use crate::ops::{along_rows, cast, dtype_of, widened};
 
-/// Multiples to which lengths are padded with zeros.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Padding {
-    /// Multiple for the number of tokens.
-    pub tokens: usize,
-    /// Multiple for the width of a head.
-    pub width: usize,
-}
-
-/// One of several tensors stored side by side in each token, with its division into heads.
-#[derive(Clone, Copy, Debug)]
-pub struct Part {
-    /// Index of the tensor.
-    pub number: usize,
-    /// Number of tensors.
-    pub parts: usize,
-    /// Number of heads.
-    pub heads: usize,
-    /// Padding of a head's rows and columns.
-    pub padding: Padding,
-}
-
-/// Steps of attention, for each backend.
+/// Parts of attention, for each backend.
 pub trait HeadOps: ColumnSums + Products {
     /// Padding with which this backend multiplies fastest.
     #[must_use]

@@ -106,10 +106,7 @@ fn computed(direction: Direction, sizes: Sizes, factors_of: [&CubeTensor; 2], fa
 }
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::*;
     use crate::ops::conv::volume::volume_conv;

@@ -2,7 +2,7 @@
 //! with one derivative.
 //!
 //! With `x̂ = (x - mean) · rstd` and `g = dy · leaky'(x̂ + branch)`: `dx = rstd · (g - mean(g) - x̂ · mean(g · x̂))`,
-//! and likewise for a normalised branch; a plain branch has the gradient `g`. Inputs, statistics and `dy` determine the
+//! and in the same way for a normalised branch; a plain branch has the gradient `g`. Inputs, statistics and `dy` determine the
 //! gradients, so the result is not kept.
 
 use std::fmt::Debug;
@@ -342,10 +342,7 @@ impl<B: VolumeNorm + VolumeNorms, C: CheckpointStrategy> VolumeNorm for Autodiff
 }
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::*;
     use crate::ops::instance_norm::Branch;

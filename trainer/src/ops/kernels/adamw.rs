@@ -50,7 +50,7 @@ pub(super) fn adamw_values<T: Float, N: Size>(
 
 /// Computes parameter and moments after one step. A 16-bit copy of the parameter, if there is one, is rewritten with
 /// it.
-pub(crate) fn update(
+pub(crate) fn apply(
     param: CubeTensor,
     grad: CubeTensor,
     first: CubeTensor,

@@ -14,7 +14,7 @@ use cubecl::prelude::*;
 
 use super::launch::{RowLaunch, elem, elementwise, uninit};
 use super::plane::{lanes_sum, own_row};
-use crate::ops::class_sums::KINDS;
+use crate::ops::class_sums::kinds::KINDS;
 
 /// Number of groups per case above which groups grow instead.
 const MOST_GROUPS: usize = 1024;

@@ -22,7 +22,7 @@ use cubecl::prelude::*;
 
 use super::dequantize::{PARAMS, units_of};
 use super::launch::uninit;
-use crate::ops::decode::{field, flag};
+use crate::ops::decode::layout::{field, flag};
 
 /// Number of voxels per unit.
 const RUN: u32 = 8;

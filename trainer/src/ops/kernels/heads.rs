@@ -13,7 +13,7 @@ use cubecl::ir::ElemType;
 use cubecl::prelude::*;
 
 use super::launch::{elem, elementwise, even_rows, uninit, vector_size_of};
-use crate::ops::attention::Part;
+use crate::ops::attention::part::Part;
 
 /// Lengths for which a kernel is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

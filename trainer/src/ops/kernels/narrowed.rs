@@ -2,7 +2,7 @@
 //! every product until the next step.
 //!
 //! A copy enters the table when a weight in training is narrowed for the first time. [`super::adamw`] takes it out,
-//! updates weight and copy in one kernel and puts both back. The table holds the weight's buffer as well as the copy's,
+//! writes weight and copy in one kernel and puts both back. The table holds the weight's buffer as well as the copy's,
 //! so that no other operation can write to the weight in place: an operation that changes a weight makes a new buffer,
 //! whose copy is not in the table. An entry is therefore never out of date. Entries whose weight has no other holder
 //! are dropped when the next one enters.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use reqwest::header::{CONTENT_TYPE, LOCATION};
 use reqwest::{Method, StatusCode, Url, redirect};
-use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
+use super::params::Pair;
 use super::points::{Metric, STEP_MARK, VALIDATION_MARK};
 use super::{Credentials, MlflowError, ServerUrl};
 use crate::weights::download::one_line;
@@ -47,19 +47,6 @@ impl Status {
             Self::Failed => "FAILED",
             Self::Killed => "KILLED",
         }
-    }
-}
-
-/// A parameter or a tag.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Pair {
-    pub(super) key: String,
-    pub(super) value: String,
-}
-
-impl Pair {
-    pub(super) fn new(key: impl Into<String>, value: impl Into<String>) -> Self {
-        Self { key: key.into(), value: value.into() }
     }
 }
 

@@ -1,8 +1,7 @@
 //! The configuration of a run as MLflow's parameters.
 
+use serde::Serialize;
 use toml::{Table, Value};
-
-use super::client::Pair;
 
 /// Maximum number of parameters in a request.
 pub(super) const MAX_PARAMS: usize = 100;
@@ -12,6 +11,19 @@ pub(super) const SHORT: usize = 500;
 pub(super) const LONG: usize = 6000;
 /// Length to which keys are truncated, in characters. MLflow allows 250.
 const MAX_KEY: usize = 200;
+
+/// A parameter or a tag.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Pair {
+    pub(super) key: String,
+    pub(super) value: String,
+}
+
+impl Pair {
+    pub(super) fn new(key: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { key: key.into(), value: value.into() }
+    }
+}
 
 /// Parameters of a configuration; keys include their sections, and values have at most [`LONG`] characters.
 pub(super) fn of_config(config: &Table) -> Vec<Pair> {

@@ -8,9 +8,9 @@ use hiend_cache::FileError;
 use hiend_cache::lock::FileLock;
 use toml::Table;
 
-use super::client::{MAX_METRICS, Pair, Received};
+use super::client::{MAX_METRICS, Received};
 use super::link::Link;
-use super::params::{self, MAX_PARAMS, SHORT};
+use super::params::{self, MAX_PARAMS, Pair, SHORT};
 use super::points::{self, Metric};
 use super::{Client, LINK, MlflowError, Status};
 use crate::journal::{Chunk, Entry, Follower};

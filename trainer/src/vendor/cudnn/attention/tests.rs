@@ -9,7 +9,7 @@ const MODELS: [(Sizes, usize); 7] = [
     (Sizes { sequences: 192, heads: 16, queries: 129, keys: 129, width: 96 }, 96),
     (Sizes { sequences: 192, heads: 16, queries: 513, keys: 513, width: 40 }, 33),
     (Sizes { sequences: 192, heads: 16, queries: 513, keys: 129, width: 40 }, 33),
-    // vit-b-p16, likewise.
+    // The same for vit-b-p16.
     (Sizes { sequences: 192, heads: 12, queries: 55, keys: 55, width: 64 }, 64),
     (Sizes { sequences: 192, heads: 12, queries: 217, keys: 217, width: 32 }, 32),
     (Sizes { sequences: 192, heads: 12, queries: 217, keys: 55, width: 32 }, 32),
