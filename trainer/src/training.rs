@@ -13,6 +13,7 @@ mod memory_advice;
 mod memory_need;
 mod options;
 mod overlap;
+mod queued;
 mod ranks;
 mod readback;
 pub mod replica;

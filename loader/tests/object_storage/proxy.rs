@@ -66,7 +66,7 @@ impl Proxy {
     }
 
     /// Spoils no further response.
-    pub(crate) fn mend(&self) {
+    pub(crate) fn repair(&self) {
         let mut state = self.state.lock().unwrap();
         state.sound = 0;
         state.faults.clear();

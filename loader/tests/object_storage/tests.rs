@@ -86,7 +86,7 @@ fn cache_on_a_web_server_is_read_and_not_written(server: &str) {
     let away = place.check(&["verify", &url, "--storage-retry=1"], 1);
     assert!(away.err.contains("error: ") && away.err.contains("500"), "{}", away.err);
     assert!(!away.out.contains("fault") && !away.out.contains("delete"), "{}", away.out);
-    place.proxy.mend();
+    place.proxy.repair();
     let refused = place.check(&[&place.text("data"), "--out", &url, "--spacing", COARSE], 1);
     assert!(refused.err.contains("can only be read"), "{}", refused.err);
     let absent = place.check(&["inspect", &format!("{url}absent")], 1);
@@ -148,7 +148,7 @@ fn faults_found_before_the_server_fails_are_printed(server: &str) {
     for flags in [&[][..], &["--json"]] {
         place.proxy.spoil_after(requests - 1, Fault::Status500);
         let failed = verify(flags);
-        place.proxy.mend();
+        place.proxy.repair();
         assert!(failed.err.contains("500") && failed.err.contains("not every case was checked"), "{}", failed.err);
         if flags.is_empty() {
             assert!(failed.out.contains(&first) && !failed.out.contains(&second), "{}", failed.out);

@@ -28,7 +28,7 @@ pub fn missing_steps(
 
 /// Clause for messages about steps without a line, with the possible causes.
 #[must_use]
-pub fn told_missing(ranges: &[RangeInclusive<u64>]) -> String {
+pub fn missing_text(ranges: &[RangeInclusive<u64>]) -> String {
     let steps = describe_steps(ranges);
     format!(
         "no line of {steps} (lost, or all cases of their batches are corrupt; checkpoints do not need these lines, curves \

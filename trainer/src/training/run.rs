@@ -22,7 +22,7 @@ use crate::config::RunConfig as _;
 use crate::device::Compute;
 use crate::distributed::{PeerFailure, mark_begun};
 use crate::feed::DeviceBatch;
-use crate::journal::{self, Entry, Journal, ValidationRecord, missing_steps, told_missing};
+use crate::journal::{self, Entry, Journal, ValidationRecord, missing_steps, missing_text};
 use crate::vendor::algorithms;
 use crate::vendor::cudnn::record as plans;
 
@@ -134,10 +134,10 @@ impl<'a, T: Task> Run<'a, T> {
         let earlier_journal = if resumed { None } else { run_dir.set_journal_aside()? };
         let journal = Journal::open(&journal_path, resumed).map_err(io_error(&journal_path))?;
         let step = state.as_ref().map_or(0, |state| state.step);
-        // A line that cannot be read is told with the curves, for which it is read.
+        // A line that cannot be read is reported with the curves, for which it is read.
         let entries = journal::read(&journal_path);
         let lost = entries.and_then(|entries| missing_steps(entries, step)).unwrap_or_default();
-        let lost = (!lost.is_empty()).then(|| format!("{}: {}", journal_path.display(), told_missing(&lost)));
+        let lost = (!lost.is_empty()).then(|| format!("{}: {}", journal_path.display(), missing_text(&lost)));
         Ok(Self {
             task,
             options,

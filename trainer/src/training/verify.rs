@@ -11,7 +11,7 @@ use crate::checkpoint::{self, CheckpointError, Integrity, Kind};
 use crate::config::finetune::FinetuneConfig;
 use crate::config::pretrain::PretrainConfig;
 use crate::config::{ConfigError, RunConfig as _};
-use crate::journal::{self, JournalError, missing_steps, told_missing};
+use crate::journal::{self, JournalError, missing_steps, missing_text};
 
 /// Results of checking a run.
 #[derive(Debug)]
@@ -148,6 +148,6 @@ fn check_journal(path: &Path, done: u64) -> Result<String, FileFault> {
     let steps = missing_steps(entries, done)?;
     Ok(match steps.as_slice() {
         [] => format!("entries: {num_entries}"),
-        steps => format!("entries: {num_entries}; {}", told_missing(steps)),
+        steps => format!("entries: {num_entries}; {}", missing_text(steps)),
     })
 }
