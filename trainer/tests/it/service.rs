@@ -151,6 +151,37 @@ fn losses_survive_the_death_of_a_server() {
 }
 
 #[test]
+fn losses_of_ranks_survive_the_death_of_a_server() {
+    let folder = Folder::new();
+    let pretrain = format!("{PRETRAIN} --set train.micro_batch=1 --max-steps 40");
+    folder.succeed(&format!("{pretrain} --shards cache --run-dir one"));
+    let one = losses(&folder, "one");
+    assert_eq!(one.len(), 40);
+    let (first, second) = (Server::start(&folder, "a"), Server::start(&folder, "b"));
+    // Memory for three batches: most are fetched after the server's death.
+    let args =
+        format!("{pretrain} --devices cpu,cpu --loader {},{} --run-dir two --memory 128KiB", first.url, second.url);
+    let (code, stderr) = train(&folder, &args, 2, || first.kill());
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(losses(&folder, "two"), one);
+}
+
+#[test]
+fn crops_of_servers_are_augmented_on_the_device() {
+    let folder = Folder::new();
+    let server = Server::start(&folder, "a");
+    let finetune = "finetune --init none --no-validation --config finetune.toml --display lines";
+    for (name, program) in [("pretrain", PRETRAIN), ("finetune", finetune)] {
+        let args = format!("{program} --max-steps 3 --set stream.augment.chain=nnunet --set train.augment_on=device");
+        let [shards, served] = ["shards", "served"].map(|source| format!("{name}-{source}"));
+        folder.succeed(&format!("{args} --shards cache --run-dir {shards}"));
+        folder.succeed(&format!("{args} --loader {} --run-dir {served}", server.url));
+        assert_eq!(losses(&folder, &shards).len(), 3);
+        assert_eq!(losses(&folder, &served), losses(&folder, &shards), "{name}");
+    }
+}
+
+#[test]
 fn signal_ends_the_wait_for_servers_with_a_checkpoint() {
     let folder = Folder::new();
     let server = Server::start(&folder, "a");
