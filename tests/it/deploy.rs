@@ -352,6 +352,33 @@ fn dashboards_and_alerts_name_metrics_that_exist() {
 }
 
 #[test]
+fn dashboard_and_alerts_show_the_ranks() {
+    use hiend_trainer::journal::Stage;
+    let dashboard = &files("deploy", &["json"])["grafana-dashboard.json"];
+    let of_ranks: Vec<String> =
+        known_metrics().into_iter().filter(|name| name.starts_with("hiend_train_rank_")).collect();
+    assert_eq!(of_ranks.len(), 3);
+    for metric in of_ranks {
+        assert!(dashboard.contains(&metric), "no panel shows {metric}");
+    }
+    // The panel of the stages numbers them from 1 and names the numbers.
+    let dashboard: Value = serde_json::from_str(dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let panel = panels.iter().find(|panel| panel["type"] == "state-timeline").unwrap();
+    let expression = panel["targets"][0]["expr"].as_str().unwrap();
+    let names = &panel["fieldConfig"]["defaults"]["mappings"][0]["options"];
+    assert_eq!(names.as_object().unwrap().len(), Stage::ALL.len());
+    for (number, stage) in (1..).zip(Stage::ALL.map(Stage::name)) {
+        let term =
+            format!("{number} * hiend_train_rank_stage{{job=\"hiend-train\",instance=~\"$run\",stage=\"{stage}\"}}");
+        assert!(expression.contains(&term), "{expression}");
+        assert_eq!(names[number.to_string()]["text"], stage);
+    }
+    let alerts = &files("deploy", &["yml"])["prometheus-alerts.yml"];
+    assert!(alerts.contains("hiend_train_rank_behind_seconds"), "no alert on a late rank");
+}
+
+#[test]
 fn jobs_of_the_dashboard_are_scraped() {
     let scraped = yaml::documents(&files("deploy", &["yml"])["prometheus.yml"]).unwrap();
     let jobs = scraped[0]["scrape_configs"].as_array().unwrap().iter().map(|job| job["job_name"].as_str().unwrap());

@@ -91,6 +91,9 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// All stages, in the order of a batch's way.
+    pub const ALL: [Self; 4] = [Self::Decode, Self::Augment, Self::Upload, Self::Compute];
+
     /// Name, as in the journal.
     #[must_use]
     pub fn name(self) -> &'static str {

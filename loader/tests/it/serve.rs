@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hiend_loader::convert::Conversion;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
@@ -58,9 +59,56 @@ impl Server {
         server
     }
 
-    fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    /// Health page, with its head.
+    fn health(&self) -> String {
+        let address = self.metrics.as_deref().and_then(|url| url.strip_prefix("http://")?.strip_suffix("/metrics"));
+        let mut socket = TcpStream::connect(address.unwrap()).unwrap();
+        write!(socket, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut page = String::new();
+        socket.read_to_string(&mut page).unwrap();
+        page
+    }
+
+    /// Number of clients and of bytes held for them, from the health page.
+    fn clients_and_bytes(&self) -> (u64, u64) {
+        let page = self.health();
+        let line = page.lines().find(|line| line.starts_with("clients ")).unwrap_or_else(|| panic!("{page}"));
+        let numbers = line.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok());
+        let [clients, _, bytes] = numbers.collect::<Vec<u64>>()[..] else { panic!("{line}") };
+        (clients, bytes)
+    }
+}
+
+/// Sends a signal to a process.
+fn signal(child: &Child, name: &str) {
+    assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// Waits until another process makes a condition true.
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < Duration::from_mins(2), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A client that fetches batches until it is killed, at the latest when it is dropped.
+struct Client(Child);
+
+impl Client {
+    fn start(url: &str) -> Self {
+        let flags = ["--batches=100000000", "--crop-size=24", "--crops-per-visit=2", "--visits-per-batch=2"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-shard"));
+        command.args(["stream", "--loader", url]).args(flags).stdin(Stdio::null()).stdout(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 
@@ -124,13 +172,34 @@ fn a_stream_survives_the_kill_of_its_server() {
 }
 
 #[test]
+fn clients_that_are_stopped_or_killed_stall_no_other_and_leave_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path()).display().to_string();
+    let socket = format!("unix:{}", dir.path().join("s").display());
+    let listen = ["--listen", &socket, "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0"];
+    let server = Server::start(&[&["--shards", cache.as_str()], &listen[..]].concat(), 2);
+    let expected = digests(&[&cache]);
+    for url in &server.urls {
+        for name in ["-STOP", "-KILL"] {
+            let client = Client::start(url);
+            // Shared memory, or batches that are made or sent at this moment.
+            wait_until("bytes are held for the client", || matches!(server.clients_and_bytes(), (1, 1..)));
+            signal(&client.0, name);
+            assert_eq!(digests(&["--loader", url]), expected, "{name}: {url}");
+            drop(client);
+            wait_until("nothing is held for clients that are gone", || server.clients_and_bytes() == (0, 0));
+        }
+    }
+}
+
+#[test]
 fn a_signal_stops_the_server_and_removes_its_sockets() {
     let dir = tempfile::tempdir().unwrap();
     let cache = cache(dir.path()).display().to_string();
     let socket = format!("unix:{}", dir.path().join("s").display());
     let mut server = Server::start(&["--shards", &cache, "--listen", &socket, "--metrics-listen=127.0.0.1:0"], 1);
     assert!(server.metrics.as_deref().is_some_and(|url| url.ends_with("/metrics")));
-    server.signal("-TERM");
+    signal(&server.child, "-TERM");
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
     let mut rest = String::new();
     server.err.read_to_string(&mut rest).unwrap();
@@ -143,19 +212,11 @@ fn health_page_shows_queues_and_stages() {
     let dir = tempfile::tempdir().unwrap();
     let cache = cache(dir.path()).display().to_string();
     let server = Server::start(&["--shards", &cache, "--listen=127.0.0.1:0", "--metrics-listen=127.0.0.1:0"], 1);
-    let address = server.metrics.as_deref().and_then(|url| url.strip_prefix("http://")?.strip_suffix("/metrics"));
-    let page = || {
-        let mut socket = TcpStream::connect(address.unwrap()).unwrap();
-        write!(socket, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        let mut page = String::new();
-        socket.read_to_string(&mut page).unwrap();
-        page
-    };
-    let idle = page();
+    let idle = server.health();
     assert!(idle.starts_with("HTTP/1.1 200") && idle.contains("\nok\nclients "), "{idle}");
     assert!(idle.contains("requests waiting 0, batches in progress 0"), "{idle}");
     assert_eq!(digests(&["--loader", &server.urls[0]]).len(), 4);
-    let busy = page();
+    let busy = server.health();
     assert!(busy.contains("slowest stage "), "{busy}");
 }
 

@@ -1,4 +1,4 @@
-//! Caches in object storage, through the program `hiend-shard` and an S3-compatible server on this machine.
+//! Caches in object storage, through the programs and an S3-compatible server on this machine.
 //!
 //! The server is Python's package `moto`, installed once into a virtual environment in the target folder by the interpreter
 //! that `HIEND_PYTHON` names, or else `python3`. Where that is not possible, the tests report themselves as ignored; with
@@ -9,6 +9,8 @@
 mod place;
 mod proxy;
 mod server;
+#[cfg(feature = "serve")]
+mod serving;
 mod tests;
 
 use std::process::ExitCode;
@@ -21,24 +23,27 @@ fn main() -> ExitCode {
     args.test_threads.get_or_insert(8);
     let server = if args.list { Err("not started for a listing".to_owned()) } else { server::Server::start() };
     let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    let all = tests::ALL.into_iter();
+    #[cfg(feature = "serve")]
+    let all = all.chain(serving::ALL);
     let trials: Vec<Trial> = match &server {
         Ok(server) => {
             let address = server.address();
-            let trial = |(name, test): (&'static str, fn(&str))| {
+            let trial = |(name, test): tests::NamedTest| {
                 Trial::test(name, move || {
                     test(address);
                     Ok(())
                 })
             };
-            tests::ALL.into_iter().map(trial).collect()
+            all.map(trial).collect()
         }
         Err(reason) => {
             let reason = reason.clone();
-            let trial = |(name, _): (&'static str, fn(&str))| {
+            let trial = |(name, _): tests::NamedTest| {
                 let reason = reason.clone();
                 Trial::test(name, move || Err(reason.into())).with_ignored_flag(!in_ci)
             };
-            tests::ALL.into_iter().map(trial).collect()
+            all.map(trial).collect()
         }
     };
     if let Err(reason) = &server

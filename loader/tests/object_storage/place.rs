@@ -73,7 +73,12 @@ impl Place {
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-shard"));
+        self.program(env!("CARGO_BIN_EXE_hiend-shard"), args)
+    }
+
+    /// Creates the command of a program, with the environment that leads it to the proxy.
+    pub(crate) fn program(&self, path: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(path);
         let endpoint = format!("http://{}", self.proxy.address);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("AWS_") {

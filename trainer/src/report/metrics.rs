@@ -5,6 +5,7 @@
 use hiend_loader::stats::Metric;
 use metrics::{counter, gauge, histogram};
 
+use crate::journal::Stage;
 use crate::training::Event;
 
 /// Metrics of a run.
@@ -22,6 +23,10 @@ pub const METRICS: &[Metric] = &[
     Metric::histogram("hiend_train_upload_seconds", "Time of a batch's transfer to the device, alongside the steps."),
     Metric::gauge("hiend_train_rank_wait_seconds", "Time for which a rank waited for its batch, by rank."),
     Metric::gauge("hiend_train_rank_behind_seconds", "Time of a rank's arrival after the first rank, by rank."),
+    Metric::gauge(
+        "hiend_train_rank_stage",
+        "1 for the slowest stage of a rank's step, 0 for the others, by rank and stage.",
+    ),
     Metric::counter("hiend_train_checkpoints_total", "Checkpoints written by this process."),
     Metric::counter("hiend_train_warnings_total", "Failures that did not end the run."),
     Metric::histogram("hiend_train_validation_seconds", "Time of a validation."),
@@ -63,7 +68,11 @@ pub fn record(event: &Event<'_>) {
             for rank in &record.ranks {
                 let number = rank.rank.to_string();
                 gauge!("hiend_train_rank_wait_seconds", "rank" => number.clone()).set(rank.wait_ms / 1e3);
-                gauge!("hiend_train_rank_behind_seconds", "rank" => number).set(rank.behind_ms / 1e3);
+                gauge!("hiend_train_rank_behind_seconds", "rank" => number.clone()).set(rank.behind_ms / 1e3);
+                for stage in Stage::ALL {
+                    let is_slowest = f64::from(stage == rank.stage);
+                    gauge!("hiend_train_rank_stage", "rank" => number.clone(), "stage" => stage.name()).set(is_slowest);
+                }
             }
         }
         Event::Validation(record) => {
@@ -84,27 +93,39 @@ pub fn record(event: &Event<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::path::Path;
-    use std::sync::Mutex;
+    use std::sync::atomic::Ordering;
+    use std::sync::{Arc, Mutex};
 
+    use metrics::atomics::AtomicU64;
     use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
     use super::*;
     use crate::journal::testing::{step_record, validation_record};
-    use crate::journal::{RankRecord, Stage, StepRecord, ValidationRecord};
+    use crate::journal::{RankRecord, StepRecord, ValidationRecord};
 
-    /// Names of the metrics that were recorded.
+    /// Names of the metrics that were recorded, and values of the gauges by name and labels.
     #[derive(Default)]
-    struct Names(Mutex<BTreeSet<String>>);
+    struct Recorded {
+        names: Mutex<BTreeSet<String>>,
+        gauges: Mutex<BTreeMap<String, Arc<AtomicU64>>>,
+    }
 
-    impl Names {
+    impl Recorded {
         fn insert(&self, key: &Key) {
-            self.0.lock().unwrap().insert(key.name().to_owned());
+            self.names.lock().unwrap().insert(key.name().to_owned());
+        }
+
+        /// Values of the gauges whose name and labels begin with `start`.
+        fn gauges(&self, start: &str) -> Vec<(String, f64)> {
+            let gauges = self.gauges.lock().unwrap();
+            let wanted = gauges.iter().filter(|(key, _)| key.starts_with(start));
+            wanted.map(|(key, bits)| (key.clone(), f64::from_bits(bits.load(Ordering::Relaxed)))).collect()
         }
     }
 
-    impl Recorder for Names {
+    impl Recorder for Recorded {
         fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
         fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
         fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
@@ -116,7 +137,9 @@ mod tests {
 
         fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
             self.insert(key);
-            Gauge::noop()
+            let labels = key.labels().map(|label| format!(" {}={}", label.key(), label.value()));
+            let series = key.name().to_owned() + &labels.collect::<String>();
+            Gauge::from_arc(Arc::clone(self.gauges.lock().unwrap().entry(series).or_default()))
         }
 
         fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
@@ -138,18 +161,37 @@ mod tests {
             Event::Checkpoint(path),
             Event::Warning("no picture".into()),
         ];
-        let names = Names::default();
-        metrics::with_local_recorder(&names, || events.iter().for_each(record));
+        let recorded = Recorded::default();
+        metrics::with_local_recorder(&recorded, || events.iter().for_each(record));
         let listed: BTreeSet<String> = METRICS.iter().map(|metric| metric.name.to_owned()).collect();
-        assert_eq!(names.0.into_inner().unwrap(), listed);
+        assert_eq!(recorded.names.into_inner().unwrap(), listed);
+    }
+
+    #[test]
+    fn each_rank_has_one_slowest_stage_at_a_time() {
+        let recorded = Recorded::default();
+        for stages in [[Stage::Compute, Stage::Upload], [Stage::Decode, Stage::Augment]] {
+            let rank = |(rank, stage)| RankRecord { rank, wait_ms: 1.0, behind_ms: 2.0, stage };
+            let step = StepRecord { ranks: (0..).zip(stages).map(rank).collect(), ..step_record(1, 0.5) };
+            metrics::with_local_recorder(&recorded, || record(&Event::Step(&step)));
+            for (rank, slowest) in (0..).zip(stages) {
+                let series = format!("hiend_train_rank_stage rank={rank} stage=");
+                let gauges = recorded.gauges(&series);
+                assert_eq!(gauges.len(), Stage::ALL.len());
+                for (name, value) in gauges {
+                    let expected = f64::from(name == format!("{series}{}", slowest.name()));
+                    assert!((value - expected).abs() < 1e-9, "{name}: {value}");
+                }
+            }
+        }
     }
 
     #[test]
     fn a_dice_that_was_not_measured_has_no_gauge() {
         let validation = ValidationRecord { mean_fg_dice: f64::NAN, ..validation_record(1, 0.5) };
-        let names = Names::default();
-        metrics::with_local_recorder(&names, || record(&Event::Validation(&validation)));
-        let names = names.0.into_inner().unwrap();
+        let recorded = Recorded::default();
+        metrics::with_local_recorder(&recorded, || record(&Event::Validation(&validation)));
+        let names = recorded.names.into_inner().unwrap();
         assert!(names.contains("hiend_train_mean_dice") && !names.contains("hiend_train_mean_fg_dice"), "{names:?}");
     }
 }

@@ -55,10 +55,11 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// Creates the command `hiend-train` in the folder, on the CPU.
+    /// Creates the command `hiend-train` in the folder, on the CPU unless `args` name devices.
     pub(crate) fn command(&self, args: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
-        command.args(args.split_whitespace().chain(["--device", "cpu"])).current_dir(self.0.path());
+        let device: &[&str] = if args.contains("--devices ") { &[] } else { &["--device", "cpu"] };
+        command.args(args.split_whitespace()).args(device).current_dir(self.0.path());
         command.env("XDG_CACHE_HOME", self.path("downloads"));
         command
     }

@@ -16,6 +16,7 @@ mod golden_weights;
 mod look;
 mod metric_goldens;
 mod nifti;
+mod object_storage;
 mod observe;
 mod origins;
 mod precision;

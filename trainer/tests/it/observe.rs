@@ -30,29 +30,57 @@ pub(crate) fn served_at(stderr: &mut impl Iterator<Item = String>) -> String {
     line.trim_start_matches("metrics on http://").split('/').next().unwrap_or_default().to_owned()
 }
 
-#[test]
-fn metrics_and_health_are_served_while_a_run_lasts() {
+/// Starts a pre-training with these flags, gives `look` the address of its metrics after the first step, and ends it.
+fn while_training(flags: &str, look: impl FnOnce(&str)) {
     let folder = Folder::new();
     let args = "pretrain --shards cache --config pretrain.toml --run-dir run --metrics-listen 127.0.0.1:0 \
                 --log-every 1 --display lines";
-    let mut command = folder.command(args);
+    let mut command = folder.command(&format!("{args} {flags}"));
     let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stderr = BufReader::new(run.stderr.take().unwrap()).lines().map(Result::unwrap);
     let addr = served_at(&mut stderr);
     let mut stdout = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
     stdout.find(|line| line.starts_with("step ")).unwrap();
-    let page = get(&addr, "/metrics").unwrap();
-    for name in
-        ["hiend_train_steps_total ", "hiend_train_loss ", "hiend_train_wait_seconds_sum ", "hiend_loader_crops_total "]
-    {
-        assert!(page.lines().any(|line| line.starts_with(name)), "no {name}in {page}");
-    }
-    assert!(page.contains("# HELP hiend_train_loss Mean loss of the last batch."), "{page}");
-    assert!(get(&addr, "/healthz").unwrap().starts_with("HTTP/1.1 200"));
+    look(&addr);
     kill(Pid::from_raw(run.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     // Read to the end, so that the run never waits for a reader.
     let (_, rest) = (stdout.count(), stderr.collect::<Vec<_>>());
     assert_eq!(run.wait().unwrap().code(), Some(75), "{rest:?}");
+}
+
+#[test]
+fn metrics_and_health_are_served_while_a_run_lasts() {
+    while_training("", |addr| {
+        let page = get(addr, "/metrics").unwrap();
+        for name in [
+            "hiend_train_steps_total ",
+            "hiend_train_loss ",
+            "hiend_train_wait_seconds_sum ",
+            "hiend_loader_crops_total ",
+        ] {
+            assert!(page.lines().any(|line| line.starts_with(name)), "no {name}in {page}");
+        }
+        assert!(page.contains("# HELP hiend_train_loss Mean loss of the last batch."), "{page}");
+        assert!(get(addr, "/healthz").unwrap().starts_with("HTTP/1.1 200"));
+    });
+}
+
+#[test]
+fn first_rank_serves_the_waits_and_stages_of_all() {
+    while_training("--devices cpu,cpu", |addr| {
+        let page = get(addr, "/metrics").unwrap();
+        for rank in [0, 1] {
+            for name in ["wait_seconds", "behind_seconds"] {
+                let start = format!("hiend_train_rank_{name}{{rank=\"{rank}\"}} ");
+                assert!(page.lines().any(|line| line.starts_with(&start)), "no {start}in {page}");
+            }
+            // They are set one after the other: at this moment none or two may be 1.
+            let start = format!("hiend_train_rank_stage{{rank=\"{rank}\",stage=");
+            let stages: Vec<&str> = page.lines().filter(|line| line.starts_with(&start)).collect();
+            assert_eq!(stages.len(), 4, "{page}");
+            assert!(stages.iter().all(|line| line.ends_with(" 0") || line.ends_with(" 1")), "{page}");
+        }
+    });
 }
 
 #[test]

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use crate::careless::Folder;
 use crate::observe::{get, served_at};
 
-/// Environment variable that makes [`server_process`] a server: the folder of the cache, and the socket's path.
+/// Environment variable that makes [`server_process`] a server: folder or URL of the cache, and the socket's path.
 const SERVE: &str = "HIEND_TEST_SERVE";
 /// Environment variable with the token that [`server_process`] requires, if set.
 const TOKEN: &str = "HIEND_TEST_SERVE_TOKEN";
@@ -31,7 +31,8 @@ fn server_process() {
         caches: vec![(Arc::new(Cache::open(cache).unwrap()), 1)],
         listen: vec![format!("unix:{socket}").parse().unwrap()],
         threads: 1,
-        memory_bytes: 256 << 20,
+        // Of this, a disk cache may map 256 MiB.
+        memory_bytes: 512 << 20,
         client_memory_bytes: 64 << 20,
         token: std::env::var(TOKEN).ok(),
         ..ServiceConfig::default()
@@ -43,23 +44,28 @@ fn server_process() {
 }
 
 /// A running server. Dropping it kills it.
-struct Server {
+pub(crate) struct Server {
     process: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Server {
     fn start(folder: &Folder, name: &str) -> Self {
-        Self::with_token(folder, name, None)
+        Self::of_cache(folder, name, &folder.path("cache").display().to_string(), &[])
     }
 
-    fn with_token(folder: &Folder, name: &str, token: Option<&str>) -> Self {
+    fn with_token(folder: &Folder, name: &str, token: &str) -> Self {
+        Self::of_cache(folder, name, &folder.path("cache").display().to_string(), &[(TOKEN, token)])
+    }
+
+    /// Serves the cache at a folder or URL, with a socket in `folder` and these environment variables.
+    pub(crate) fn of_cache(folder: &Folder, name: &str, cache: &str, variables: &[(&str, &str)]) -> Self {
         let socket = folder.path(name);
-        let serve = format!("{},{}", folder.path("cache").display(), socket.display());
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["service::server_process", "--exact", "--ignored", "--nocapture"])
-            .env(SERVE, serve)
-            .envs(token.map(|token| (TOKEN, token)))
+            .env(SERVE, format!("{cache},{}", socket.display()))
+            .env("XDG_CACHE_HOME", folder.path("downloads"))
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -69,7 +75,7 @@ impl Server {
         Self { process, url: format!("unix://{}", socket.display()) }
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.end();
     }
 
@@ -86,10 +92,10 @@ impl Drop for Server {
     }
 }
 
-const PRETRAIN: &str = "pretrain --config pretrain.toml --display lines --log-every 1";
+pub(crate) const PRETRAIN: &str = "pretrain --config pretrain.toml --display lines --log-every 1";
 
 /// Losses in the journal of a run; if there are two lines for a step, the later one is valid.
-fn losses(folder: &Folder, run: &str) -> Vec<(u64, u64)> {
+pub(crate) fn losses(folder: &Folder, run: &str) -> Vec<(u64, u64)> {
     let mut losses = std::collections::BTreeMap::new();
     for entry in journal::read(&folder.path(run).join("journal.jsonl")).unwrap() {
         if let Entry::Step(record) = entry.unwrap() {
@@ -100,7 +106,7 @@ fn losses(folder: &Folder, run: &str) -> Vec<(u64, u64)> {
 }
 
 /// Trains in a separate process and calls `meanwhile` once `step` is done; returns its exit code and standard error.
-fn train(folder: &Folder, args: &str, step: u64, meanwhile: impl FnOnce()) -> (Option<i32>, String) {
+pub(crate) fn train(folder: &Folder, args: &str, step: u64, meanwhile: impl FnOnce()) -> (Option<i32>, String) {
     let mut run = folder.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
     let wanted = format!("{step}/");
@@ -148,6 +154,37 @@ fn losses_survive_the_death_of_a_server() {
     let longer = losses(&folder, "none");
     assert_eq!(longer.len() as u64, last + 1);
     assert!(straight.iter().zip(&longer).all(|(a, b)| a == b));
+}
+
+#[test]
+fn losses_of_ranks_survive_the_death_of_a_server() {
+    let folder = Folder::new();
+    let pretrain = format!("{PRETRAIN} --set train.micro_batch=1 --max-steps 40");
+    folder.succeed(&format!("{pretrain} --shards cache --run-dir one"));
+    let one = losses(&folder, "one");
+    assert_eq!(one.len(), 40);
+    let (first, second) = (Server::start(&folder, "a"), Server::start(&folder, "b"));
+    // Memory for three batches: most are fetched after the server's death.
+    let args =
+        format!("{pretrain} --devices cpu,cpu --loader {},{} --run-dir two --memory 128KiB", first.url, second.url);
+    let (code, stderr) = train(&folder, &args, 2, || first.kill());
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(losses(&folder, "two"), one);
+}
+
+#[test]
+fn crops_of_servers_are_augmented_on_the_device() {
+    let folder = Folder::new();
+    let server = Server::start(&folder, "a");
+    let finetune = "finetune --init none --no-validation --config finetune.toml --display lines";
+    for (name, program) in [("pretrain", PRETRAIN), ("finetune", finetune)] {
+        let args = format!("{program} --max-steps 3 --set stream.augment.chain=nnunet --set train.augment_on=device");
+        let [shards, served] = ["shards", "served"].map(|source| format!("{name}-{source}"));
+        folder.succeed(&format!("{args} --shards cache --run-dir {shards}"));
+        folder.succeed(&format!("{args} --loader {} --run-dir {served}", server.url));
+        assert_eq!(losses(&folder, &shards).len(), 3);
+        assert_eq!(losses(&folder, &served), losses(&folder, &shards), "{name}");
+    }
 }
 
 #[test]
@@ -235,7 +272,7 @@ fn servers_and_their_files_are_checked_before_a_folder_is_made() {
     refuse(&format!("--loader {away} --loader-token-file no-token"), &["no-token"]);
     fs::File::create(folder.path("empty")).unwrap().write_all(b"\n").unwrap();
     refuse(&format!("--loader {away} --loader-token-file empty"), &["empty", "token"]);
-    let server = Server::with_token(&folder, "guarded", Some("secret"));
+    let server = Server::with_token(&folder, "guarded", "secret");
     refuse(&format!("--loader {}", server.url), &["a bearer token is required", "--loader-token-file"]);
     assert!(!folder.path("run").exists());
 }

@@ -1,4 +1,4 @@
-//! Tests of ranks in separate network namespaces, whose network is cut.
+//! Tests of ranks in separate network namespaces, whose network is cut; `tests/cut-network` runs them.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;
