@@ -23,12 +23,12 @@ use hiend_loader::split::{Part, ShotSplit, Split};
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
 use hiend_trainer::config::{MicroBatch, RunConfig as _};
-use hiend_trainer::journal::{Entry, ValidationRecord, read};
+use hiend_trainer::journal::{Entry, StepRecord, ValidationRecord, read};
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
 use nix::unistd::Pid;
 
 /// Exit code of ranks that end because another rank was lost.
-const LOST: i32 = 69;
+pub(crate) const LOST: i32 = 69;
 /// Exit code of a run stopped by a batch system's signal.
 const REQUEUE: i32 = 75;
 /// Exit code of a run stopped by Ctrl-C.
@@ -127,17 +127,22 @@ impl Folder {
         self.program(run, "pretrain", flags)
     }
 
-    /// Losses of a run by step; if there are two lines for a step, the later one is valid.
-    fn losses(&self, run: &str) -> Vec<u64> {
-        let mut losses = Vec::new();
+    /// Records of a run by step; if there are two lines for a step, the later one is valid.
+    fn steps(&self, run: &str) -> Vec<StepRecord> {
+        let mut steps = Vec::new();
         for entry in read(&self.at(run).join("journal.jsonl")).unwrap() {
             if let Entry::Step(record) = entry.unwrap() {
-                losses.truncate(record.step as usize - 1);
-                assert_eq!(losses.len() as u64, record.step - 1, "a step is missing");
-                losses.push(record.loss.to_bits());
+                steps.truncate(record.step as usize - 1);
+                assert_eq!(steps.len() as u64, record.step - 1, "a step is missing");
+                steps.push(record);
             }
         }
-        losses
+        steps
+    }
+
+    /// Losses of a run by step.
+    fn losses(&self, run: &str) -> Vec<u64> {
+        self.steps(run).iter().map(|step| step.loss.to_bits()).collect()
     }
 
     /// Validations of a run, without their times.
@@ -161,7 +166,7 @@ fn told(stderr: &str) -> Vec<&str> {
 }
 
 /// A run in progress, and its standard output.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
 }
@@ -174,7 +179,7 @@ impl Running {
     }
 
     /// Waits for the line of a step.
-    fn wait_for_step(&mut self, step: u64) {
+    pub(crate) fn wait_for_step(&mut self, step: u64) {
         let number = format!("{step}/");
         let is_step = |line: &str| {
             line.starts_with("step ") && line.split_whitespace().nth(1).is_some_and(|word| word.starts_with(&number))
@@ -211,7 +216,7 @@ impl Running {
     }
 
     /// Waits for the end; returns exit code and standard error.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
         self.lines.by_ref().for_each(drop);
         let output = self.child.wait_with_output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
@@ -254,8 +259,8 @@ fn number_of_crops_chosen_by_memory_is_recorded_and_kept() {
     assert_eq!(recorded("chosen"), Some(MicroBatch::Crops(chosen)));
 }
 
-/// Starts a rank as torchrun does.
-fn as_torchrun(mut command: Command, rank: usize, master: SocketAddr, token: &str) -> Running {
+/// Starts a rank of two as torchrun does.
+pub(crate) fn as_torchrun(mut command: Command, rank: usize, master: SocketAddr, token: &str) -> Running {
     command.envs([("WORLD_SIZE", "2"), ("HIEND_TOKEN", token)]).env("MASTER_ADDR", master.ip().to_string());
     command.env("MASTER_PORT", master.port().to_string());
     command.env("RANK", rank.to_string()).env("LOCAL_RANK", rank.to_string());
@@ -263,7 +268,7 @@ fn as_torchrun(mut command: Command, rank: usize, master: SocketAddr, token: &st
 }
 
 /// Finds a free port on a loopback address that no other test uses, in this or any other process.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let [_, _, high, low] = std::process::id().to_be_bytes();
     // 127.0.0.x is what everything else uses.

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 
 use crate::careless::Folder;
 use crate::observe::{get, served_at};
+use crate::rank_processes::{LOST, Running, as_torchrun, free_address};
 
 /// Environment variable that makes [`server_process`] a server: folder or URL of the cache, and the socket's path.
 const SERVE: &str = "HIEND_TEST_SERVE";
@@ -170,6 +171,39 @@ fn losses_of_ranks_survive_the_death_of_a_server() {
     let (code, stderr) = train(&folder, &args, 2, || first.kill());
     assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(losses(&folder, "two"), one);
+}
+
+#[test]
+fn rank_whose_batches_stop_coming_is_late_although_it_is_alive() {
+    let folder = Folder::new();
+    let servers = ["a", "b"].map(|name| Server::start(&folder, name));
+    let master = free_address();
+    let start = |rank: usize| {
+        // Memory for three batches: a rank whose server is stopped soon waits.
+        let mut command = folder.command(&format!(
+            "{PRETRAIN} --set train.micro_batch=1 --loader {} --run-dir run --memory 128KiB --step-timeout 10",
+            servers[rank].url
+        ));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        as_torchrun(command, rank, master, "a token for tests only")
+    };
+    let [mut first, second] = [start(0), start(1)];
+    first.wait_for_step(2);
+    let server = Pid::from_raw(servers[1].process.id().try_into().unwrap());
+    kill(server, Signal::SIGSTOP).unwrap();
+    let check = |rank: Running| {
+        let (code, stderr) = rank.end();
+        assert_eq!(code, Some(LOST), "{stderr}");
+        let expected = "is alive but has not reached the next exchange for 10 s (--step-timeout)";
+        let is_named = |line: &str| line.starts_with("error: rank 1 (") && line.contains(expected);
+        assert!(stderr.lines().any(is_named), "{stderr}");
+    };
+    check(first);
+    // The late rank learns of it once it has its batch, or no server gives it one.
+    kill(server, Signal::SIGCONT).unwrap();
+    check(second);
+    let last = losses(&folder, "run").last().unwrap().0;
+    assert!(folder.path(&format!("run/checkpoints/step-{last:08}")).is_dir());
 }
 
 #[test]

@@ -1,11 +1,12 @@
-//! Tests of ranks that are killed, hang or fail, and of restarts.
+//! Tests of ranks that are killed, hang, are slow or fail, and of restarts.
 
 use std::fs;
 use std::io::Read as _;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use super::{Folder, LOST, Running, succeed, told};
+use super::{Folder, LOST, REQUEUE, Running, succeed, told};
 
 #[test]
 fn killed_rank_is_named_and_the_steps_done_are_saved() {
@@ -85,6 +86,29 @@ fn stopped_rank_is_silent_and_ends_all() {
 #[test]
 fn stopped_first_rank_is_silent_and_ends_all() {
     stop_rank(0);
+}
+
+#[test]
+fn slow_rank_is_waited_for_and_changes_no_loss() {
+    const PAUSE: Duration = Duration::from_secs(3);
+    let folder = Folder::new(2);
+    let mut running = Running::start(folder.pretrain("run", &["--devices", "cpu,cpu"]));
+    running.wait_for_step(2);
+    let rank = running.rank(1);
+    kill(rank, Signal::SIGSTOP).unwrap();
+    std::thread::sleep(PAUSE);
+    let done = folder.steps("run").len() as u64;
+    kill(rank, Signal::SIGCONT).unwrap();
+    running.wait_for_step(done + 2);
+    kill(running.own_pid(), Signal::SIGTERM).unwrap();
+    let (code, stderr) = running.end();
+    assert_eq!(code, Some(REQUEUE), "{stderr}");
+    assert!(told(&stderr).iter().all(|line| !line.starts_with("error: ")), "{stderr}");
+    // One step contains the pause, except for the part in which rank 0 was still at its own work.
+    let steps = folder.steps("run");
+    assert!(steps.iter().any(|step| step.step_ms > PAUSE.as_secs_f64() * 1e3 / 2.0), "{steps:?}");
+    succeed(folder.pretrain("one", &["--device", "cpu", "--max-steps", &steps.len().to_string()]));
+    assert_eq!(folder.losses("run"), folder.losses("one"));
 }
 
 #[test]
