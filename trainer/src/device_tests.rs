@@ -10,5 +10,9 @@ pub fn device_tests() -> impl Iterator<Item = (&'static str, fn(&Device))> {
         crate::model::block::tests::DEVICE_TESTS,
         crate::sliding_window::classes::tests::DEVICE_TESTS,
     ];
-    crate::ops::device_tests().chain(of_others.into_iter().flatten().copied())
+    #[cfg(feature = "cuda")]
+    let of_ranks = crate::distributed::nccl::tests::DEVICE_TESTS;
+    #[cfg(not(feature = "cuda"))]
+    let of_ranks: &[crate::ops::testing::DeviceTest] = &[];
+    crate::ops::device_tests().chain(of_others.into_iter().chain([of_ranks]).flatten().copied())
 }

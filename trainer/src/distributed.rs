@@ -28,7 +28,7 @@ mod link;
 mod mpi;
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "calls of a C library")]
-mod nccl;
+pub(crate) mod nccl;
 mod nodelist;
 mod pairwise;
 mod peer;

@@ -8,7 +8,11 @@
 //! NCCL adds in an order of its own, which depends on the number of ranks and on how they are connected, but not on the
 //! run: equal runs give equal bits, while other numbers of ranks agree within rounding.
 //!
-//! Written without a GPU: no device has executed it so far.
+//! Written without a GPU: no device has executed it so far. `tests/gpu/nccl` makes the calls that need none.
+
+#[cfg(any(test, feature = "device-tests"))]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
+pub(crate) mod tests;
 
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
