@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use hiend_trainer::distributed::{Launcher, Master, World};
 use serde_json::Value;
 
 use self::command_lines::{Call, calls};
@@ -64,7 +65,7 @@ fn check_flags(file: &str, calls: &[Call]) {
 #[test]
 fn calls_of_the_programs_use_flags_that_exist() {
     let mut programs = BTreeSet::new();
-    for (name, text) in files("deploy", &["sh", "service", "yaml"]) {
+    for (name, text) in files("deploy", &["py", "sh", "service", "yaml"]) {
         let mut found = calls(&text);
         if Path::new(&name).extension().is_some_and(|extension| extension == "yaml") {
             found.extend(yaml::documents(&text).unwrap().iter().flat_map(containers).filter_map(call_of));
@@ -250,6 +251,33 @@ fn shell_scripts_parse() {
         let status = Command::new("bash").arg("-n").arg(&script).status().unwrap();
         assert!(status.success(), "{}", script.display());
     }
+}
+
+/// Program in Python that prints the variables of a rank, as the function `environment` of a script makes them. The
+/// script is parsed but not run, because there may be no Ray to import.
+const VARIABLES: &str = "
+import ast, json, sys
+script = ast.parse(open(sys.argv[1]).read())
+made = next(part for part in script.body if getattr(part, 'name', None) == 'environment')
+exec(compile(ast.Module([made], []), sys.argv[1], 'exec'))
+print(json.dumps(environment(3, 4, 'node1', 29400, 'secret')))
+";
+
+#[test]
+fn ranks_that_ray_starts_find_each_other() {
+    let python = std::env::var_os("HIEND_PYTHON").unwrap_or_else(|| "python3".into());
+    let script = folder().join("deploy/train-ray.py");
+    let Ok(output) = Command::new(&python).args(["-c", VARIABLES]).arg(script).output() else {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "there is no {} (set HIEND_PYTHON)", python.display());
+        println!("Ray: NOT tried, there is no {} (set HIEND_PYTHON)", python.display());
+        return;
+    };
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let variables: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let world = World::find(Launcher::Auto, &|name| Some(variables[name].as_str()?.to_owned())).unwrap().unwrap();
+    assert_eq!((world.rank, world.num_ranks, world.local_rank, world.num_sharing), (3, 4, 0, 1));
+    assert!(matches!(&world.master, Master::Address { host, port: 29_400 } if host == "node1"), "{:?}", world.master);
+    assert_eq!(variables["HIEND_TOKEN"], "secret");
 }
 
 #[test]
