@@ -181,7 +181,7 @@ fn rank_whose_batches_stop_coming_is_late_although_it_is_alive() {
     let start = |rank: usize| {
         // Memory for three batches: a rank whose server is stopped soon waits.
         let mut command = folder.command(&format!(
-            "{PRETRAIN} --set train.micro_batch=1 --loader {} --run-dir run --memory 128KiB --step-timeout 10",
+            "{PRETRAIN} --set train.micro_batch=1 --loader {} --run-dir run --memory 128KiB --step-timeout 20",
             servers[rank].url
         ));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -194,7 +194,7 @@ fn rank_whose_batches_stop_coming_is_late_although_it_is_alive() {
     let check = |rank: Running| {
         let (code, stderr) = rank.end();
         assert_eq!(code, Some(LOST), "{stderr}");
-        let expected = "is alive but has not reached the next exchange for 10 s (--step-timeout)";
+        let expected = "is alive but has not reached the next exchange for 20 s (--step-timeout)";
         let is_named = |line: &str| line.starts_with("error: rank 1 (") && line.contains(expected);
         assert!(stderr.lines().any(is_named), "{stderr}");
     };
