@@ -18,7 +18,6 @@ mod advice;
 mod command_line;
 mod destination;
 mod documentation;
-#[cfg(feature = "serve")]
 pub mod health;
 mod interrupt;
 mod log;
@@ -28,6 +27,7 @@ mod output;
 mod panics;
 mod storage;
 mod values;
+pub mod watchdog;
 
 use std::path::Path;
 use std::process::ExitCode;

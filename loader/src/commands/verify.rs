@@ -44,7 +44,7 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|err| anyhow::anyhow!("cannot start threads: {err}; use fewer, with --threads"))?;
     let stop = interrupt_flag("finishing the cases in progress; press Ctrl-C again to stop at once")?;
-    let progress = Mutex::new(Progress::new(cases.len(), bytes));
+    let progress = Mutex::new(Progress::new("the verification", cases.len(), bytes));
     let verify = |reader: &mut VolumeReader, &(shard, idx): &(&Arc<_>, usize)| -> anyhow::Result<Vec<Fault>> {
         if stop.load(Ordering::Relaxed) {
             return Ok(Vec::new());
