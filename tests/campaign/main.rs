@@ -7,6 +7,7 @@ mod bytes;
 mod checkpoints;
 mod conversion;
 mod effort;
+mod finetuning;
 mod operations;
 mod scans;
 mod simulator;
