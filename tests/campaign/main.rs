@@ -9,5 +9,6 @@ mod conversion;
 mod effort;
 mod finetuning;
 mod operations;
+mod results;
 mod scans;
 mod simulator;
