@@ -412,7 +412,7 @@ fn shard_cut_short_under_a_run_is_named_and_the_steps_done_are_saved() {
     let mut run = folder.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
     assert!(lines.any(|line| line.unwrap().starts_with("step ")));
-    fs::File::options().write(true).open(&shard).unwrap().set_len(100).unwrap();
+    fs::File::options().write(true).open(&shard).unwrap().set_len(0).unwrap();
     lines.map(Result::unwrap).for_each(drop);
     let output = run.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();

@@ -51,7 +51,7 @@ fn a_stream_ends_with_one_line_when_a_shard_is_cut_short() {
         let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         lines.next().expect("a batch").unwrap();
-        File::options().write(true).open(&shard).unwrap().set_len(100).unwrap();
+        File::options().write(true).open(&shard).unwrap().set_len(0).unwrap();
         lines.map(Result::unwrap).for_each(drop);
         let ran = ran_of(child.wait_with_output().unwrap());
         assert_eq!(ran.code, 1, "{access}: {}", ran.err);
