@@ -139,14 +139,9 @@ pub struct RunArgs {
     /// Address on which /metrics (Prometheus) and /healthz are served, such as 127.0.0.1:9464
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<SocketAddr>,
-    /// Seconds without an optimizer step, a validated case or an awaited batch after which /healthz answers 503
-    #[arg(
-        long,
-        value_name = "SECS",
-        default_value_t = 600,
-        requires = "metrics_listen",
-        value_parser = parse_positive::<u64>
-    )]
+    /// Seconds without an optimizer step, a validated case or an awaited batch after which a warning names the stage that
+    /// stands still and /healthz answers 503
+    #[arg(long, value_name = "SECS", default_value_t = 600, value_parser = parse_positive::<u64>)]
     pub stalled_after: u64,
     /// MLflow server that receives settings, steps and validations, such as `http://127.0.0.1:5000`; credentials are taken
     /// from `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`

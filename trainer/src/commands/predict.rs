@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use hiend_cache::durable;
+use hiend_loader::program::health::Health;
+use hiend_loader::program::watchdog::{STALLED_AFTER, Watchdog};
 use hiend_loader::program::{OnSuspectArg, UsageError, check_output_folder, count, escape_name};
 use hiend_loader::volume::write_like;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -81,6 +83,9 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
 
     let stop = Stop::default();
     signals.begin(&stop, Some("batch of windows"));
+    let health = Health::new();
+    let progress = health.stage("the prediction", STALLED_AFTER);
+    let _watchdog = Watchdog::start(health)?;
     let num_cases = files.len() + skipped.len();
     let mut num_failed = skipped.len();
     let mut num_to_check = 0;
@@ -90,11 +95,13 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     for (number, (case, path)) in files.iter().enumerate() {
         let started = Instant::now();
         let label = format!("{}/{} {}", number + 1, files.len(), escape_name(case));
+        progress.beat_at(format!("of {label}"));
         let bar = bar(&label);
         let mut lines = bar.is_hidden().then(|| ProgressLines::new(started));
         let result = predictor.predict(path, args.on_suspect.into(), args.probabilities, &stop, &mut |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
+            progress.beat_at(format!("of {label} after {done} of {total} windows"));
             if let Some(line) = lines.as_mut().and_then(|lines| lines.next(Instant::now(), done, total)) {
                 note(format_args!("{label}: {line}"));
             }

@@ -226,6 +226,40 @@ fn signal_ends_the_wait_for_servers_with_a_checkpoint() {
 }
 
 #[test]
+fn stage_that_stands_still_is_named_and_told_when_it_goes_on() {
+    let folder = Folder::new();
+    let server = Server::start(&folder, "a");
+    let args = format!("{PRETRAIN} --loader {} --run-dir run --memory 128KiB --stalled-after 2", server.url);
+    let mut run = folder.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(run.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut stdout = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
+    stdout.find(|line| line.starts_with("step ")).unwrap();
+    let [server, run_id] = [&server.process, &run].map(|process| Pid::from_raw(process.id().try_into().unwrap()));
+    kill(server, Signal::SIGSTOP).unwrap();
+    // The loader waits first, the training once the batches that were fetched are used up.
+    let mut stands = [false; 2];
+    while stands != [true; 2] {
+        let line = stderr.next().expect("both stages are named");
+        for (stage, stands) in ["the loader", "training after step"].into_iter().zip(&mut stands) {
+            if line.starts_with(&format!("warning: no progress of {stage} ")) {
+                *stands = true;
+            } else if line.starts_with(stage) {
+                *stands = false;
+            }
+        }
+    }
+    // Read by another thread, so that the run never waits for a reader.
+    let steps = std::thread::spawn(move || stdout.count());
+    kill(server, Signal::SIGCONT).unwrap();
+    let again = stderr.find(|line| line.starts_with("the loader: progress again after ")).unwrap();
+    assert!(again.ends_with(" s"), "{again}");
+    kill(run_id, Signal::SIGTERM).unwrap();
+    let rest: Vec<String> = stderr.collect();
+    assert_eq!(run.wait().unwrap().code(), Some(75), "{rest:?}");
+    steps.join().unwrap();
+}
+
+#[test]
 fn fine_tuning_takes_classes_and_preprocessing_from_servers() {
     let folder = Folder::new();
     let server = Server::start(&folder, "a");
