@@ -15,6 +15,7 @@ mod options;
 mod overlap;
 mod ranks;
 mod readback;
+mod recorded;
 pub mod replica;
 mod run;
 mod run_dir;

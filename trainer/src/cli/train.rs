@@ -97,6 +97,10 @@ pub struct RunArgs {
     /// Continue from the checkpoint of this step; later checkpoints are kept under other names
     #[arg(long, value_name = "STEP", value_parser = parse_positive::<u64>)]
     pub resume_from: Option<u64>,
+    /// Resume although an NVIDIA library that computed the run is missing now or rejects a choice recorded in products.json
+    /// or plans.json: results then differ by rounding
+    #[arg(long)]
+    pub other_rounding: bool,
     /// Try everything once and keep nothing: two steps, a validation, a checkpoint and a picture
     #[arg(long, conflicts_with_all = ["resume", "resume_from", "max_steps"])]
     pub smoke: bool,

@@ -7,11 +7,12 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::Factors;
 use crate::ops::kernels::uninit;
+use crate::vendor::answers::Prepared;
 use crate::vendor::cublaslt;
 use crate::vendor::fallback::warn_once;
 use crate::vendor::layout::Matrix;
 use crate::vendor::problem::{Epilogue, Placed, Problem, VECTOR_ALIGNMENT};
-use crate::vendor::queue;
+use crate::vendor::queue::{self, PrepareError};
 
 /// Consequence of computing without the library, for warnings.
 const FALLBACK: &str = "products are computed by Burn's kernels (30 to 146 TFLOP/s on an H100, where cuBLASLt makes \
@@ -40,9 +41,9 @@ pub(crate) fn forward_biased(
     if bias.dtype != dtype || !bias.handle.offset_start.unwrap_or(0).is_multiple_of(VECTOR_ALIGNMENT) {
         return None;
     }
-    let (problem, workspace_bytes) = planned(&x, &weight, &shape, dtype, Epilogue::Bias, factors)?;
+    let (problem, prepared) = planned(&x, &weight, &shape, dtype, Epilogue::Bias, factors)?;
     let out = uninit(&x.tensor, shape, dtype);
-    queue::launch(problem, workspace_bytes, [&x.tensor, &weight.tensor, &out], Some(&bias));
+    queue::launch(problem, prepared, [&x.tensor, &weight.tensor, &out], Some(&bias));
     Some(out)
 }
 
@@ -131,6 +132,34 @@ impl Factor {
     }
 }
 
+/// Reason why the library does not compute a product.
+#[derive(Debug, thiserror::Error)]
+enum NotPlanned {
+    /// Types that the library does not multiply.
+    #[error("cuBLASLt multiplies factors of one type of floats: {left:?} and {right:?}, to {result:?}")]
+    Types {
+        /// Type of the left factor.
+        left: DType,
+        /// Type of the right factor.
+        right: DType,
+        /// Type of the result.
+        result: DType,
+    },
+    /// Shapes or layouts that are not those of a product.
+    #[error("{left:?} and {right:?} are not stored as factors of a product {result:?}")]
+    Layout {
+        /// Shape of the left factor.
+        left: Shape,
+        /// Shape of the right factor.
+        right: Shape,
+        /// Shape of the result.
+        result: Shape,
+    },
+    /// The library does not compute it.
+    #[error(transparent)]
+    Library(#[from] PrepareError),
+}
+
 /// Computes the product into a new tensor, and the vector that its epilogue writes.
 fn computed(
     left: &Factor,
@@ -140,17 +169,17 @@ fn computed(
     epilogue: Epilogue,
     factors: Factors,
 ) -> Option<(CubeTensor, Option<CubeTensor>)> {
-    let (problem, workspace_bytes) = planned(left, right, &shape, dtype, epilogue, factors)?;
+    let (problem, prepared) = planned(left, right, &shape, dtype, epilogue, factors)?;
     let out = uninit(&left.tensor, shape, dtype);
     let vector =
         (epilogue == Epilogue::BiasGradient).then(|| uninit(&left.tensor, Shape::from([right.matrix.columns]), dtype));
-    queue::launch(problem, workspace_bytes, [&left.tensor, &right.tensor, &out], vector.as_ref());
+    queue::launch(problem, prepared, [&left.tensor, &right.tensor, &out], vector.as_ref());
     Some((out, vector))
 }
 
-/// Plans the product into a new tensor of this shape and type; returns it with the bytes of scratch memory needed.
-/// `None` if the library does not compute it. Only a plain product causes a warning then, because one with an epilogue
-/// is computed without it instead.
+/// Plans the product into a new tensor of this shape and type; returns it with the library's answer. `None` if the
+/// library does not compute it. Only a plain product causes a warning then, because one with an epilogue is computed
+/// without it instead.
 fn planned(
     left: &Factor,
     right: &Factor,
@@ -158,24 +187,41 @@ fn planned(
     dtype: DType,
     epilogue: Epilogue,
     factors: Factors,
-) -> Option<(Problem, u64)> {
-    let problem = problem(left, right, shape, dtype, factors)?.with(epilogue);
-    match queue::prepare(&problem, &left.tensor) {
-        Ok(workspace_bytes) => return Some((problem, workspace_bytes)),
+) -> Option<(Problem, Prepared)> {
+    let planned = || {
+        let problem = problem(left, right, shape, dtype, factors)?.with(epilogue);
+        let prepared = queue::prepare(&problem, &left.tensor)?;
+        Ok::<_, NotPlanned>((problem, prepared))
+    };
+    match planned() {
+        Ok(planned) => return Some(planned),
         Err(reason) if epilogue == Epilogue::Plain => warn_once(FALLBACK, &reason),
-        Err(reason) => tracing::debug!("{problem} is computed in two passes: {reason}"),
+        Err(reason) => tracing::debug!("a product to {shape:?} is computed in two passes: {reason}"),
     }
     None
 }
 
-fn problem(left: &Factor, right: &Factor, shape: &Shape, dtype: DType, factors: Factors) -> Option<Problem> {
-    let number = queue::number(left.tensor.dtype).filter(|_| left.tensor.dtype == right.tensor.dtype)?;
-    let result = queue::number(dtype)?;
+fn problem(
+    left: &Factor,
+    right: &Factor,
+    shape: &Shape,
+    dtype: DType,
+    factors: Factors,
+) -> Result<Problem, NotPlanned> {
+    let [of_left, of_right] = [left, right].map(|factor| factor.tensor.dtype);
+    let numbers = queue::number(of_left).filter(|_| of_left == of_right).zip(queue::number(dtype));
+    let (number, result) = numbers.ok_or(NotPlanned::Types { left: of_left, right: of_right, result: dtype })?;
     // The result is contiguous: one matrix, or one after another.
     let of = if left.matrix.batch * right.matrix.batch == 1 { Matrix::of_rows } else { Matrix::of_batch };
-    let out = Placed { matrix: of(shape, &contiguous_strides(shape))?, offset: 0 };
-    let [l, r] = [left, right].map(|factor| queue::placed(&factor.tensor, factor.matrix));
-    Problem::new(l?, r?, out, number, result, factors == Factors::Tf32)
+    let described = || {
+        let out = Placed { matrix: of(shape, &contiguous_strides(shape))?, offset: 0 };
+        let [l, r] = [left, right].map(|factor| queue::placed(&factor.tensor, factor.matrix));
+        Problem::new(l?, r?, out, number, result, factors == Factors::Tf32)
+    };
+    described().ok_or_else(|| {
+        let [left, right] = [left, right].map(|factor| factor.tensor.meta.shape().clone());
+        NotPlanned::Layout { left, right, result: shape.clone() }
+    })
 }
 
 /// Strides of a tensor of this shape allocated by [`uninit`].
