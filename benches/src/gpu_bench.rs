@@ -48,7 +48,7 @@ use std::time::Instant;
 
 use clap::ValueEnum as _;
 use hiend_trainer::config::DecodeOn;
-use hiend_trainer::device::{Compute, keep_kernels_in, settle_default};
+use hiend_trainer::device::{Compute, keep_kernels, settle_default};
 use hiend_trainer::doctor::Machine;
 use hiend_trainer::ops::attention::Computation;
 use hiend_trainer::ops::conv::leave_to_burn;
@@ -69,7 +69,7 @@ use figures::rounded;
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let began = Instant::now();
     if let Some(dir) = &cli.cache_dir {
-        keep_kernels_in(dir);
+        keep_kernels(Some(dir));
     }
     let opened = Compute::open(cli.device);
     if let Ok(compute) = &opened {

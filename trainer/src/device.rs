@@ -295,12 +295,20 @@ pub fn check_sums(compute: &Compute) -> Result<(), DeviceError> {
     Ok(())
 }
 
-/// Keeps compiled kernels and tuning results in `dir` for later runs. Has no effect in a build without CUDA.
-pub fn keep_kernels_in(dir: &std::path::Path) {
+/// Keeps compiled kernels and tuning results for later runs of this program, in `dir` or by default in the folder
+/// `hiend/kernels` of the user's cache. Called once, before a device is opened. Has no effect in a build without CUDA.
+pub fn keep_kernels(dir: Option<&std::path::Path>) {
     #[cfg(feature = "cuda")]
     {
         use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig as _};
-        let mut config = CubeClRuntimeConfig::default();
+        let Some(dir) = dir.map(PathBuf::from).or_else(|| crate::user_cache::folder("kernels")) else { return };
+        // A kept kernel is found by its name and by this ID, and not by its code: without an ID, those of another build
+        // would be taken.
+        if buildid::build_id().is_none() {
+            tracing::warn!("kernels are not kept: this program has no build ID (linker option --build-id)");
+            return;
+        }
+        let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
         config.compilation.cache = true;
         CubeClRuntimeConfig::set(config);
         cubecl::environment::set_root(dir);
