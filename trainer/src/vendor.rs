@@ -30,10 +30,13 @@ pub mod cudnn;
 pub mod device_thread;
 #[cfg(feature = "cuda")]
 pub mod fallback;
+mod functions;
 pub mod layout;
 pub mod library;
 #[cfg(feature = "cuda")]
 pub mod memory;
+#[expect(unsafe_code, reason = "calls of a C library")]
+pub mod nccl;
 pub mod problem;
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "hands device pointers to a C library")]

@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use super::functions::functions;
 use super::library::{self, Found, Library, LibraryError, Places};
 use super::recorded;
 
@@ -28,28 +29,6 @@ const OLDEST: usize = 90_000;
 
 /// Opaque object of the library.
 type Raw = *mut c_void;
-
-macro_rules! functions {
-    ($($field:ident: $symbol:literal, fn($($argument:ty),*) -> $result:ty;)*) => {
-        /// Required functions of the library, with the types of its header.
-        struct Functions {
-            $($field: unsafe extern "C" fn($($argument),*) -> $result,)*
-        }
-
-        impl Functions {
-            /// Looks up all functions; returns the name of the first missing one as the error.
-            ///
-            /// # Safety
-            /// `library` is cuDNN and stays loaded.
-            unsafe fn of(library: &libloading::Library) -> Result<Self, &'static str> {
-                // SAFETY: each symbol has the type that the library's header gives it.
-                unsafe {
-                    Ok(Self { $($field: *library.get($symbol.as_bytes()).map_err(|_| $symbol)?,)* })
-                }
-            }
-        }
-    };
-}
 
 functions! {
     get_version: "cudnnGetVersion", fn() -> usize;
