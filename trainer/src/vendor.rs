@@ -24,6 +24,7 @@ pub mod answers;
 #[expect(unsafe_code, reason = "calls of a C library")]
 #[allow(clippy::wildcard_imports, reason = "constants of a C library")]
 pub mod cublaslt;
+pub mod cublaslt_functions;
 #[expect(unsafe_code, reason = "calls of a C library")]
 pub mod cudnn;
 #[cfg(feature = "cuda")]

@@ -11,27 +11,10 @@ use cudarc::cublaslt::{result, sys};
 use cudarc::driver::sys::{CUdevice_attribute_enum, CUstream};
 
 use super::algorithms::{self, Algorithm, MAX_WORKSPACE, Owner};
+use super::cublaslt_functions::FUNCTIONS;
 use super::library::{self, Found, Library, LibraryError, Places};
 use super::problem::{ColumnMajor, Epilogue, FULL_ALIGNMENT, Number, Problem, Stored, VECTOR_ALIGNMENT};
 use super::recorded;
-
-/// Library functions that this module calls.
-pub const SYMBOLS: [&str; 14] = [
-    "cublasLtCreate",
-    "cublasLtGetVersion",
-    "cublasLtMatmul",
-    "cublasLtMatmulAlgoCheck",
-    "cublasLtMatmulAlgoGetHeuristic",
-    "cublasLtMatmulDescCreate",
-    "cublasLtMatmulDescDestroy",
-    "cublasLtMatmulDescSetAttribute",
-    "cublasLtMatmulPreferenceCreate",
-    "cublasLtMatmulPreferenceDestroy",
-    "cublasLtMatmulPreferenceSetAttribute",
-    "cublasLtMatrixLayoutCreate",
-    "cublasLtMatrixLayoutDestroy",
-    "cublasLtMatrixLayoutSetAttribute",
-];
 
 /// Reason why the library is not used.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +49,7 @@ pub fn library() -> Result<&'static Found, &'static Unavailable> {
 
 fn open() -> Result<Found, Unavailable> {
     let found = library::open(Library::CublasLt, &Places::of_process())?;
-    library::has_symbols(&found, &SYMBOLS)
+    library::has_symbols(&found, &FUNCTIONS)
         .map_err(|symbol| Unavailable::Symbol { path: found.path.clone(), symbol })?;
     // SAFETY: loads the library by the names that cudarc uses; it is loaded already.
     if unsafe { sys::is_culib_present() } { Ok(found) } else { Err(Unavailable::Name { path: found.path }) }
