@@ -58,6 +58,7 @@ pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
         noise::tests::DEVICE_TESTS,
         product::tests::DEVICE_TESTS,
         residual::tests::DEVICE_TESTS,
+        trilinear::tests::DEVICE_TESTS,
         trunk::tests::DEVICE_TESTS,
     ];
     #[cfg(feature = "cube")]

@@ -57,6 +57,12 @@ impl<K: Eq + Hash, E: Clone + Display> Answers<K, E> {
         }
     }
 
+    /// Forgets all answers.
+    #[cfg(all(feature = "cuda", any(test, feature = "device-tests")))]
+    pub(crate) fn clear(&self) {
+        *self.lock() = None;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Known<K, E>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -375,8 +375,21 @@ pub(crate) mod tests {
         assert!(!record::table().is_empty());
     }
 
+    fn a_resumed_run_computes_the_same_bits_by_its_recorded_engines(device: &Device) {
+        let x = Tensor::<1>::zeros([1], device).try_into_primitive::<Cube>().unwrap();
+        let first = to_itself(device, [129, 96], Bias::Before, Computation::Cudnn);
+        let recorded = record::table().clone();
+        queue::forget(&x).unwrap();
+        to_itself(device, [129, 96], Bias::Before, Computation::Cudnn).assert_close(&first, 0.0);
+        let now = record::table().clone();
+        let mut both = now.clone();
+        both.extend(recorded);
+        assert!(both == now, "an engine was chosen again");
+    }
+
     on_gpus!(
         fused_attention_is_the_attention_of_products,
         the_same_tokens_give_the_same_bits_and_the_engines_are_recorded,
+        a_resumed_run_computes_the_same_bits_by_its_recorded_engines,
     );
 }

@@ -128,6 +128,7 @@ pub(crate) mod tests {
     use crate::ops::conv::volume::volume_conv;
     use crate::ops::testing::{on_gpus, wave};
     use crate::vendor::cudnn;
+    use crate::vendor::cudnn::queue::forget;
     use crate::vendor::cudnn::record;
     use crate::vendor::cudnn::session::ALIGNMENT;
     use burn::backend::Cube;
@@ -164,6 +165,20 @@ pub(crate) mod tests {
         assert!(!record::table().is_empty());
     }
 
+    fn a_resumed_run_computes_the_same_bits_by_its_recorded_engines(device: &Device) {
+        let x = Tensor::<1>::zeros([1], device).try_into_primitive::<Cube>().unwrap();
+        for factors in FORMS {
+            let first = outcome(device, [32, 32, 24], factors);
+            let recorded = record::table().clone();
+            forget(&x).unwrap();
+            assert!(outcome(device, [32, 32, 24], factors) == first, "{factors:?}");
+            let now = record::table().clone();
+            let mut both = now.clone();
+            both.extend(recorded);
+            assert!(both == now, "{factors:?}: an engine was chosen again");
+        }
+    }
+
     fn cudnn_computes_the_convolutions_of_unetr(device: &Device) {
         cudnn::library().expect("cuDNN");
         let tensor = |shape: [usize; 5], dtype| {
@@ -195,6 +210,7 @@ pub(crate) mod tests {
 
     on_gpus!(
         same_inputs_give_the_same_bits_and_their_engines_are_recorded,
+        a_resumed_run_computes_the_same_bits_by_its_recorded_engines,
         cudnn_computes_the_convolutions_of_unetr,
         a_part_of_a_buffer_that_is_not_aligned_is_copied,
     );

@@ -339,11 +339,81 @@ pub(crate) mod tests {
         assert!(y[0].iter().any(|&bits| bits != 0));
     }
 
+    fn tensor<const D: usize>(device: &Device, shape: [usize; D], frequency: f32) -> CubeTensor {
+        Tensor::<D>::from_data(wave(shape, frequency, 1.0), device).try_into_primitive::<Cube>().unwrap()
+    }
+
+    /// A factor of another thread lies in the buffers of another stream, which still computes it when the product is queued,
+    /// and is freed as soon as it is.
+    fn factors_of_other_streams_are_waited_for(device: &Device) {
+        let (shape, columns) = ([16, 129, 1536], 528);
+        let weight = || Tensor::<3>::from_data(wave([1, 1536, columns], 0.3, 1.0), device).reshape([1536, columns]);
+        let expected = bits(linear(Tensor::<3>::from_data(wave(shape, 0.7, 1.0), device), weight(), Factors::Tf32));
+        for round in 0..100 {
+            let (x, weight) = std::thread::scope(|scope| {
+                let make = scope.spawn(|| {
+                    // Exact, and long enough to be in progress.
+                    let x = Tensor::<3>::from_data(wave(shape, 0.7, 0.25), device);
+                    ((0..20).fold(x, |x, _| x * 2.0 * 0.5) * 4.0, weight() * 1.0)
+                });
+                make.join().expect("the factors are computed")
+            });
+            let y = linear(x, weight, Factors::Tf32);
+            // May take the factors' memory.
+            let others: Vec<_> = std::thread::scope(|scope| {
+                let fill = || Tensor::<3>::full(shape, f32::NAN, device) * 1.0;
+                let fills: Vec<_> = (0..2).map(|_| scope.spawn(fill)).collect();
+                fills.into_iter().map(|fill| fill.join().expect("a tensor is filled")).collect()
+            });
+            assert!(bits(y) == expected, "round {round}");
+            drop(others);
+        }
+    }
+
+    fn a_resumed_run_computes_the_same_bits_by_its_recorded_algorithms(device: &Device) {
+        for factors in FORMS {
+            let sizes = [4, 129, 1536, 528];
+            let first = outcome(device, sizes, factors);
+            let recorded = algorithms::table().clone();
+            queue::forget(&tensor(device, [1], 0.7)).unwrap();
+            assert!(outcome(device, sizes, factors) == first, "{factors:?}");
+            let now = algorithms::table().clone();
+            let mut both = now.clone();
+            both.extend(recorded);
+            assert!(both == now, "{factors:?}: an algorithm was chosen again");
+        }
+    }
+
+    fn a_refused_launch_and_a_fault_fail_the_result_with_their_reason(device: &Device) {
+        let (x, weight) = (tensor(device, [64, 128], 0.7), tensor(device, [128, 32], 0.3));
+        let (left, right) = (Factor::rows(&x).unwrap(), Factor::rows(&weight).unwrap());
+        let shape = Shape::from([64, 32]);
+        let (problem, prepared) =
+            planned(&left, &right, &shape, DType::F32, Epilogue::Plain, Factors::F32).expect("planned");
+        let reason = |x: &CubeTensor, prepared| {
+            let out = uninit(x, shape.clone(), DType::F32);
+            queue::launch(problem, prepared, [x, &weight, &out], None);
+            reason_of(Tensor::<2>::from_primitive::<Cube>(out).try_into_data().unwrap_err())
+        };
+        let mut moved = x.clone();
+        moved.handle = moved.handle.clone().offset_start(4);
+        let refused = reason(&moved, prepared);
+        assert!(refused.contains("a matrix is less aligned than cuBLASLt's plan expects"), "{refused}");
+        let fault = reason(&x, Prepared::fault("cublasLtCreate failed with CUBLAS_STATUS_ALLOC_FAILED"));
+        assert!(is_out_of_memory(&fault), "{fault}");
+        // The device computes as before.
+        let y = outcome(device, [2, 5, 8, 12], Factors::F32);
+        assert!(y[0].iter().any(|&bits| bits != 0));
+    }
+
     on_gpus!(
         same_inputs_give_the_same_bits_and_their_algorithms_are_recorded,
         the_products_of_the_models_are_those_of_the_library,
         biases_and_their_gradients_are_computed_by_the_products,
         rows_with_gaps_and_transposed_views_are_not_copied,
         a_factor_without_memory_fails_the_product_with_its_reason,
+        factors_of_other_streams_are_waited_for,
+        a_resumed_run_computes_the_same_bits_by_its_recorded_algorithms,
+        a_refused_launch_and_a_fault_fail_the_result_with_their_reason,
     );
 }

@@ -67,6 +67,20 @@ pub fn prepare<P: Problem + Clone + Send + 'static>(problem: &P, x: &CubeTensor)
     })
 }
 
+/// Forgets answers, and the session of the device of `x` with its plans, as if the process began; recorded choices stay.
+///
+/// # Errors
+/// If the device's thread does not run the request.
+#[cfg(any(test, feature = "device-tests"))]
+pub(crate) fn forget(x: &CubeTensor) -> Result<(), DeviceThreadError> {
+    PREPARED.clear();
+    let device = x.client.service_id().device;
+    device_thread::run(device, move || {
+        SESSIONS.with_borrow_mut(|sessions| sessions.remove(&device));
+        Ok(())
+    })
+}
+
 fn with_session<T>(
     device: DeviceId,
     work: impl FnOnce(&mut Session) -> Result<T, CudnnError>,
