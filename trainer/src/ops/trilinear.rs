@@ -1,13 +1,13 @@
 //! Trilinear resizing of volumes, with voxel centres (not corners) aligned.
 //!
-//! In f32 on the CPU this is one operation of `hiend_cpu`. Elsewhere each axis is one matrix product in full 32 bits
-//! ([`super::product`]), which has a derivative on every backend, unlike their interpolation.
+//! In f32 on the CPU this is one operation of `hiend_cpu`. Elsewhere each axis is one batch of matrix products in full 32 bits
+//! ([`super::axis`]), which has a derivative on every backend, unlike their interpolation, and transposes no volume.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use hiend_cpu::resize::{self, ResizeShape};
 
+use super::axis::along_axis;
 use super::on_cpu::{CpuOperation, CpuTensor, Operand, apply, in_order, is_on_cpu, tensor, values};
-use super::product::{Factors, linear};
 
 /// Resizes `[N, C, x, y, z]` to `size`.
 #[must_use]
@@ -21,14 +21,15 @@ pub fn trilinear(x: Tensor<5>, size: [usize; 3]) -> Tensor<5> {
 }
 
 fn composed(x: Tensor<5>, size: [usize; 3]) -> Tensor<5> {
-    let [.., dx, dy, dz] = x.dims();
+    let [n, channels, dx, dy, dz] = x.dims();
     let (device, dtype) = (x.device().inner(), x.dtype());
-    let matrix = |from, to| interpolation(from, to, &device).cast(dtype).transpose();
+    let matrix = |from, to| interpolation(from, to, &device).cast(dtype);
     let [sx, sy, sz] = size;
-    // [N, C, x, y, z] → [N, C, x, Z, y] → [N, C, Z, Y, x] → [N, C, Z, Y, X]
-    let x = linear(x, matrix(dz, sz), Factors::F32).swap_dims(3, 4);
-    let x = linear(x, matrix(dy, sy), Factors::F32).permute([0, 1, 3, 4, 2]);
-    linear(x, matrix(dx, sx), Factors::F32).swap_dims(2, 4)
+    // Channels last, as convolutions on a GPU leave and take them, so that neither permutation moves a value.
+    let x = x.permute([0, 2, 3, 4, 1]).reshape([n * dx * dy, dz, channels]);
+    let x = along_axis(matrix(dz, sz), x).reshape([n * dx, dy, sz * channels]);
+    let x = along_axis(matrix(dy, sy), x).reshape([n, dx, sy * sz * channels]);
+    along_axis(matrix(dx, sx), x).reshape([n, sx, sy, sz, channels]).permute([0, 4, 1, 2, 3])
 }
 
 /// Matrix `[to, from]` that resizes one axis.

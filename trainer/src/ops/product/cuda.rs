@@ -85,6 +85,13 @@ pub(crate) fn of_heads(a: &CubeTensor, b: &CubeTensor, factors: Factors) -> Opti
     Some(computed(&a, &b, shape, a.tensor.dtype, Epilogue::Plain, factors)?.0)
 }
 
+/// Computes `matrix` `[R, K]` times each matrix of `x` `[B, K, C]`, in full 32 bits if they have 32.
+pub(crate) fn along_axis(matrix: &CubeTensor, x: &CubeTensor) -> Option<CubeTensor> {
+    let (matrix, x) = (Factor::rows(matrix)?, Factor::batch(x)?);
+    let shape = Shape::from([x.matrix.batch, matrix.matrix.rows, x.matrix.columns]);
+    Some(computed(&matrix, &x, shape, x.tensor.dtype, Epilogue::Plain, Factors::F32)?.0)
+}
+
 /// Shape of a product: `[.., K]` and `[K, N]` → `[.., N]`.
 fn mapped_shape(x: &Shape, columns: usize) -> Shape {
     let mut shape = x.clone();
@@ -298,6 +305,11 @@ pub(crate) mod tests {
             assert!(dw.is_some(), "dw: {factors:?}");
             let (queries, keys) = (tensor([4, 16, 136, 96], dtype), tensor([4, 16, 96, 136], dtype));
             assert!(of_heads(&queries, &keys, factors).is_some(), "heads: {factors:?}");
+        }
+        // The axes of UNETR's last resizing, 64 to 96, of 64 channels.
+        for [batch, columns] in [[16_384, 64], [256, 96 * 64], [4, 96 * 96 * 64]] {
+            let x = Tensor::<3>::zeros([batch, 64, columns], device).try_into_primitive::<Cube>().unwrap();
+            assert!(along_axis(&matrix([96, 64], FloatDType::F32), &x).is_some(), "resizing of {batch} x {columns}");
         }
     }
 
