@@ -79,7 +79,8 @@ pub struct RunArgs {
     /// Devices of this machine that train together, such as cuda:0,cuda:1: one process each, with its share of every batch
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<DeviceChoice>,
-    /// Folder for compiled and tuned GPU kernels, reused by later runs [default: hiend/kernels in XDG_CACHE_HOME or ~/.cache]
+    /// Folder for compiled and tuned GPU kernels, reused by later runs [default: hiend/kernels in
+    /// `XDG_CACHE_HOME` or `~/.cache`]
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Total number of optimizer steps to stop after; the learning-rate schedule is unaffected

@@ -147,8 +147,10 @@ mod tests {
             assert!(check.is_close() && check.refusal.is_none(), "{check}");
             assert!(check.to_string().contains("ok: relative error"), "{check}");
         }
-        let other =
-            || Ok(convolution(&cpu, Factors::F32)?.into_iter().map(|x| x.iter().map(|x| 1.1 * x).collect()).collect());
+        let other = || -> Result<Vec<Vec<f32>>, String> {
+            let values = convolution(&cpu, Factors::F32)?;
+            Ok(values.into_iter().map(|values| values.iter().map(|value| 1.1 * value).collect()).collect())
+        };
         let wrong = check("convolution", 0, || convolution(&cpu, Factors::F32), other);
         assert!(!wrong.is_close() && wrong.to_string().contains("WRONG"), "{wrong}");
     }

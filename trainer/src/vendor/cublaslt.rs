@@ -69,7 +69,7 @@ pub enum CublasLtError {
         is_fault: bool,
     },
     /// The library rejects the algorithm that a run recorded.
-    #[error("{0}, recorded in the run's {file}: {remedy}", file = algorithms::FILE, remedy = recorded::REMEDY)]
+    #[error("{0} for the algorithm that the run recorded in {file}: {remedy}", file = algorithms::FILE, remedy = recorded::REMEDY)]
     Recorded(Box<CublasLtError>),
     /// A product that this program does not pass to cuBLASLt.
     #[error("{0}")]
@@ -375,7 +375,7 @@ impl Session {
                 &raw mut checked,
             )
         };
-        status.result().named("cublasLtMatmulAlgoCheck of the algorithm")?;
+        status.result().named("cublasLtMatmulAlgoCheck")?;
         Ok((algorithm, recorded.workspace_bytes.max(checked.workspaceSize as u64)))
     }
 

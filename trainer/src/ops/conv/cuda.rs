@@ -68,7 +68,7 @@ impl Sizes {
 
     /// Problem for the library.
     fn problem(self, direction: Direction, types: [DType; 2], factors: Factors) -> Result<Convolution, NotPlanned> {
-        let length = |length: usize| u32::try_from(length).map_err(|_| NotPlanned::Length(length));
+        let length = |length: usize| u32::try_from(length).ok().ok_or(NotPlanned::Length(length));
         let [x, y, z] = self.size;
         let [dtype, other] = types;
         Ok(Convolution {

@@ -236,6 +236,7 @@ mod tests {
             "none of the 2 engine configurations that cuDNN names is usable; the first: engine 3 has the numerical note 5"
         );
     }
+
     #[test]
     fn only_what_the_library_does_not_compute_is_left_to_other_kernels() {
         let failed = |code| CudnnError::Failed {
