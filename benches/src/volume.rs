@@ -226,7 +226,7 @@ mod tests {
             bits: 1,
             foreground_above: 0,
             offset: 0.0,
-            preprocess: serde_json::Value::Null,
+            preprocess: serde_json::json!({}),
         };
         let folder = tempfile::tempdir().unwrap();
         voxels.write_labelled_cache(folder.path(), [32; 3], CodecPreset::Fast, 5).unwrap();
