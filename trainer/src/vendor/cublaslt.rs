@@ -69,7 +69,11 @@ pub enum CublasLtError {
         is_fault: bool,
     },
     /// The library rejects the algorithm that a run recorded.
-    #[error("{0} for the algorithm that the run recorded in {file}: {remedy}", file = algorithms::FILE, remedy = recorded::REMEDY)]
+    #[error(
+        "{0} for the algorithm that the run recorded in {file}: {remedy}",
+        file = algorithms::FILE,
+        remedy = recorded::REMEDY
+    )]
     Recorded(Box<CublasLtError>),
     /// A product that this program does not pass to cuBLASLt.
     #[error("{0}")]

@@ -146,7 +146,11 @@ pub enum CudnnError {
     #[error("{0}")]
     Driver(String),
     /// The library rejects the engine that a run recorded.
-    #[error("{0} for the engine that the run recorded in {file}: {remedy}", file = record::FILE, remedy = recorded::REMEDY)]
+    #[error(
+        "{0} for the engine that the run recorded in {file}: {remedy}",
+        file = record::FILE,
+        remedy = recorded::REMEDY
+    )]
     Recorded(Box<CudnnError>),
 }
 
