@@ -149,13 +149,13 @@ impl Health {
         let state = self.lock();
         let still = |stage: &Stage| stage.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let stages = state.stages.iter().enumerate().filter(|(_, stage)| still(stage) > stage.limit);
-        let stall = |(number, stage): (usize, &Stage)| Stall {
+        let described = |(number, stage): (usize, &Stage)| Stall {
             stage: stage.label(),
             still: still(stage),
             limit: stage.limit,
             id: (number, stage.reports),
         };
-        stages.map(stall).collect()
+        stages.map(described).collect()
     }
 
     /// Returns `true` if a stage has reported progress since it stood still.
@@ -196,8 +196,7 @@ impl Pulse {
     }
 
     fn report(&self, since: Option<Instant>) {
-        let mut state = self.health.lock();
-        let stage = &mut state.stages[self.index];
+        let stage = &mut self.health.lock().stages[self.index];
         stage.since = since;
         stage.reports += 1;
     }

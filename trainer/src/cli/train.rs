@@ -79,7 +79,8 @@ pub struct RunArgs {
     /// Devices of this machine that train together, such as cuda:0,cuda:1: one process each, with its share of every batch
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<DeviceChoice>,
-    /// Folder for compiled and tuned GPU kernels, reused by later runs [default: only tuning results are kept]
+    /// Folder for compiled and tuned GPU kernels, reused by later runs [default: hiend/kernels in
+    /// `XDG_CACHE_HOME` or `~/.cache`]
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Total number of optimizer steps to stop after; the learning-rate schedule is unaffected
@@ -97,6 +98,10 @@ pub struct RunArgs {
     /// Continue from the checkpoint of this step; later checkpoints are kept under other names
     #[arg(long, value_name = "STEP", value_parser = parse_positive::<u64>)]
     pub resume_from: Option<u64>,
+    /// Resume although an NVIDIA library that computed the run is missing now or rejects a choice recorded in products.json
+    /// or plans.json: results then differ by rounding
+    #[arg(long)]
+    pub other_rounding: bool,
     /// Try everything once and keep nothing: two steps, a validation, a checkpoint and a picture
     #[arg(long, conflicts_with_all = ["resume", "resume_from", "max_steps"])]
     pub smoke: bool,

@@ -24,7 +24,7 @@ use super::ranks::open_device;
 use super::signals::StopSignals;
 use super::{SKIPPED, note, print};
 use crate::cli::PredictArgs;
-use crate::device::{Compute, remember_panics, settle_default};
+use crate::device::{Compute, keep_kernels, remember_panics, settle_default};
 use crate::distributed::World;
 use crate::inference::components::keep_largest;
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings, normalize_of};
@@ -58,6 +58,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     }
+    keep_kernels(None);
     let compute = match &world {
         Some(world) => open_device(&[], args.device, world)?,
         None => Compute::open(args.device)?,
