@@ -58,13 +58,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     }
-    keep_kernels(None);
-    let compute = match &world {
-        Some(world) => open_device(&[], args.device, world)?,
-        None => Compute::open(args.device)?,
-    };
-    settle_default(&compute)?;
-    remember_panics();
+    let compute = open_compute(args, world.as_ref())?;
     let settings = WindowSettings {
         overlap: args.overlap,
         weighting: args.weighting,
@@ -144,6 +138,18 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         all if all == num_cases && finished.num_scans == 0 => ExitCode::FAILURE,
         _ => ExitCode::from(SKIPPED),
     })
+}
+
+/// Opens the device of this process, or of its rank.
+fn open_compute(args: &PredictArgs, world: Option<&World>) -> anyhow::Result<Compute> {
+    keep_kernels(None);
+    let compute = match world {
+        Some(world) => open_device(&[], args.device, world)?,
+        None => Compute::open(args.device)?,
+    };
+    settle_default(&compute)?;
+    remember_panics();
+    Ok(compute)
 }
 
 /// Files of earlier predictions that may be replaced.

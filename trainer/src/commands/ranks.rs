@@ -13,7 +13,6 @@ use hiend_loader::remote::RemoteError;
 use super::signals::{REQUEUE, StopSignals};
 use super::{INTERRUPTED, note};
 use crate::cli::RunArgs;
-use crate::config::RunConfig;
 use crate::device::{Compute, DeviceChoice, DeviceError, check_sums, keep_kernels, remember_panics, settle_default};
 use crate::distributed::{
     Cause, Children, JoinError, Master, Mpi, ProcessGroup, Token, World, die_with_launcher, leave_error, leave_loss,
