@@ -141,11 +141,11 @@ fn ignored_sync_of_results_is_found() {
 #[test]
 fn failing_disk_loses_no_result_that_was_reported() {
     let dir = tempfile::tempdir().unwrap();
-    let recorded = Recorded::new(&dir.path().join("straight"), None);
+    let straight = Recorded::new(&dir.path().join("straight"), None);
     for seed in seeds(40) {
         let root = dir.path().join(format!("failed-{seed}"));
         std::fs::create_dir(&root).unwrap();
-        let operation = usize::try_from(seed).unwrap() % recorded.images.len();
+        let operation = usize::try_from(seed).unwrap() % straight.images.len();
         // ENOSPC, EIO, EDQUOT, EROFS.
         let errno = [28, 5, 122, 30][usize::try_from(seed / 7 % 4).unwrap()];
         let plan = Plan { fault: Some(Fault { operation, errno }), short_writes: Some(seed), ..Plan::default() };
