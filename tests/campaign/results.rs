@@ -165,7 +165,7 @@ fn failing_disk_loses_no_result_that_was_reported() {
                 assert!(chain.contains(&*root.to_string_lossy()) && chain.contains("os error"), "{place}: {chain}");
             }
         }
-        assert_eq!(recorded.check_and_complete(&root, num_reported), Ok(()), "{place}");
+        assert_eq!(straight.check_and_complete(&root, num_reported), Ok(()), "{place}");
         std::fs::remove_dir_all(&root).unwrap();
     }
 }

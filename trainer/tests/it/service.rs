@@ -179,11 +179,11 @@ fn crops_of_servers_are_augmented_on_the_device() {
     let finetune = "finetune --init none --no-validation --config finetune.toml --display lines";
     for (name, program) in [("pretrain", PRETRAIN), ("finetune", finetune)] {
         let args = format!("{program} --max-steps 3 --set stream.augment.chain=nnunet --set train.augment_on=device");
-        let [shards, served] = ["shards", "served"].map(|source| format!("{name}-{source}"));
+        let [shards, remote] = ["shards", "remote"].map(|source| format!("{name}-{source}"));
         folder.succeed(&format!("{args} --shards cache --run-dir {shards}"));
-        folder.succeed(&format!("{args} --loader {} --run-dir {served}", server.url));
+        folder.succeed(&format!("{args} --loader {} --run-dir {remote}", server.url));
         assert_eq!(losses(&folder, &shards).len(), 3);
-        assert_eq!(losses(&folder, &served), losses(&folder, &shards), "{name}");
+        assert_eq!(losses(&folder, &remote), losses(&folder, &shards), "{name}");
     }
 }
 
