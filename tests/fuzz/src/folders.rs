@@ -33,19 +33,35 @@ pub(crate) fn unnamed(scratch: &Path, bytes: &[u8]) {
         ("plain/series/IM_0001", include_bytes!("../corpus/dicom/slice-1")),
         ("plain/series/IM_0002", include_bytes!("../corpus/dicom/slice-2")),
     ];
-    for root in ["data", "plain"] {
-        let root = emptied(scratch, root);
+    for root in ["data", "plain"].map(|name| scratch.join(name)) {
         let mut files = BTreeSet::new();
-        for (path, content) in intact.iter().filter(|(path, _)| scratch.join(path).starts_with(&root)) {
-            put(&scratch.join(path), content);
-            files.insert(scratch.join(path));
+        for (path, content) in intact.iter().map(|(path, content)| (scratch.join(path), content)) {
+            if path.starts_with(&root) {
+                if !path.exists() {
+                    put(&path, content);
+                }
+                files.insert(path);
+            }
         }
-        let folder = files.first().and_then(|path| path.parent()).expect("a file in each folder");
+        let folder = files.first().and_then(|path| path.parent()).expect("a file in each folder").to_owned();
+        remove_others(&folder, &files);
         let path = folder.join(name);
-        put(&path, content);
-        files.insert(path.clone());
-        check_line(&other_file(&name.to_string_lossy(), &path).to_string());
+        // A name may be that of a file that is there.
+        if files.insert(path.clone()) {
+            put(&path, content);
+            check_line(&other_file(&name.to_string_lossy(), &path).to_string());
+        }
         check(&root, &files);
+    }
+}
+
+/// Removes the files of a folder that earlier inputs left there.
+fn remove_others(folder: &Path, files: &BTreeSet<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("the scratch folder is readable") {
+        let path = entry.expect("the scratch folder is readable").path();
+        if !files.contains(&path) {
+            std::fs::remove_file(path).expect("the scratch folder is writable");
+        }
     }
 }
 

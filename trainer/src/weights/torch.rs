@@ -23,7 +23,7 @@ const TOP_LEVEL_KEYS: [&str; 4] = ["state_dict", "model_state_dict", "model", "n
 pub fn read(path: &Path) -> Result<StateDict, WeightsError> {
     let reader = open(path).map_err(|source| match source {
         PytorchError::Io(source) => WeightsError::Io { path: path.to_owned(), source },
-        source => WeightsError::Torch { path: path.to_owned(), source: Box::new(source) },
+        error => WeightsError::Torch { path: path.to_owned(), reason: error.to_string() },
     })?;
     let mut state = StateDict::default();
     for (name, tensor) in reader.tensors() {
