@@ -98,7 +98,7 @@ mod tests {
             assert!(error.contains(r"\n") && !error.contains('\n'), "{error}");
         };
         error(&[tensor("a", r"F\n32", "[0,4]"), tensor("b", "F32", "[4,8]")]);
-        error(&[tensor(r"a\nb", "F32", "[0,4]"), tensor("b", "F32", "[5,8]")]);
+        error(&[tensor("a", "F32", "[0,4]"), tensor(r"b\nc", "F32", "[5,8]")]);
         error(&[tensor(r"a\nb", "F32", "[0,4]"), tensor("b", "F32", "[4,8]")]);
         error(&[tensor(r"module.a\nb", "F32", "[0,4]"), tensor(r"a\nb", "F32", "[4,8]")]);
     }
