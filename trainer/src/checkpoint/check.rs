@@ -183,6 +183,15 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_one_line_whatever_a_state_holds() {
+        let (_run, path) = checkpoint();
+        fs::write(path.join("state.json"), br#"{"format":2,"kind":"pre\ntrain","step":1,"best":null}"#).unwrap();
+        let error = read_state::<PretrainConfig>(&path, Kind::Pretrain).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains(r"`pre\ntrain`") && !source.contains('\n'), "{source}");
+    }
+
+    #[test]
     fn another_kind_or_format_is_refused() {
         let (_run, path) = checkpoint();
         let error = read_state::<PretrainConfig>(&path, Kind::Finetune).unwrap_err();

@@ -5,11 +5,14 @@
 pub mod pickle;
 pub mod write;
 
+use std::borrow::Cow;
+use std::io;
 use std::path::Path;
 
 use burn::tensor::{bf16, f16};
 use burn_store::pytorch::{PytorchError, PytorchReader};
 use burn_store::pytorch_reader::{DType, Tensor};
+use hiend_loader::program::escape_name;
 
 use super::{HostTensor, StateDict, WeightsError};
 
@@ -22,15 +25,25 @@ const TOP_LEVEL_KEYS: [&str; 4] = ["state_dict", "model_state_dict", "model", "n
 /// If the file cannot be read or is not a `PyTorch` checkpoint.
 pub fn read(path: &Path) -> Result<StateDict, WeightsError> {
     let reader = open(path).map_err(|source| match source {
-        PytorchError::Io(source) => WeightsError::Io { path: path.to_owned(), source },
-        source => WeightsError::Torch { path: path.to_owned(), source: Box::new(source) },
+        PytorchError::Io(error) => WeightsError::Io { path: path.to_owned(), source: one_line(error) },
+        error => WeightsError::Torch { path: path.to_owned(), reason: error.to_string() },
     })?;
     let mut state = StateDict::default();
     for (name, tensor) in reader.tensors() {
-        let tensor = floats(tensor).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
+        let tensor =
+            floats(tensor).map_err(|error| WeightsError::Io { path: path.to_owned(), source: one_line(error) })?;
         state.add(path, name, tensor)?;
     }
     Ok(state)
+}
+
+/// The error with its message in one line: those of the reader may quote a name in the file.
+fn one_line(error: io::Error) -> io::Error {
+    let message = error.to_string();
+    match escape_name(&message) {
+        Cow::Borrowed(_) => error,
+        Cow::Owned(escaped) => io::Error::new(error.kind(), escaped),
+    }
 }
 
 fn open(path: &Path) -> Result<PytorchReader, PytorchError> {
@@ -116,5 +129,15 @@ mod tests {
         assert_eq!(state.tensors.len(), 1);
         assert_eq!(state.tensors["w"].values, [1.0, 2.0, 3.0, 4.0]);
         assert!(!marker.exists(), "the command was run");
+    }
+
+    #[test]
+    fn errors_are_one_line_whatever_a_file_holds() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // The name of an entry of the archive has a line break.
+        std::fs::write(file.path(), include_bytes!("../../../tests/fuzz/corpus/pth/pth-21562")).unwrap();
+        let error = read(file.path()).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains(r"\n") && !source.contains('\n'), "{source}");
     }
 }
