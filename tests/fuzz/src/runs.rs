@@ -6,7 +6,7 @@ use hiend_trainer::checkpoint::{Kind, check, read_state};
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::FinetuneConfig;
 use hiend_trainer::config::pretrain::PretrainConfig;
-use hiend_trainer::journal::{Entry, Follower, Journal, missing_steps, read, told_missing};
+use hiend_trainer::journal::{Entry, Follower, Journal, missing_steps, missing_text, read};
 use hiend_trainer::report::history::History;
 use hiend_trainer::report::mlflow::{LINK, Link};
 use hiend_trainer::weights::{self, StateDict, WeightsError};
@@ -74,8 +74,8 @@ pub(crate) fn journal(scratch: &Path, bytes: &[u8]) {
     let entries: Vec<Result<Entry, _>> = entries.take(1 + bytes.len()).collect();
     assert!(entries.len() <= bytes.len(), "more entries than bytes");
     entries.iter().filter_map(|entry| entry.as_ref().err()).for_each(|err| check_error(err));
-    match missing_steps(&path, 8) {
-        Ok(steps) => check_line(&told_missing(&steps)),
+    match read(&path).and_then(|entries| missing_steps(entries, 8)) {
+        Ok(steps) => check_line(&missing_text(&steps)),
         Err(err) => check_error(&err),
     }
     if let Err(err) = History::read(&path) {
