@@ -446,9 +446,13 @@ fn smoke_test_tries_everything_and_keeps_nothing() {
         names
     };
     let before = names();
-    let output = folder.succeed("pretrain --shards cache --config pretrain.toml --run-dir run --smoke");
-    for part in ["checkpoint ", "picture ", "done: 2 steps", "smoke test passed"] {
-        assert!(output.contains(part), "{output}");
+    let pretrain = "pretrain --config pretrain.toml";
+    let finetune = "finetune --config finetune.toml --init none --fold 0/2";
+    for (command, validation) in [(pretrain, None), (finetune, Some("validation after step 2: mean Dice "))] {
+        let output = folder.succeed(&format!("{command} --shards cache --run-dir run --smoke"));
+        for part in ["checkpoint ", "picture ", "done: 2 steps", "smoke test passed"].into_iter().chain(validation) {
+            assert!(output.lines().any(|line| line.starts_with(part)), "{command}: no {part:?} in {output}");
+        }
     }
     assert_eq!(names(), before);
 }
