@@ -9,7 +9,9 @@
 //! | `overlap` | the same steps on batches from the loader: the cost of feeding |
 //! | `chunks` | the same with chunks decoded on the device |
 //! | `service` | the same with batches from a loader server, through shared memory |
+//! | `loader` | the loader alone: crops/s for 1, 2, 4, 8 and 16 threads, as far as there are cores |
 //! | `finetune` | steps of UNETR on one resident batch, Dice and cross-entropy included |
+//! | `finetune-overlap` | steps of fine-tuning on batches from the loader: the cost of feeding |
 //! | `predict` | a sliding window over a volume, from host memory to host memory |
 //! | `numerics` | losses of a small model's steps, compared with those of the CPU in f32 |
 //! | `reference` | the losses of the CPU that `numerics --reference` compares with |
@@ -20,9 +22,10 @@
 //! | `convolution-times` | the rate of each convolution of UNETR, alone and with its gradients |
 //!
 //! Timings come after runs that do not count, in which kernels are compiled and tuned. Those of `step` and `finetune` are
-//! medians of single steps, each followed by waiting for the device; those of `overlap`, `chunks` and `service` medians
-//! of three means over blocks of `--steps` steps; those of `products` and `convolution-times` means of ten runs without
-//! waiting between them; `predict` times a single run. Figures are in `benches/GPU.md`.
+//! medians of single steps, each followed by waiting for the device; those of `overlap`, `chunks`, `service` and
+//! `finetune-overlap` medians of three means over blocks of `--steps` steps; those of `products` and `convolution-times` means of ten runs without
+//! waiting between them; `predict` times a single run. The first step of `step` is also timed from the start of the program
+//! (`first_step_secs`), with everything that is compiled or loaded before it. Figures are in `benches/GPU.md`.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -35,6 +38,7 @@ mod attention_plans;
 mod cli;
 mod device_tests;
 mod figures;
+mod loader;
 mod numerics;
 mod pretraining;
 mod streaming;
@@ -44,7 +48,7 @@ use std::time::Instant;
 
 use clap::ValueEnum as _;
 use hiend_trainer::config::DecodeOn;
-use hiend_trainer::device::{Compute, keep_kernels_in, settle_default};
+use hiend_trainer::device::{Compute, keep_kernels, settle_default};
 use hiend_trainer::doctor::Machine;
 use hiend_trainer::ops::attention::Computation;
 use hiend_trainer::ops::conv::leave_to_burn;
@@ -63,8 +67,9 @@ use figures::rounded;
 /// If a device, a cache or a case fails, or cuDNN refuses an attention that it was asked for. The lines of the cases before
 /// it are printed.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
+    let began = Instant::now();
     if let Some(dir) = &cli.cache_dir {
-        keep_kernels_in(dir);
+        keep_kernels(Some(dir));
     }
     let opened = Compute::open(cli.device);
     if let Ok(compute) = &opened {
@@ -98,10 +103,12 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
         let model = cli.preset.config().model;
         match case {
             Case::Tests => device_tests::run(&compute, &cli.tests, &mut show)?,
-            Case::Step => show(pretraining::step(cli, &compute)?),
+            Case::Step => show(pretraining::step(cli, &compute, began)?),
             Case::Overlap => show(streaming::overlap(cli, &compute, DecodeOn::Cpu)?),
             Case::Chunks => show(streaming::overlap(cli, &compute, DecodeOn::Device)?),
             Case::Service => show(streaming::service(cli, &compute)?),
+            Case::Loader => loader::rates(cli, &mut show)?,
+            Case::FinetuneOverlap => show(streaming::finetune(cli, &compute)?),
             Case::Finetune => unetr::finetune(cli, &compute, &mut show)?,
             Case::Predict => show(unetr::predict(cli, &compute)?),
             Case::Numerics => show(numerics::numerics(cli, &compute)?),

@@ -352,6 +352,53 @@ mod tests {
         codecs
     }
 
+    /// zstd frame that decompresses to `len` zeros, from 4 bytes for each 128 KiB. Its header states that length if `is_told`,
+    /// and otherwise a window.
+    fn bomb(len: u64, is_told: bool) -> Vec<u8> {
+        const BLOCK_LEN: u32 = 128 << 10;
+        let mut bytes = 0xFD2F_B528_u32.to_le_bytes().to_vec();
+        if is_told {
+            // Content size in 8 bytes (3 << 6), single segment (1 << 5).
+            bytes.push(0b1110_0000);
+            bytes.extend_from_slice(&len.to_le_bytes());
+        } else {
+            // Window of 2^(10 + 7) bytes.
+            bytes.extend_from_slice(&[0, 7 << 3]);
+        }
+        let num_blocks = len / u64::from(BLOCK_LEN);
+        for block in 1..=num_blocks {
+            // Last block (1), type RLE (1 << 1), size (<< 3); then the byte that is repeated.
+            let header = u32::from(block == num_blocks) | 1 << 1 | BLOCK_LEN << 3;
+            bytes.extend_from_slice(&header.to_le_bytes()[..3]);
+            bytes.push(0);
+        }
+        bytes
+    }
+
+    /// Chunks of shards and coded chunks have no other decoder, and a checksum protects neither from one who writes it anew.
+    #[test]
+    fn decompression_bomb_ends_at_the_length_of_a_chunk() {
+        let shape = [4, 8, 16];
+        let mut values = vec![0u16; shape.iter().product()];
+        for is_told in [false, true] {
+            let small = bomb(1 << 20, is_told);
+            assert_eq!(zstd::stream::decode_all(small.as_slice()).unwrap(), vec![0; 1 << 20], "a stock decoder");
+            let large = bomb(1 << 30, is_told);
+            assert!(large.len() < 1 << 16);
+            for codec in codecs(9).into_iter().filter(|codec| !matches!(codec, Codec::Lz4(_))) {
+                let mut reader = Decoder::new().unwrap();
+                let result = reader.decode(&codec, shape, &large, &mut values);
+                assert!(matches!(result, Err(DecodeError::Zstd(_))), "{codec:?}: {result:?}");
+                assert!(reader.bytes.capacity() <= codec.max_bytes(values.len()), "{codec:?}");
+            }
+            let Codec::Packed(packed) = Codec::new(9, CodecPreset::Fast) else { panic!("the fast codec packs images") };
+            let mut reader = Decoder::new().unwrap();
+            let result = reader.packed_bytes(packed, shape, &large).map(<[u8]>::len);
+            assert!(matches!(result, Err(DecodeError::Zstd(_))), "{result:?}");
+            assert!(reader.bytes.capacity() <= packed.max_bytes(values.len()));
+        }
+    }
+
     proptest! {
         #[test]
         fn images_round_trip(values in prop::collection::vec(0u16..426, 1..3000), raw in prop::bool::ANY) {

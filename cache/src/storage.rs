@@ -115,7 +115,7 @@ impl Storage {
             }
             Bytes::File(file) => {
                 scratch.resize(len, 0);
-                read_exact_at(file, scratch, offset).map_err(failed())?;
+                read_exact_at(file, scratch, offset).map_err(truncated).map_err(failed())?;
                 Ok(visit(scratch))
             }
             #[cfg(feature = "object-store")]
@@ -141,6 +141,14 @@ impl Storage {
             map.will_need(start, len);
         }
     }
+}
+
+/// Says of a file that ends too early that it was truncated: its length was known when it was opened.
+fn truncated(error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::UnexpectedEof {
+        return error;
+    }
+    io::Error::new(io::ErrorKind::UnexpectedEof, "truncated while it was open")
 }
 
 #[cfg(unix)]
@@ -218,6 +226,11 @@ mod tests {
                 let error = read(&storage, 150_000, 50_000).unwrap_err();
                 assert_eq!(error.path, path, "{access:?}");
                 assert_eq!(error.source.kind(), io::ErrorKind::UnexpectedEof, "{access:?}: {:?}", error.source);
+                assert!(
+                    error.source.to_string().starts_with("truncated while it was "),
+                    "{access:?}: {}",
+                    error.source
+                );
             }
         }
     }

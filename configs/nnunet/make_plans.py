@@ -45,12 +45,17 @@ def main():
         "patch_size": plan["recommended_downstream_patchsize"],
         "batch_size": args.batch_size,
     }
+    arch_kwargs = plan["architecture_plans"]["arch_kwargs"]
+    if "window" in arch_kwargs:
+        # CTNormalization clips to the foreground's percentiles, between which fat and air may be lost.
+        low, high = arch_kwargs["window"]
+        plans["foreground_intensity_properties_per_channel"]["0"] |= {"percentile_00_5": low, "percentile_99_5": high}
     plans |= {
         "plans_name": args.out,
         "configurations": {"3d_fullres": configuration},
         "pretrain_info": {
             "checkpoint_path": None if args.scratch else str(args.checkpoint.resolve()),
-            "arch_kwargs": plan["architecture_plans"]["arch_kwargs"],
+            "arch_kwargs": arch_kwargs,
             "citations": checkpoint["citations"],
         },
     }

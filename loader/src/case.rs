@@ -8,7 +8,7 @@ use hiend_cache::{Cache, Case};
 use crate::nearest::nearest_case;
 use crate::volume::{Volume, VolumeError, VolumeInfo, detached, read_info, read_volume};
 
-pub use crate::escape::shown;
+pub use crate::escape::{escape_name, shown};
 
 /// A scan on disk.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

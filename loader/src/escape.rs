@@ -1,5 +1,6 @@
-//! Paths in messages, with escapes in place of characters that could control a terminal.
+//! Paths and names in messages, with escapes in place of characters that could control a terminal.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -23,9 +24,43 @@ pub fn shown(path: &Path) -> String {
     text
 }
 
+/// Formats a name that a file holds for messages: control characters are escaped, so that the message stays one line. Marks that
+/// reverse the direction of text are escaped too.
+#[must_use]
+pub fn escape_name(name: &str) -> Cow<'_, str> {
+    escape_if(name, is_unsafe)
+}
+
+/// Returns true for control characters, and for embeddings, overrides and isolates of bidirectional text.
+pub(crate) fn is_unsafe(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Text with some of its characters written as escapes (`\u{1b}`).
+pub(crate) fn escape_if(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if is_escaped(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_escaped_name_is_one_line() {
+        assert_eq!(escape_name("case\n1\t2"), "case\\n1\\t2");
+        assert!(matches!(escape_name("case_1"), Cow::Borrowed("case_1")));
+    }
 
     #[test]
     fn names_are_shown_without_control_characters() {

@@ -59,6 +59,9 @@ pub mod convert;
 pub mod dataset;
 pub mod epoch;
 mod escape;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod geometry;
 pub mod mix;
 pub mod nearest;
@@ -100,6 +103,3 @@ mod wire;
 pub use batch::{Batch, Images};
 pub use hiend_cache::Cache;
 pub use pipeline::{Loader, LoaderOptions, StreamConfig};
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
-pub use wire::hostile as fuzzing;

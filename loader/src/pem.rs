@@ -160,4 +160,20 @@ mod tests {
             assert!(refused(&encrypted).starts_with("the private key is encrypted;"), "{}", refused(&encrypted));
         }
     }
+
+    #[cfg(feature = "serve")]
+    #[test]
+    fn inputs_of_the_fuzzer_are_read_or_refused_in_one_line() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/corpus/pem");
+        let mut num_refused = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+            let read = certificates(&bytes).and_then(|certificates| check_key(&bytes, certificates));
+            if let Err(error) = read {
+                assert!(!error.to_string().contains('\n'), "{error}");
+                num_refused += 1;
+            }
+        }
+        assert!(num_refused > 0, "no input is refused");
+    }
 }

@@ -360,6 +360,59 @@ mod tests {
     }
 
     #[test]
+    fn header_of_a_label_decides_where_it_differs_by_rounding() {
+        let side: f64 = 2.0;
+        let dir = tempfile::tempdir().unwrap();
+        let diagonal = |side: f64| -> Affine {
+            std::array::from_fn(|row| {
+                std::array::from_fn(|col| [0.0, if row == 3 { 1.0 } else { side }][usize::from(row == col)])
+            })
+        };
+        let image = TestFile::new(SHAPE, &vec![40; SHAPE.iter().product()]).affine(&diagonal(side));
+        let image = read_volume(&image.write(&dir.path().join("image.nii"))).unwrap();
+        // Along x, every second voxel of the finer grid lies half-way between two of the image, and closer to the first of
+        // them by the label's own header.
+        let values: Vec<u8> = (0..SHAPE.iter().product()).map(|at| voxel(at)[0].to_le_bytes()[0]).collect();
+        let label = TestFile::new(SHAPE, &[]).with_u8(&values).affine(&diagonal(side * 1.000_01));
+        let label = read_labels(&label.write(&dir.path().join("label.nii"))).unwrap();
+        let config = PreprocessConfig { spacing: Some([1.0, 2.0, 2.0]), ..PreprocessConfig::default() };
+        let prepared = preprocess(&image, Some(&label), &config).unwrap();
+        assert_eq!(prepared.shape[0], 9);
+        let plane = prepared.shape[1] * prepared.shape[2];
+        let along_x: Vec<u8> = prepared.label.unwrap().iter().step_by(plane).copied().collect();
+        assert_eq!(along_x, [0, 0, 1, 1, 2, 2, 3, 3, 4]);
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_named() {
+        let default = PreprocessConfig::default();
+        let zscore = PreprocessConfig { normalize: Normalize::Zscore, window: [-20.0, 40.0], ..default };
+        assert_eq!([default.validate(), zscore.validate()], [Ok(()), Ok(())]);
+        let full = PreprocessConfig { store: Store::Full, ..default };
+        assert_eq!(full.validate(), Ok(()));
+        let full = PreprocessConfig { store: Store::Full, ..zscore };
+        assert_eq!(full.validate(), Err(PreprocessConfigError::ZscoreStore));
+
+        for [low, high] in [[0.5, 250.0], [-175.0, 250.5], [250.0, 250.0], [250.0, -175.0], [-40_000.0, 0.0]] {
+            let config = PreprocessConfig { window: [low, high], ..default };
+            assert_eq!(config.validate(), Err(PreprocessConfigError::Window { low, high }));
+        }
+        for [low, high] in [[0.0, 40.0], [-129.0, 40.0], [-20.0, 0.0], [-20.0, 129.0]] {
+            let config = PreprocessConfig { window: [low, high], ..zscore };
+            assert_eq!(config.validate(), Err(PreprocessConfigError::ZscoreRange { low, high }));
+            // For HU, they are windows as good as others.
+            assert_eq!(PreprocessConfig { window: [low, high], ..default }.validate(), Ok(()));
+        }
+        for side in [0.04, 50.5, -1.5, f64::NAN] {
+            let config = PreprocessConfig { spacing: Some([1.5, side, 1.5]), ..default };
+            assert!(matches!(config.validate(), Err(PreprocessConfigError::Spacing { .. })), "{side}");
+        }
+        for side in [0.05, 50.0] {
+            assert_eq!(PreprocessConfig { spacing: Some([side; 3]), ..default }.validate(), Ok(()));
+        }
+    }
+
+    #[test]
     fn a_label_elsewhere_or_of_another_shape_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let values = vec![1; SHAPE.iter().product()];

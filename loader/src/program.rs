@@ -18,7 +18,6 @@ mod advice;
 mod command_line;
 mod destination;
 mod documentation;
-#[cfg(feature = "serve")]
 pub mod health;
 mod interrupt;
 mod log;
@@ -28,6 +27,7 @@ mod output;
 mod panics;
 mod storage;
 mod values;
+pub mod watchdog;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -35,12 +35,14 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::fmt::MakeWriter;
 
+pub use crate::escape::escape_name;
 pub use crate::plural::count;
 pub use destination::{DestinationError, check_output_file, check_output_folder};
 pub use documentation::{CompletionsArgs, ManArgs, print_completions, write_man_pages};
 pub use interrupt::{ignores_hangup, interrupt_flag, on_interrupt};
 pub use log::{LogError, VARIABLE as LOG_VARIABLE};
-pub use output::{StdoutError, escape, escape_name, is_one_output, note, print};
+pub use output::{StdoutError, escape, is_one_output, note, print};
+pub use panics::end_at_panic;
 pub use storage::{AccessArg, RetryArg, StorageArgs};
 pub use values::{
     Expected, NormalizeArg, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_some_bytes,

@@ -4,7 +4,7 @@
     tests/campaign/binaries.py inject            # every kind of system call fails, in turn and with several errors
     tests/campaign/binaries.py kill              # SIGKILL inside system calls that write
     tests/campaign/binaries.py full              # a small tmpfs fills (needs root, or a user namespace that may mount)
-    options: --programs shard,train  --tries N (each program)  --seed SEED  --bin target/release
+    options: --programs shard,train,finetune  --tries N (each program)  --seed SEED  --bin target/release
 
 Needs `strace`. The programs must be built: cargo build --release --locked. After each attack: no panic and no death by
 a signal of its own; a run that fails ends with one line `error: ...`; what it left passes `verify`; the same command,
@@ -39,27 +39,38 @@ ERRORS = {
 MEMORY = re.compile(r"memory allocation of \d+ bytes failed|failed to (spawn|allocate)|Cannot allocate memory")
 
 
-def scan(path, seed):
-    """Writes a NIfTI-1 file: a body with noise, in air."""
+def nifti(path, datatype, bits, voxels):
+    """Writes a NIfTI-1 file whose times are an hour old."""
     header = bytearray(352)
     struct.pack_into("<i", header, 0, 348)
     struct.pack_into("<8h", header, 40, 3, *SHAPE, 1, 1, 1, 1)
-    struct.pack_into("<2h", header, 70, 4, 16)
+    struct.pack_into("<2h", header, 70, datatype, bits)
     struct.pack_into("<4f", header, 76, 1, 2, 2, 2)
     struct.pack_into("<f", header, 108, 352)
     header[123] = 2
     struct.pack_into("<h", header, 254, 1)
     struct.pack_into("<12f", header, 280, -2, 0, 0, 9, 0, -2, 0, 7, 0, 0, 2, -5)
     header[344:348] = b"n+1\0"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(header) + voxels)
+    os.utime(path, (time.time() - 3600,) * 2)
+
+
+def scan(path, seed):
+    """Writes a body with noise, in air."""
     noise = random.Random(seed)
     nx, ny, _ = SHAPE
     voxels = []
     for at in range(SHAPE[0] * SHAPE[1] * SHAPE[2]):
         x, y = at % nx, at // nx % ny
         voxels.append(noise.randrange(-30, 31) + (40 if 1 <= x < nx - 1 and 1 <= y < ny - 1 else -1000))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(bytes(header) + struct.pack(f"<{len(voxels)}h", *voxels))
-    os.utime(path, (time.time() - 3600,) * 2)
+    nifti(path, 4, 16, struct.pack(f"<{len(voxels)}h", *voxels))
+
+
+def label(path, seed):
+    """Writes a label map with one plane of class 1."""
+    plane = SHAPE[0] * SHAPE[1]
+    nifti(path, 2, 8, bytes(at // plane == 8 + seed for at in range(plane * SHAPE[2])))
 
 
 class Program:
@@ -87,6 +98,7 @@ class Shard(Program):
         self.data = work / "data"
         for number in range(4):
             scan(self.data / f"Dataset001_Scans/imagesTr/case{number}_0000.nii", number)
+            label(self.data / f"Dataset001_Scans/labelsTr/case{number}.nii", number)
         self.expected = None
 
     def command(self, out):
@@ -122,24 +134,28 @@ class Train(Program):
 
     def command(self, out):
         config = Path(__file__).resolve().parents[2] / "configs/smoke.toml"
-        sets = ["model.patch_size=4", "model.embed_dim=12", "model.depth=2", "model.num_heads=2", "model.taps=[0]",
+        settings = ["model.patch_size=4", "model.embed_dim=12", "model.depth=2", "model.num_heads=2", "model.taps=[0]",
                 "model.decoder_embed_dim=12", "model.decoder_self_depth=1", "model.decoder_num_heads=2",
                 "stream.crop_size=[8,8,8]", "stream.crops_per_visit=1", "stream.visits_per_batch=1"]
+        return self.begin_or_resume(out, ["pretrain"], ["--config", config, *sets(settings)])
+
+    def begin_or_resume(self, out, command, first, weights=()):
+        """Command line of a run; `first` is for its beginning, `weights` for the time before its first checkpoint."""
         begun = (out / "config.toml").is_file() and (out / "config.toml").stat().st_size > 0
-        sets = [part for value in sets for part in ("--set", value)]
-        return [self.bin / "hiend-train", "--shards", self.cache, "--run-dir", out, "--device", "cpu", "--max-steps",
-                "4", "--checkpoint-every", "1", "--keep", "2", "--threads", "1", "--display", "lines",
-                *(["--resume"] if begun else ["--config", config, *sets])]
+        weights = [] if list((out / "checkpoints").glob("step-*")) else weights
+        return [self.bin / "hiend-train", *command, "--shards", self.cache, "--run-dir", out, "--device", "cpu",
+                "--max-steps", "4", "--checkpoint-every", "1", "--keep", "2", "--threads", "1", "--display", "lines",
+                *(["--resume"] if begun else first), *weights]
 
     def check(self, out):
-        """Result of a complete run: the last loss of each step."""
+        """Result of a complete run: the last loss of each step, and the Dice of each validation."""
         self.must([self.bin / "hiend-train", "verify", out])
-        losses = {}
+        figures = {}
         for line in (out / "journal.jsonl").read_text().splitlines():
             entry = json.loads(line)
-            if entry["event"] == "step":
-                losses[entry["step"]] = entry["loss"]
-        return sorted(losses.items())
+            if entry["event"] in ("step", "validation"):
+                figures[entry["event"], entry["step"]] = entry.get("loss", entry.get("mean_dice"))
+        return sorted(figures.items())
 
     def sound(self, out):
         steps = sorted((out / "checkpoints").glob("step-*")) if (out / "checkpoints").is_dir() else []
@@ -147,6 +163,22 @@ class Train(Program):
             done = self.run([self.bin / "hiend-train", "verify", out])
             if done.returncode != 0:
                 sys.exit(f"{out}: not sound:\n{done.stdout}{done.stderr}")
+
+
+class Finetune(Train):
+    name = "finetune"
+
+    def command(self, out):
+        settings = ["model.patch_size=8", "model.embed_dim=12", "model.depth=3", "model.num_heads=2", "model.taps=[0,1,2]",
+                    "model.feature_size=2", "stream.crop_size=[16,16,16]", "stream.crops_per_visit=1",
+                    "stream.visits_per_batch=1", "validation.every=1", 'classes=["background","plane"]']
+        return self.begin_or_resume(out, ["finetune"],
+                                    ["--preset", "tiny", "--shots", "1", *sets(settings)], ["--init", "none"])
+
+
+def sets(settings):
+    """Flags for settings of the configuration."""
+    return [part for setting in settings for part in ("--set", setting)]
 
 
 def counts(program, work, syscalls):
@@ -253,7 +285,7 @@ def fill(program, work, tries, rng):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=["inject", "kill", "full"])
-    parser.add_argument("--programs", default="shard,train")
+    parser.add_argument("--programs", default="shard,train,finetune")
     parser.add_argument("--tries", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--bin", type=Path, default=Path(__file__).resolve().parents[2] / "target/release")
@@ -262,7 +294,7 @@ def main():
     for name in args.programs.split(","):
         with tempfile.TemporaryDirectory(prefix="hiend-campaign-") as work:
             work = Path(work)
-            program = {"shard": Shard, "train": Train}[name](args.bin.resolve(), work)
+            program = {"shard": Shard, "train": Train, "finetune": Finetune}[name](args.bin.resolve(), work)
             rng = random.Random(args.seed)
             if args.kind == "full":
                 fill(program, work, args.tries, rng)

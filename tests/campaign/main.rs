@@ -7,6 +7,8 @@ mod bytes;
 mod checkpoints;
 mod conversion;
 mod effort;
+mod finetuning;
 mod operations;
+mod results;
 mod scans;
 mod simulator;

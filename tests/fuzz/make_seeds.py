@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes the first inputs of tests/fuzz/corpus: tests/fuzz/make_seeds.py HIEND_SHARD RUN.
 
-HIEND_SHARD is the program, RUN the folder of a short run of hiend-train. Needs PyTorch. Inputs that broke a reader are named
-after it and their seed; this script does not make them.
+HIEND_SHARD is the program, RUN the folder of a short run of hiend-train. Needs PyTorch and openssl. Inputs that broke a
+reader are named after it and their seed; this script does not make them.
 """
 
 import gzip
@@ -15,8 +15,6 @@ import sys
 import tempfile
 import zlib
 from pathlib import Path
-
-import torch
 
 ROOT = Path(__file__).resolve().parent
 CONFIGS = ROOT.parent.parent / "configs"
@@ -159,6 +157,58 @@ def caches(shard):
         put("manifest", "unsealed", json.dumps(without, indent=1))
 
 
+def folders():
+    scan = nifti(4, "h")
+    header = (b"ObjectType = Image\nNDims = 3\nElementSpacing = 2 2 3\nDimSize = 3 2 2\nElementType = MET_SHORT\n"
+              b"ElementDataFile = lost.raw\n")
+    files = {"nifti": (b"scan", scan), "gzip": (b"scan.1", gzip.compress(scan, mtime=0)), "header": (b"a.mhd", header),
+             "nrrd": (b"a.nii.gz.part", b"NRRD0004\ntype: short\n"), "slice": (b"IM_0003", slice_of(6)),
+             "headless": (b"1.2.3", slice_of(6)[132:]), "archive": (b"a.tar.gz.aa", b"\x1f\x8b"),
+             "text": ("größe.txt~".encode(), b"text"), "other": (b"A_0001.NII", scan), "description": (b"Dataset.json", b"{}")}
+    for name, (file, content) in files.items():
+        put("unnamed", name, file + b"\n" + content)
+    case = lambda *names: "\n".join(names) + "\n"
+    trees = {
+        "nnunet": case("D/dataset.json", "D/imagesTr/a_0000.nii", "D/imagesTr/a_0001.nii", "D/imagesTs/b_0000.nii",
+                       "D/labelsTr/a.nii", "E/imagesTr/a_0000.nii", "D/predictions/a.nii", "D/.cache/x"),
+        "pair": case("img/img1.nii.gz", "img/img2.nii.gz", "label/label1.nii.gz", "label/label2.nii.gz", "readme.md"),
+        "parts": case("Training/img/a.nii", "Training/label/a.nii", "Testing/img/b.nii", "x/images1/c.nii", "x/images2/d.nii"),
+        "mirrored": case("rawdata/s1/ct.nii.gz", "rawdata/s2/ct.nii.gz", "derivatives/s1/seg.nii.gz", "derivatives/s2/seg.nii"),
+        "per-case": case("s1/ct.nii.gz", "s1/segmentations/liver.nii.gz", "s1/segmentations/spleen.nii.gz", "s2/ct.nii.gz"),
+        "kits": case("case_1/imaging.nii.gz", "case_1/segmentation.nii.gz", "case_2/imaging.nii.gz", "case_2/ct/x.nii"),
+        "autopet": case("P1/s1/CTres.nii.gz", "P1/s1/SUV.nii.gz", "P1/s1/SEG.nii.gz", "P2/s1/CTres.nii.gz"),
+        "plain": case("a.nii.gz", "b/a.nii", "b/a_seg.nii", "c.mha", "c.raw", "d.nrrd", "e.zip", "lesions/e.nii"),
+    }
+    for name, paths in trees.items():
+        put("tree", name, paths)
+
+
+def selection():
+    put("cases", "list", "\ufeff# training\nDataset001_A/a\nb # the second\n\n")
+    folds = [{"train": ["Dataset001_A/a"], "val": ["b"]}, {"train": ["b"], "val": ["a", "c"]}]
+    put("cases", "folds", json.dumps(folds, indent=1))
+
+
+def secrets():
+    with tempfile.TemporaryDirectory() as folder:
+        key, certificate = Path(folder) / "key", Path(folder) / "certificate"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=localhost", "-days", "9",
+                        "-keyout", key, "-out", certificate], check=True, capture_output=True)
+        put("pem", "both", certificate.read_bytes() + key.read_bytes())
+        put("pem", "certificate", certificate.read_bytes())
+        put("pem", "key", key.read_bytes())
+    put("pem", "encrypted", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")
+
+
+def ranks():
+    number = lambda *values: struct.pack(f"<{len(values)}I", *values)
+    frame = lambda kind, payload=b"": bytes([kind]) + number(len(payload)) + payload
+    values = number(2) + number(3) + b"[1]" + number(1) + b"2"
+    put("ranks", "frames", frame(0) + frame(1, b"1") + frame(1, values) + frame(2, struct.pack("<3f", 1, -2, 0.5)) + frame(4))
+    put("ranks", "abort", frame(3, json.dumps({"rank": 1, "reason": "a"}).encode()))
+    put("ranks", "texts", b"\x05host1\x00\x03abc")
+
+
 def varint(number):
     out = bytearray()
     while True:
@@ -208,9 +258,16 @@ def runs(run):
     checkpoints = sorted((run / "checkpoints").glob("step-*"))
     put("checkpoint", "state", (checkpoints[-1] / "state.json").read_bytes())
     put("journal", "journal", b"".join((run / "journal.jsonl").read_bytes().splitlines(keepends=True)[:8]))
+    record = {"event": "validation", "step": 6, "epoch": 1.5, "mean_dice": 0.5, "mean_fg_dice": None,
+              "dice_per_class": [0.9, None], "num_cases": 1, "best": True, "secs": 0.5}
+    put("journal", "validation", json.dumps(record) + "\n")
+    link = {"key": "0" * 16, "experiment": "hiend", "start_ms": 1, "experiment_id": "1", "run_id": None, "described": False}
+    put("mlflow", "link", json.dumps(link, indent=2) + "\n")
 
 
 def weights():
+    import torch
+
     state = {"state_dict": {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2, dtype=torch.float16),
                             "n": torch.tensor(3)}, "epoch": 4}
     for name, zipped in (("zip", True), ("legacy", False)):
@@ -228,6 +285,10 @@ if __name__ == "__main__":
     scans()
     dicom()
     caches(sys.argv[1])
+    folders()
+    selection()
     service()
+    secrets()
+    ranks()
     runs(Path(sys.argv[2]))
     weights()

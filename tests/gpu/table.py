@@ -7,7 +7,7 @@ KEYS = (
     "ms crops_per_s tflops wait_share data_cost resident_ms peak_gib peak_mib products_recorded cudnn_plans attention_plans "
     "largest_relative_error within_band "
     "logits_error gradient_error "
-    "first_secs secs skipped failed"
+    "form threads of_one_thread first_step_secs first_secs secs skipped failed"
 ).split()
 
 with open(sys.argv[1]) as lines:
@@ -23,6 +23,11 @@ for described, runs in machines.items():
 for row in rows:
     if row.get("case") not in detailed:
         print(row["run"], *(f"{key}={row[key]}" for key in KEYS if row.get(key) is not None))
+
+losses = {row["run"]: row["loss"][0] for row in rows if row.get("case") == "step" and row.get("loss")}
+plain, recomputed = losses.get("step-l"), losses.get("step-l-checkpointing")
+if plain is not None and recomputed is not None:
+    print(f"first loss {plain}, with gradient checkpointing {recomputed}: {'equal' if plain == recomputed else 'NOT EQUAL'}")
 
 tests = [row for row in rows if row.get("case") == "tests" and "test" in row]
 for run in dict.fromkeys(row["run"] for row in tests) or ["tests"]:

@@ -5,7 +5,9 @@
 
 pub(crate) mod failure;
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
@@ -103,17 +105,8 @@ pub enum DeviceError {
         elsewhere: Option<PathBuf>,
     },
     /// The library that adds gradients of several GPUs is missing.
-    #[error(
-        "several GPUs need NCCL, and libnccl.so was not found: {}",
-        found.as_ref().map_or_else(
-            || crate::vendor::library::Library::Nccl.how_to_get().to_owned(),
-            |file| format!("link libnccl.so to {} in a folder of LD_LIBRARY_PATH", file.display()),
-        )
-    )]
-    NoNccl {
-        /// Library file under a name that the bindings do not load, if one was found.
-        found: Option<PathBuf>,
-    },
+    #[error("several GPUs need NCCL: {0}")]
+    NoNccl(String),
     /// Devices that cannot train one model together.
     #[error("--devices {0}: expected several CUDA devices, each once, or cpu several times")]
     Mixed(String),
@@ -282,25 +275,28 @@ fn find_libdevice() -> Result<(), DeviceError> {
 /// Checks that gradients on `compute` can be added to those of other ranks; CUDA devices need NCCL.
 ///
 /// # Errors
-/// [`DeviceError::NoNccl`] if it is not found by the name that it is loaded by.
+/// [`DeviceError::NoNccl`] if it is not found, or too old.
 pub fn check_sums(compute: &Compute) -> Result<(), DeviceError> {
-    #[cfg(feature = "cuda")]
     if compute.is_cuda() {
-        use crate::vendor::library::{Library, Places, loads_by_name};
-        if !loads_by_name("libnccl.so") {
-            return Err(DeviceError::NoNccl { found: Places::of_process().find(Library::Nccl).into_iter().next() });
-        }
+        crate::vendor::nccl::library().map_err(|reason| DeviceError::NoNccl(reason.to_string()))?;
     }
-    let _ = compute;
     Ok(())
 }
 
-/// Keeps compiled kernels and tuning results in `dir` for later runs. Has no effect in a build without CUDA.
-pub fn keep_kernels_in(dir: &std::path::Path) {
+/// Keeps compiled kernels and tuning results for later runs of this program, in `dir` or by default in the folder
+/// `hiend/kernels` of the user's cache. Called once, before a device is opened. Has no effect in a build without CUDA.
+pub fn keep_kernels(dir: Option<&std::path::Path>) {
     #[cfg(feature = "cuda")]
     {
         use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig as _};
-        let mut config = CubeClRuntimeConfig::default();
+        let Some(dir) = dir.map(PathBuf::from).or_else(|| crate::user_cache::folder("kernels")) else { return };
+        // A kept kernel is found by its name and by this ID, and not by its code: without an ID, those of another build
+        // would be taken.
+        if buildid::build_id().is_none() {
+            tracing::warn!("kernels are not kept: this program has no build ID (linker option --build-id)");
+            return;
+        }
+        let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
         config.compilation.cache = true;
         CubeClRuntimeConfig::set(config);
         cubecl::environment::set_root(dir);
@@ -345,6 +341,17 @@ pub fn remember_panics() {
     }));
 }
 
+/// Lets the code generator find libdevice in a Python wheel, where it does not look: restarts the process once with
+/// `CUDA_PATH` set, unless a CUDA installation has the file or the variable is set already. Has no effect in a build that
+/// needs no libdevice. Binaries call it before anything else.
+pub fn settle_libdevice() {
+    #[cfg(all(feature = "cuda", not(feature = "cuda-nvrtc")))]
+    if let Some(root) = crate::vendor::library::Places::of_process().cuda_path_for_libdevice() {
+        // Without it, opening a device names the folder.
+        let _ = restart_with("CUDA_PATH", root.as_os_str());
+    }
+}
+
 /// Makes `Device::default()`, which Burn calls when it reads optimizer state, return the CPU.
 ///
 /// Only the environment variable `BURN_DEVICE` decides that, and a running process cannot set it safely. A build with
@@ -357,21 +364,14 @@ pub fn settle_default(compute: &Compute) -> Result<(), DeviceError> {
     if !cfg!(feature = "cube") || !compute.is_cpu() || std::env::var_os("BURN_DEVICE").is_some() {
         return Ok(());
     }
-    restart_on_cpu()
+    restart_with("BURN_DEVICE", OsStr::new("flex")).map_err(|error| DeviceError::Environment(error.to_string()))
 }
 
-#[cfg(unix)]
-fn restart_on_cpu() -> Result<(), DeviceError> {
+/// Restarts this process with a variable in its environment. Returns only if that fails.
+fn restart_with(variable: &str, value: &OsStr) -> io::Result<()> {
     use std::os::unix::process::CommandExt as _;
-    let program = std::env::current_exe().map_err(|e| DeviceError::Environment(e.to_string()))?;
-    let failure =
-        std::process::Command::new(program).args(std::env::args_os().skip(1)).env("BURN_DEVICE", "flex").exec();
-    Err(DeviceError::Environment(failure.to_string()))
-}
-
-#[cfg(not(unix))]
-fn restart_on_cpu() -> Result<(), DeviceError> {
-    Err(DeviceError::Environment("it is not set".to_owned()))
+    let program = std::env::current_exe()?;
+    Err(std::process::Command::new(program).args(std::env::args_os().skip(1)).env(variable, value).exec())
 }
 
 #[cfg(test)]
@@ -419,7 +419,5 @@ mod tests {
         );
         let elsewhere = DeviceError::NoLibdevice { looked, elsewhere: Some("/env/nvidia/cu13".into()) }.to_string();
         assert!(elsewhere.ends_with("set CUDA_PATH=/env/nvidia/cu13, which has it"), "{elsewhere}");
-        let linked = DeviceError::NoNccl { found: Some("/usr/lib/libnccl.so.2".into()) }.to_string();
-        assert!(linked.contains("link libnccl.so to /usr/lib/libnccl.so.2"), "{linked}");
     }
 }

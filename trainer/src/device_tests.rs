@@ -9,6 +9,7 @@ pub fn device_tests() -> impl Iterator<Item = (&'static str, fn(&Device))> {
         crate::loss::class_map::tests::DEVICE_TESTS,
         crate::model::block::tests::DEVICE_TESTS,
         crate::sliding_window::classes::tests::DEVICE_TESTS,
+        crate::sliding_window::on_device::tests::DEVICE_TESTS,
     ];
     #[cfg(feature = "cuda")]
     let of_ranks = crate::distributed::nccl::tests::DEVICE_TESTS;

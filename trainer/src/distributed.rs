@@ -27,7 +27,7 @@ mod launcher;
 mod link;
 mod mpi;
 #[cfg(feature = "cuda")]
-#[expect(unsafe_code, reason = "calls of a C library")]
+#[expect(unsafe_code, reason = "hands device pointers to a C library")]
 pub(crate) mod nccl;
 mod nodelist;
 mod pairwise;

@@ -1,8 +1,10 @@
-//! State of the machine for computing: driver, devices, libraries, and one product checked against its definition.
+//! State of the machine for computing: driver, devices, libraries, one product checked against its definition, and, where
+//! cuDNN is used, a convolution and an attention.
 //!
 //! Works in every build: a build without CUDA still names the GPUs and libraries that are there, because they show what
 //! a build with CUDA would gain.
 
+mod by_cudnn;
 mod machine;
 
 use std::fmt;
@@ -31,6 +33,8 @@ struct Examined {
     /// Library or kernels that computed the products; empty on the CPU.
     by: String,
     products: Vec<ProductCheck>,
+    /// Computations by cuDNN; empty where it is not used.
+    cudnn: Vec<by_cudnn::Check>,
 }
 
 /// Largest error of a product and of its gradients, relative to the norm of the result in 64 bits.
@@ -60,15 +64,17 @@ impl Report {
             } else {
                 computed_by(algorithms::table().len().saturating_sub(before), PRODUCTS * products.len())
             };
-            Examined { device: compute.to_string(), by, products }
+            Examined { device: compute.to_string(), by, products, cudnn: by_cudnn::checks(&compute) }
         };
         Self { machine: Machine::of_process(), device: Compute::open(choice).map(examined) }
     }
 
-    /// Returns true if the device was opened and its products match the definition.
+    /// Returns true if the device was opened, its products match the definition, and what cuDNN computes the CPU.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
-        self.device.as_ref().is_ok_and(|device| device.products.iter().all(ProductCheck::is_close))
+        self.device.as_ref().is_ok_and(|device| {
+            device.products.iter().all(ProductCheck::is_close) && device.cudnn.iter().all(by_cudnn::Check::is_close)
+        })
     }
 }
 
@@ -135,13 +141,18 @@ fn product_error(device: &Device, factors: Factors) -> f64 {
         matrix(k, columns, &|r, c| (0..rows).map(|i| at(&x, k, i, r) * at(&dy, columns, i, c)).sum()),
         matrix(1, columns, &|_, c| (0..rows).map(|i| at(&dy, columns, i, c)).sum()),
     ];
+    largest_error(&ours, &reference)
+}
+
+/// Largest error of tensors, each relative to the norm of its reference; infinite if a value is missing or not a number.
+fn largest_error(ours: &[Vec<f32>], reference: &[Vec<f64>]) -> f64 {
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let error = |(ours, reference): (&Vec<f32>, &Vec<f64>)| {
         let difference = norm(&mut ours.iter().zip(reference).map(|(a, b)| f64::from(*a) - b));
         let error = difference / norm(&mut reference.iter().copied());
         if ours.len() == reference.len() && error.is_finite() { error } else { f64::INFINITY }
     };
-    ours.iter().zip(&reference).map(error).fold(0.0, f64::max)
+    ours.iter().zip(reference).map(error).fold(0.0, f64::max)
 }
 
 /// Kinds of devices that this build supports.
@@ -162,13 +173,19 @@ impl fmt::Display for Report {
         writeln!(f, "processor    {}", count(cores, "core"))?;
         write!(f, "{}", self.machine)?;
         match &self.device {
-            Ok(Examined { device, by, products }) => {
+            Ok(Examined { device, by, products, cudnn }) => {
                 writeln!(f, "products on {device}{by}, with gradients, against the definition in 64 bits")?;
                 for check in products {
                     let ProductCheck { factors, error, tolerance } = check;
                     let name = format!("{factors:?}").to_lowercase();
                     let verdict = if check.is_close() { "ok" } else { "WRONG" };
                     writeln!(f, "  {name:<11}{verdict}: relative error {error:.1e}, at most {tolerance:.0e} expected")?;
+                }
+                if !cudnn.is_empty() {
+                    writeln!(f, "cuDNN on {device}, bf16 with gradients, against the CPU in f32")?;
+                }
+                for check in cudnn {
+                    writeln!(f, "  {check}")?;
                 }
             }
             Err(error) => writeln!(f, "device       {error}")?,

@@ -16,7 +16,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use hiend_cache::durable;
+use hiend_cache::{JsonError, durable};
 use hiend_loader::program::count;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -271,7 +271,7 @@ pub enum JournalError {
         line: u64,
         /// The parser's error.
         #[source]
-        source: serde_json::Error,
+        source: JsonError,
     },
 }
 
@@ -308,7 +308,12 @@ impl Iterator for Entries {
             return None;
         }
         let entry = serde_json::from_slice(&self.bytes);
-        Some(entry.map_err(|source| JournalError::Line { path: self.path.clone(), line: self.line, source }))
+        let invalid = |error: serde_json::Error| JournalError::Line {
+            path: self.path.clone(),
+            line: self.line,
+            source: error.into(),
+        };
+        Some(entry.map_err(invalid))
     }
 }
 
@@ -335,6 +340,14 @@ mod tests {
         let file = file_with(text);
         let entries: Vec<Entry> = read(file.path()).unwrap().map(Result::unwrap).collect();
         assert_eq!(entries.len(), num_entries);
+    }
+
+    #[test]
+    fn errors_are_one_line_whatever_a_line_holds() {
+        let file = file_with(b"{\"event\":\"sto\\npped\"}\n");
+        let error = read(file.path()).unwrap().next().unwrap().unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains(r"`sto\npped`") && !source.contains('\n'), "{source}");
     }
 
     #[test]

@@ -48,5 +48,6 @@ mod sync;
 pub mod testing;
 pub mod trained_on;
 pub mod training;
+mod user_cache;
 pub mod vendor;
 pub mod weights;

@@ -11,6 +11,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod axis;
 pub mod class_sums;
 pub mod columns;
 pub mod conv;
@@ -48,6 +49,7 @@ pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
     let of_operations = [
         adamw::tests::DEVICE_TESTS,
         attention::tests::DEVICE_TESTS,
+        axis::tests::DEVICE_TESTS,
         class_sums::tests::DEVICE_TESTS,
         conv::volume::tests::DEVICE_TESTS,
         decode::tests::DEVICE_TESTS,
@@ -58,6 +60,7 @@ pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
         noise::tests::DEVICE_TESTS,
         product::tests::DEVICE_TESTS,
         residual::tests::DEVICE_TESTS,
+        trilinear::tests::DEVICE_TESTS,
         trunk::tests::DEVICE_TESTS,
     ];
     #[cfg(feature = "cube")]

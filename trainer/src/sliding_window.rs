@@ -12,7 +12,7 @@
 mod accumulator;
 pub(crate) mod classes;
 mod geometry;
-mod on_device;
+pub(crate) mod on_device;
 mod weighting;
 mod whole;
 mod window;

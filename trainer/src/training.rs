@@ -16,6 +16,7 @@ mod overlap;
 mod queued;
 mod ranks;
 mod readback;
+mod recorded;
 pub mod replica;
 mod run;
 mod run_dir;

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use hiend_cache::FileError;
 use hiend_loader::plural::count;
+use hiend_loader::program::escape_name;
 use thiserror::Error;
 
 use crate::model::pos_embed::grid_of_table;
@@ -41,20 +42,20 @@ pub enum WeightsError {
     #[error(transparent)]
     Write(#[from] FileError),
     /// A file that is not a `PyTorch` checkpoint.
-    #[error("{}: not a readable PyTorch checkpoint", path.display())]
+    #[error("{}: not a readable PyTorch checkpoint: {}", path.display(), escape_name(reason))]
     Torch {
         /// Path of the file.
         path: PathBuf,
-        /// Error reported by the reader.
-        source: Box<burn_store::pytorch::PytorchError>,
+        /// Error reported by the reader, which may quote the file.
+        reason: String,
     },
     /// A file that is not a safetensors file.
-    #[error("{}: not a readable safetensors file", path.display())]
+    #[error("{}: not a readable safetensors file: {}", path.display(), escape_name(reason))]
     Safetensors {
         /// Path of the file.
         path: PathBuf,
-        /// Error reported by the reader.
-        source: ::safetensors::SafeTensorError,
+        /// Error reported by the reader, which may quote the file.
+        reason: String,
     },
     /// A file name with an extension other than `.pth`, `.pt`, `.bin` or `.safetensors`.
     #[error("{}: neither a .pth, .pt or .bin nor a .safetensors file", path.display())]
@@ -63,7 +64,7 @@ pub enum WeightsError {
         path: PathBuf,
     },
     /// Two tensors with the same name once the prefix `module.` is removed.
-    #[error("{}: two tensors are named {key}", path.display())]
+    #[error("{}: two tensors are named {}", path.display(), escape_name(key))]
     Duplicate {
         /// Path of the file.
         path: PathBuf,
@@ -88,7 +89,7 @@ pub enum WeightsError {
     )]
     EncoderAlone,
     /// A tensor whose shape differs from the model's.
-    #[error("{key} has shape {found:?}, the model needs {expected:?}")]
+    #[error("{} has shape {found:?}, the model needs {expected:?}", escape_name(key))]
     Shape {
         /// Name in the file.
         key: String,
@@ -98,7 +99,7 @@ pub enum WeightsError {
         expected: Vec<usize>,
     },
     /// A tensor that the model needs but that is not floating point.
-    #[error("{key} does not hold floating point numbers")]
+    #[error("{} does not hold floating point numbers", escape_name(key))]
     NotFloat {
         /// Name in the file.
         key: String,
@@ -122,7 +123,7 @@ pub enum WeightsError {
 /// Content of a file of an unknown model, for its error.
 fn content(first: Option<&str>, num_not_float: usize) -> String {
     match (first, num_not_float) {
-        (Some(key), _) => format!("its first tensor is {key}"),
+        (Some(key), _) => format!("its first tensor is {}", escape_name(key)),
         (None, 0) => "the file holds no tensors".to_owned(),
         (None, number) => {
             let tensors = count(number, "tensor");

@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 use benches::gpu_bench::{Cli, run};
 use hiend_loader::program;
+use hiend_trainer::device::settle_libdevice;
 
 fn main() -> ExitCode {
+    settle_libdevice();
     // Logs to standard error: warnings there name computations that a library did not take over.
     program::main(std::io::stderr, |cli: &Cli| run(cli).map(|()| ExitCode::SUCCESS))
 }

@@ -60,8 +60,8 @@ fn attentions(case: Case) -> usize {
         | Case::Kernels
         | Case::Products
         | Case::Shapes => 3,
-        Case::Finetune | Case::Predict => 1,
-        Case::Tests | Case::Reference | Case::Convolutions | Case::ConvolutionTimes => 0,
+        Case::Finetune | Case::FinetuneOverlap | Case::Predict => 1,
+        Case::Tests | Case::Loader | Case::Reference | Case::Convolutions | Case::ConvolutionTimes => 0,
     }
 }
 

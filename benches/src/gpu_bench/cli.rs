@@ -64,7 +64,7 @@ pub struct Cli {
     /// which takes minutes
     #[arg(long)]
     pub(super) reference: Option<PathBuf>,
-    /// Cache that the cases overlap, chunks and service stream from [default: a generated volume]
+    /// Cache that the cases overlap, chunks, service and loader stream from [default: a generated volume]
     #[arg(long)]
     pub(super) shards: Option<PathBuf>,
     /// Threads of the loader, 0 for one per core
@@ -85,7 +85,9 @@ pub(super) enum Case {
     Overlap,
     Chunks,
     Service,
+    Loader,
     Finetune,
+    FinetuneOverlap,
     Predict,
     Numerics,
     Reference,

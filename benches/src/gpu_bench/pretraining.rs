@@ -96,21 +96,24 @@ fn resident(
     Ok((replica, batch))
 }
 
-/// Measures steps on one batch that stays on the device.
-pub(super) fn step(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
+/// Measures steps on one batch that stays on the device; the first one also since the program `began`.
+pub(super) fn step(cli: &Cli, compute: &Compute, began: Instant) -> anyhow::Result<Value> {
     let config = config(cli);
     let (mut replica, batch) = resident(cli, &config, compute)?;
     let mut losses = Vec::new();
     let mut secs = Vec::new();
+    let mut first_step_secs = None;
     for number in 0..cli.warmup + cli.steps {
         let started = Instant::now();
         losses.push(loss_of_step(&mut replica, &config, &batch)?);
         compute.raw().sync().map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        first_step_secs.get_or_insert_with(|| began.elapsed().as_secs_f64());
         if number >= cli.warmup {
             secs.push(started.elapsed().as_secs_f64());
         }
     }
     let mut line = timing(cli, &config, &mut secs);
+    line["first_step_secs"] = json!(first_step_secs.map(rounded));
     line["loss"] = json!([losses.first(), losses.last()]);
     if let Some(usage) = compute.raw().memory_pool_usage() {
         line["pool"] = json!(format!("{usage:?}"));

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use hiend_trainer::config::RunConfig as _;
-use hiend_trainer::config::finetune::FinetunePreset;
+use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
 use hiend_trainer::device::Compute;
 use hiend_trainer::inference::window_batch::WindowBatch;
 use hiend_trainer::inference::{InferenceError, label_volume};
@@ -22,6 +22,16 @@ use super::figures::{median, rounded};
 /// Maximum number of windows predicted at a time, as in `hiend-train predict`.
 const MOST_WINDOWS: usize = 16;
 
+/// Configuration of the recipe with 14 classes and the encoder of the preset from the command line.
+pub(super) fn config(cli: &Cli) -> anyhow::Result<FinetuneConfig> {
+    let mut config = FinetunePreset::Recipe.config();
+    config.model =
+        config.model.with_encoder_of(&cli.preset.config().model).context("UNETR needs an encoder with three taps")?;
+    config.classes = (0..14).map(|class| class.to_string()).collect();
+    config.validate("recipe")?;
+    Ok(config)
+}
+
 /// Shows the time of UNETR's steps on one batch that stays on the device, then, on a separate line, the errors of a
 /// small UNETR.
 pub(super) fn finetune(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)) -> anyhow::Result<()> {
@@ -30,11 +40,7 @@ pub(super) fn finetune(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)
     use burn::tensor::Tensor;
     use hiend_trainer::loss::dice_ce::dice_ce;
 
-    let mut config = FinetunePreset::Recipe.config();
-    config.model =
-        config.model.with_encoder_of(&cli.preset.config().model).context("UNETR needs an encoder with three taps")?;
-    config.classes = (0..14).map(|class| class.to_string()).collect();
-    config.validate("recipe")?;
+    let config = config(cli)?;
     let unetr = config.unetr();
     let device = compute.autodiff();
     let mut weights = WeightInit::new(0, &device).with_precision(cli.precision).with_attention(cli.attention);
@@ -126,11 +132,7 @@ fn errors_of_small(unetr: &UnetrConfig, precision: Precision, compute: &Compute)
 /// Two predictions of one volume, the first of which compiles and tunes: the path of validation, which chooses the classes on
 /// the device and reads one byte per voxel. `hiend-train predict` reads averaged logits instead.
 pub(super) fn predict(cli: &Cli, compute: &Compute) -> anyhow::Result<Value> {
-    let mut config = FinetunePreset::Recipe.config();
-    config.model =
-        config.model.with_encoder_of(&cli.preset.config().model).context("UNETR needs an encoder with three taps")?;
-    config.classes = (0..14).map(|class| class.to_string()).collect();
-    config.validate("recipe")?;
+    let config = config(cli)?;
     let unetr = config.unetr();
     let mut weights = WeightInit::new(0, compute.raw()).with_precision(cli.precision).with_attention(cli.attention);
     let model = unetr.init(&mut weights);

@@ -60,7 +60,7 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     let stop = interrupt_flag("finishing the cases in progress; press Ctrl-C again to stop at once")?;
     let cases = share.iter().flat_map(|dataset| &dataset.cases);
     let sizes: BTreeMap<String, u64> = cases.map(|case| (case.key(), case.file_bytes().unwrap_or(0))).collect();
-    let mut progress = Progress::new(num_listed, sizes.values().sum());
+    let mut progress = Progress::new("the conversion", num_listed, sizes.values().sum());
     let Task { root, datasets, config, options, .. } = &task;
     // The summary repeats every remark: where both can be read in one place, they are only counted until then.
     let is_one_output = is_one_output();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::table::{Table, count, facts, size};
-use super::task::Task;
+use super::task::{Task, num_cases};
 use super::unused;
 use crate::case::{SkippedCase, shown};
 use crate::cli;
@@ -122,7 +122,9 @@ fn show(task: &Task, probe_for: Duration, cache: Option<(&Path, &Changes)>) -> a
     if task.options.on_suspect == OnSuspect::Fail {
         print("--on-suspect fail: the conversion ends at the first of them that is refused for its values.")?;
     }
-    let has_cases = cases > 0 || cache.is_some_and(|(_, changes)| !changes.unchanged.is_empty());
+    // Those that the probe could not convert are among the skipped ones.
+    let would_convert = num_cases(&task.datasets) > plan.skipped.len();
+    let has_cases = would_convert || cache.is_some_and(|(_, changes)| !changes.unchanged.is_empty());
     Ok(if has_cases { ExitCode::from(SKIPPED) } else { ExitCode::FAILURE })
 }
 

@@ -1,4 +1,4 @@
-//! Progress of work on cases: a bar on a terminal, a line every few seconds elsewhere.
+//! Progress of work on cases: a bar on a terminal, a line every few seconds elsewhere, and a warning where it stands still.
 
 use std::fmt::Display;
 use std::io::IsTerminal as _;
@@ -8,6 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::table::{count, size};
 use crate::plural::duration;
+use crate::program::health::{Health, Pulse};
+use crate::program::watchdog::{STALLED_AFTER, Watchdog};
 use crate::program::{StdoutError, note, print};
 
 /// Shortest time between two progress lines when output is not a terminal.
@@ -24,11 +26,15 @@ pub(super) struct Progress {
     bytes: (u64, u64),
     /// Number of remarks that are printed at the end.
     remarks: usize,
+    /// Progress signal for the warnings; it is sent with every case.
+    pulse: Pulse,
+    /// Warnings of a standstill; `None` where the system refuses the thread for them.
+    _watchdog: Option<Watchdog>,
 }
 
 impl Progress {
-    /// Starts the display.
-    pub(super) fn new(num_cases: usize, num_bytes: u64) -> Self {
+    /// Starts the display of the work that is called `stage` in warnings.
+    pub(super) fn new(stage: &str, num_cases: usize, num_bytes: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = "{bar:32} {pos}/{len} cases  {msg}  {elapsed} elapsed";
             let bar = ProgressBar::new(num_cases as u64);
@@ -36,14 +42,36 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(250));
             bar
         });
+        let health = Health::new();
+        let pulse = health.stage(stage, STALLED_AFTER);
+        if num_cases > 0 {
+            pulse.beat();
+        }
+        let watchdog = Watchdog::start(health).map_err(|error| note(format_args!("warning: {error}"))).ok();
         let now = Instant::now();
-        Self { bar, started: now, last_line: now, cases: (0, num_cases), bytes: (0, num_bytes), remarks: 0 }
+        Self {
+            bar,
+            started: now,
+            last_line: now,
+            cases: (0, num_cases),
+            bytes: (0, num_bytes),
+            remarks: 0,
+            pulse,
+            _watchdog: watchdog,
+        }
     }
 
     /// Counts one more case of `bytes` as done.
     pub(super) fn advance(&mut self, bytes: u64) {
         self.cases.0 += 1;
         self.bytes.0 += bytes;
+        let (done, total) = self.cases;
+        if done < total {
+            self.pulse.beat_at(format!("after {done} of {}", count(total, "case")));
+        } else {
+            // What follows, such as pruning, reports no progress.
+            self.pulse.idle();
+        }
         let message = self.message();
         match &self.bar {
             Some(bar) => {

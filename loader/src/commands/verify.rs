@@ -37,7 +37,7 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     let live = live_records(&survey.shards);
     let bytes: u64 = survey.shards.iter().map(|shard| shard.len()).sum();
     let stop = interrupt_flag("finishing the cases in progress; press Ctrl-C again to stop at once")?;
-    let progress = Progress::new(cases.len(), bytes);
+    let progress = Progress::new("the verification", cases.len(), bytes);
     let (found, failure) = check_cases(args, &cases, failure, &stop, progress)?;
     let failure = failure.map(|error| anyhow::anyhow!("{}; not every case was checked", error_text(&error)));
     let interrupted = stop.load(Ordering::Relaxed);

@@ -154,11 +154,18 @@ fn unchanged(record: &CaseRecord, bytes_in: u64, is_read: bool) -> Outcome {
 }
 
 /// Reads the headers of a case's image and label map; for several masks, the header of the first mask.
+///
+/// # Errors
+/// If a header cannot be read, or the label map does not lie on the grid of the image.
 pub(crate) fn headers(case: &CaseFiles) -> Result<(VolumeInfo, Option<VolumeInfo>), SkippedCase> {
     let unread = |err: VolumeError| SkippedCase::new(case, &err.path, err.reason);
     let image = case.read_info().map_err(unread)?;
-    let label = case.label.as_ref().and_then(|label| label.files().next());
-    Ok((image, label.map(read_info).transpose().map_err(unread)?))
+    let Some(files) = &case.label else { return Ok((image, None)) };
+    let label = files.files().next().map(read_info).transpose().map_err(unread)?;
+    if let Some(label) = &label {
+        LabelPlace::of(&image, label).map_err(|err| SkippedCase::new(case, files.path(), err))?;
+    }
+    Ok((image, label))
 }
 
 /// Unusual features of a label map's header that its image's header does not share, and the offset between the two.

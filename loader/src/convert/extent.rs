@@ -136,19 +136,15 @@ pub(crate) fn extent_findings(info: &VolumeInfo) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::nifti::testing::TestFile;
-    use crate::volume::read_info;
 
     fn info(shape: [usize; 3], sides: [f32; 3]) -> VolumeInfo {
         info_at(shape, sides, 5.0)
     }
 
     fn info_at(shape: [usize; 3], sides: [f32; 3], origin: f32) -> VolumeInfo {
-        let dir = tempfile::tempdir().unwrap();
-        let rows = [[sides[0], 0.0, 0.0, origin], [0.0, sides[1], 0.0, 0.0], [0.0, 0.0, sides[2], 0.0]];
-        // A header needs no voxels.
-        let file = TestFile::new(shape, &[]).units(0).sform(1, &rows);
-        read_info(&file.write(&dir.path().join("a.nii"))).unwrap()
+        let [x, y, z] = sides.map(f64::from);
+        let rows = [[x, 0.0, 0.0, f64::from(origin)], [0.0, y, 0.0, 0.0], [0.0, 0.0, z, 0.0], [0.0, 0.0, 0.0, 1.0]];
+        VolumeInfo::new(shape, rows).unwrap()
     }
 
     fn check(side: f32) -> Result<(), ExtentError> {

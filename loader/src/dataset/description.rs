@@ -330,7 +330,8 @@ fn other_files(list: &Value, folder: &Path, root: &Path) -> HashSet<PathBuf> {
 }
 
 /// The place of a listed path, which may not leave `root`: a description is data and must not make this program read
-/// other files. Where no file has the path as it is written, backslashes separate folders, as on Windows.
+/// other files. Links are followed, because they are not part of the description: whoever places one chooses its target.
+/// Where no file has the path as it is written, backslashes separate folders, as on Windows.
 fn inside(listed: &str, folder: &Path, root: &Path) -> Result<PathBuf, DescriptionFault> {
     let path = resolved(listed, folder, root)?;
     if cfg!(windows) || !listed.contains('\\') || std::fs::symlink_metadata(&path).is_ok() {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::case::shown;
+use crate::case::{escape_name, shown};
 use crate::plural;
 
 /// A contradiction within a dataset.
@@ -110,12 +110,14 @@ impl fmt::Display for DatasetNote {
             Self::NoLabels { classes } => {
                 write!(f, "dataset.json names {}, but no case has a label map", plural::count(classes, "class"))
             }
-            Self::Modality { channel } => write!(f, "dataset.json says that the images are `{channel}`, not CT"),
+            Self::Modality { channel } => {
+                write!(f, "dataset.json says that the images are `{}`, not CT", escape_name(channel))
+            }
             Self::Channels { names } => write!(
                 f,
                 "dataset.json names {} ({}); only images with one CT channel are read",
                 plural::count(names.len(), "channel"),
-                names.join(", ")
+                escape_name(&names.join(", "))
             ),
             Self::BadDescription { reason } => write!(f, "dataset.json: {reason}; the dataset is left out"),
             Self::IgnoreSpelling { label, name } => write!(

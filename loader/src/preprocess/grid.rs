@@ -204,3 +204,78 @@ fn linspace(idx: usize, len: usize) -> f64 {
         counted(idx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::float_cmp, reason = "values that PyTorch computed, to the last bit")]
+
+    use super::*;
+
+    #[test]
+    fn linspace_has_the_bits_of_pytorch() {
+        // torch.linspace(-1, 1, 21, dtype=torch.float64) of PyTorch 1.13.
+        let expected = [
+            -1.0,
+            -0.9,
+            -0.8,
+            -0.7,
+            -0.6,
+            -0.5,
+            -0.399_999_999_999_999_97,
+            -0.299_999_999_999_999_93,
+            -0.199_999_999_999_999_96,
+            -0.099_999_999_999_999_95,
+            5.551_115_123_125_783e-17,
+            0.100_000_000_000_000_09,
+            0.199_999_999_999_999_96,
+            0.299_999_999_999_999_93,
+            0.399_999_999_999_999_97,
+            0.5,
+            0.6,
+            0.7,
+            0.8,
+            0.9,
+            1.0,
+        ];
+        let own: Vec<f64> = (0..21).map(|idx| linspace(idx, 21)).collect();
+        assert_eq!(own, expected);
+    }
+
+    #[test]
+    fn grid_of_a_rotated_scan_covers_its_corners() {
+        // Rotated by 30 degrees about z: the axes stay orthogonal, so the first voxel and the extent are the source's own.
+        let (sin, cos) = (0.5, 0.75f64.sqrt());
+        let source = [
+            [2.0 * cos, -2.0 * sin, 0.0, 5.0],
+            [2.0 * sin, 2.0 * cos, 0.0, 6.0],
+            [0.0, 0.0, 3.0, 7.0],
+            [0.0, 0.0, 0.0, 1.0],
+        ];
+        let grid = Grid::new(&source, [5, 6, 7], [1.0, 2.0, 1.5]);
+        assert_eq!(grid.shape, [9, 6, 13]);
+        for (row, expected) in [5.0, 6.0, 7.0].into_iter().enumerate() {
+            // Rounding of products of numbers below 10.
+            assert!((grid.affine[row][3] - expected).abs() < 1e-12, "{:?}", grid.affine);
+        }
+        assert!(
+            (grid.affine[0][0] - cos).abs() < 1e-12 && (grid.affine[2][2] - 1.5).abs() < 1e-12,
+            "{:?}",
+            grid.affine
+        );
+    }
+
+    #[test]
+    fn grid_of_a_sheared_scan_shares_its_centre() {
+        // y leans towards x: the new axes are those of the world, and no corner has the smallest coordinate on both.
+        let source = [[1.0, -0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
+        let grid = Grid::new(&source, [9, 5, 3], [1.0; 3]);
+        // From x = -2 to 8.
+        assert_eq!(grid.shape, [11, 5, 3]);
+        // MONAI's centre is that of the arrays' outer faces counted from 0, half a voxel beyond the middle of the corners.
+        let centre = [(9.0 - 0.5 * 5.0) / 2.0, 5.0 / 2.0, 3.0 / 2.0];
+        for (axis, centre) in centre.into_iter().enumerate() {
+            let first = centre - [11.0, 5.0, 3.0][axis] / 2.0;
+            assert!((grid.affine[axis][3] - first).abs() < 1e-12, "{:?}", grid.affine);
+        }
+    }
+}

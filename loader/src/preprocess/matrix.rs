@@ -100,6 +100,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn product_with_a_vector_sums_each_row() {
+        let a = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 10.0]];
+        assert_eq!(times_vector(&a, [2.0, 3.0, 5.0]).map(f64::to_bits), [23.0, 53.0, 88.0].map(f64::to_bits));
+    }
+
     proptest! {
         #[test]
         fn solving_and_factoring_invert_multiplication(

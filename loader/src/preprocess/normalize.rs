@@ -143,6 +143,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn names_are_those_of_configurations() {
+        for normalize in [Normalize::Hu, Normalize::Zscore] {
+            assert_eq!(serde_json::to_string(&normalize).unwrap(), format!("{:?}", normalize.name()));
+        }
+    }
+
+    #[test]
     fn z_scores_are_exact_and_zero_outside() {
         // Steps of 1/1024 from -20: every value is exact in f32.
         let scale = Units::ZScores.scale(1.0 / 1024.0, -20.0);

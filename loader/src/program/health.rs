@@ -25,19 +25,28 @@ pub enum Unhealthy {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no progress of {stage} for {} s (limit {} s)", still.as_secs(), limit.as_secs())]
 pub struct Stall {
-    /// Name of the stage.
+    /// Name of the stage, with its position if it reported one.
     pub stage: String,
     /// Time since the last progress.
     pub still: Duration,
     /// Longest time without progress that the stage is allowed.
     pub limit: Duration,
+    /// Number of the stage, and its number of reports before it stood still.
+    id: (usize, u64),
+}
+
+impl Stall {
+    /// Returns `true` if `other` is the same stall, seen at another time.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
 }
 
 fn joined(stalls: &[Stall]) -> String {
     stalls.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Function that describes the state of a part of the program, or returns the reason why that part is unhealthy.
+/// Shared state of a program's stages and watches.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Mutex<State>>);
 
@@ -64,6 +73,18 @@ struct Stage {
     limit: Duration,
     /// Time of the last progress; `None` while nothing is expected.
     since: Option<Instant>,
+    /// Place of the last progress, such as `after step 7`; empty if none was reported.
+    position: String,
+    /// Number of reports of progress.
+    reports: u64,
+}
+
+impl Stage {
+    /// The stage's name and position.
+    fn label(&self) -> String {
+        let Self { name, position, .. } = self;
+        if position.is_empty() { name.clone() } else { format!("{name} {position}") }
+    }
 }
 
 impl Health {
@@ -77,7 +98,7 @@ impl Health {
     #[must_use]
     pub fn stage(&self, name: impl Into<String>, limit: Duration) -> Pulse {
         let mut state = self.lock();
-        state.stages.push(Stage { name: name.into(), limit, since: None });
+        state.stages.push(Stage { name: name.into(), limit, since: None, position: String::new(), reports: 0 });
         Pulse { health: self.clone(), index: state.stages.len() - 1 }
     }
 
@@ -116,18 +137,31 @@ impl Health {
     }
 
     fn check_at(&self, now: Instant) -> Result<(), Unhealthy> {
-        let state = self.lock();
-        if let Some(reason) = &state.failure {
+        if let Some(reason) = &self.lock().failure {
             return Err(Unhealthy::Failed(reason.clone()));
         }
-        let still = |stage: &Stage| stage.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        let stalled: Vec<Stall> = state
-            .stages
-            .iter()
-            .filter(|stage| still(stage) > stage.limit)
-            .map(|stage| Stall { stage: stage.name.clone(), still: still(stage), limit: stage.limit })
-            .collect();
+        let stalled = self.stalls_at(now);
         if stalled.is_empty() { Ok(()) } else { Err(Unhealthy::Stalled(stalled)) }
+    }
+
+    /// Lists the stages that have stood still for longer than their limits.
+    pub(super) fn stalls_at(&self, now: Instant) -> Vec<Stall> {
+        let state = self.lock();
+        let still = |stage: &Stage| stage.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let stages = state.stages.iter().enumerate().filter(|(_, stage)| still(stage) > stage.limit);
+        let described = |(number, stage): (usize, &Stage)| Stall {
+            stage: stage.label(),
+            still: still(stage),
+            limit: stage.limit,
+            id: (number, stage.reports),
+        };
+        stages.map(described).collect()
+    }
+
+    /// Returns `true` if a stage has reported progress since it stood still.
+    pub(super) fn goes_on_after(&self, stall: &Stall) -> bool {
+        let (number, reports) = stall.id;
+        self.lock().stages[number].reports > reports
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -146,22 +180,32 @@ pub struct Pulse {
 impl Pulse {
     /// Reports progress; the next one is expected within the stage's limit.
     pub fn beat(&self) {
-        self.set(Some(Instant::now()));
+        self.report(Some(Instant::now()));
     }
 
-    /// Reports that no progress is expected until the next [`Self::beat`].
+    /// Reports progress at a position, such as `after step 7`, which continues the stage's name in messages.
+    pub fn beat_at(&self, position: impl Into<String>) {
+        let position = position.into();
+        self.health.lock().stages[self.index].position = position;
+        self.beat();
+    }
+
+    /// Reports progress, and that no more is expected until the next [`Self::beat`].
     pub fn idle(&self) {
-        self.set(None);
+        self.report(None);
     }
 
-    fn set(&self, since: Option<Instant>) {
-        self.health.lock().stages[self.index].since = since;
+    fn report(&self, since: Option<Instant>) {
+        let stage = &mut self.health.lock().stages[self.index];
+        stage.since = since;
+        stage.reports += 1;
     }
 }
 
 impl Drop for Pulse {
     fn drop(&mut self) {
-        self.idle();
+        // A stage that ends is not one that goes on.
+        self.health.lock().stages[self.index].since = None;
     }
 }
 
@@ -182,8 +226,8 @@ mod tests {
         health.check_at(later(29)).unwrap();
         assert!(health.check_at(Instant::now() + Duration::from_secs(31)).is_err());
         // At times that do not depend on this machine's speed.
-        steps.set(Some(start));
-        batches.set(Some(start));
+        steps.report(Some(start));
+        batches.report(Some(start));
         health.check_at(later(30)).unwrap();
         let stalled = health.check_at(later(31)).unwrap_err().to_string();
         assert_eq!(stalled, "no progress of batches for 31 s (limit 30 s)");
@@ -192,6 +236,18 @@ mod tests {
         batches.idle();
         drop(steps);
         health.check_at(later(1000)).unwrap();
+    }
+
+    #[test]
+    fn a_stall_names_the_position_of_the_last_progress() {
+        let health = Health::new();
+        let steps = health.stage("training", Duration::from_secs(1));
+        steps.beat_at("after step 7");
+        let stalls = health.stalls_at(Instant::now() + Duration::from_mins(1));
+        assert_eq!(stalls[0].stage, "training after step 7");
+        assert!(!health.goes_on_after(&stalls[0]));
+        steps.beat();
+        assert!(health.goes_on_after(&stalls[0]));
     }
 
     #[derive(Debug, thiserror::Error)]

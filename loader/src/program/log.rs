@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::output::escape_name;
+use crate::escape::escape_name;
 
 /// Environment variable with the log filter, in the syntax of [`EnvFilter`]: `debug`, `hiend_loader=trace`, `off`.
 pub const VARIABLE: &str = "HIEND_LOG";

@@ -1,8 +1,10 @@
 //! Output of a program: results on standard output, everything else on standard error.
 
 use std::borrow::Cow;
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::io::{self, ErrorKind, Write as _};
+
+use crate::escape::{escape_if, is_unsafe};
 
 /// Standard output cannot be written, for example because its disk is full.
 #[derive(Debug, thiserror::Error)]
@@ -71,33 +73,6 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     escape_if(text, |c| is_unsafe(c) && !matches!(c, '\n' | '\t'))
 }
 
-/// A name with all its control characters written as escapes, line feeds and tabs included, so that it stays within
-/// its line or table cell.
-#[must_use]
-pub fn escape_name(name: &str) -> Cow<'_, str> {
-    escape_if(name, is_unsafe)
-}
-
-fn is_unsafe(c: char) -> bool {
-    // Embeddings, overrides and isolates of bidirectional text.
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-fn escape_if(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.contains(&is_escaped) {
-        return Cow::Borrowed(text);
-    }
-    let mut escaped = String::with_capacity(text.len() + 8);
-    for c in text.chars() {
-        if is_escaped(c) {
-            write!(escaped, "{}", c.escape_default()).expect("writing to a string cannot fail");
-        } else {
-            escaped.push(c);
-        }
-    }
-    Cow::Owned(escaped)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,12 +88,6 @@ mod tests {
         ] {
             assert_eq!(escape(text), escaped);
         }
-    }
-
-    #[test]
-    fn an_escaped_name_is_one_line() {
-        assert_eq!(escape_name("case\n1\t2"), "case\\n1\\t2");
-        assert!(matches!(escape_name("case_1"), Cow::Borrowed("case_1")));
     }
 
     #[test]

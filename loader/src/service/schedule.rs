@@ -184,7 +184,7 @@ impl Schedule {
         Ok(())
     }
 
-    /// Runs jobs until [`Self::stop`].
+    /// Runs jobs until [`Self::stop`]. The panic of a job ends its request alone; the program `hiend-serve` ends then.
     pub(super) fn run(&self) {
         while let Some((job, reservation)) = self.next() {
             let visits = job.visits;

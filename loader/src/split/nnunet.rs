@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 
 use super::{FileSplit, Part, SelectError};
+use crate::escape::escape_name;
 use crate::plural::count;
 
 /// Names of the cases in a fold.
@@ -35,7 +36,7 @@ pub(super) fn read(split: &FileSplit) -> Result<BTreeSet<String>, SelectError> {
     }
     let Fold { train, val } = folds.swap_remove(number);
     if let Some(both) = train.intersection(&val).next() {
-        return Err(bad(format!("fold {number}: {both} is in train and in val")));
+        return Err(bad(format!("fold {number}: {} is in train and in val", escape_name(both))));
     }
     let names = match split.part {
         Part::Train => train,

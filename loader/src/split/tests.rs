@@ -173,6 +173,8 @@ fn folds_of_nnunet_are_read() {
     assert!(error(split(0, None, Part::Train)).ends_with("no case is named \"xyz\""));
     write(r#"[{"train": ["case1"], "val": ["case2", "case1"]}]"#);
     assert!(error(split(0, None, Part::Train)).ends_with(": fold 0: case1 is in train and in val"));
+    write(r#"[{"train": ["case\n1"], "val": ["case\n1"]}]"#);
+    assert!(error(split(0, None, Part::Train)).ends_with(": fold 0: case\\n1 is in train and in val"));
     write(r#"[{"train": ["case1"], "val": []}]"#);
     assert!(error(split(0, None, Part::Validation)).ends_with(": the list names no case"));
     write(r#"{"train": []}"#);

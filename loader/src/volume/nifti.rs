@@ -20,7 +20,7 @@ use super::dtype::{Dtype, Stored};
 use super::inflate::{self, GzipReader};
 use super::note::HeaderNote;
 use super::place::{self, LAST_ROW};
-use super::{Format, Loaded, VolumeError, VolumeFault, VolumeInfo, open_regular, read_file, stand_in};
+use super::{Format, Loaded, VolumeError, VolumeFault, VolumeInfo, check_complete, open_regular, read_file, stand_in};
 use crate::geometry::{Affine, largest_shift_mm, quaternion_axes, spacing};
 
 pub(super) use write::write;
@@ -30,18 +30,35 @@ pub(super) const HEADER_LEN: usize = 348;
 /// First byte at which voxels of a single-file NIfTI-1 may begin: the header and four bytes of extension flags.
 const MIN_VOX_OFFSET: f32 = 352.0;
 
-/// Reads the header at the beginning of a file.
+/// Reads the header at the beginning of a file. The size of an uncompressed file must be that of its header or more.
 pub(super) fn read_info(path: &Path) -> Result<VolumeInfo, VolumeFault> {
-    let mut reader = BufReader::new(open_regular(path)?);
+    let file = open_regular(path)?;
+    let file_bytes = file.metadata().map_err(|err| VolumeFault::read(&err))?.len();
+    let mut reader = BufReader::new(file);
     let is_gzip = reader.fill_buf().map_err(|err| VolumeFault::read(&err))?.starts_with(&inflate::GZIP_MAGIC);
     let mut head = Vec::with_capacity(HEADER_LEN);
     let limit = HEADER_LEN as u64;
-    let result = if is_gzip {
-        GzipReader::new(reader).take(limit).read_to_end(&mut head).map_err(|err| inflate::reason(&err))
-    } else {
-        reader.take(limit).read_to_end(&mut head).map_err(|err| VolumeFault::read(&err))
-    };
-    Ok(result.and_then(|_| parse_header(&head))?.0)
+    if is_gzip {
+        GzipReader::new(reader).take(limit).read_to_end(&mut head).map_err(|err| inflate::reason(&err))?;
+        return Ok(parse_header(&head)?.0);
+    }
+    reader.take(limit).read_to_end(&mut head).map_err(|err| VolumeFault::read(&err))?;
+    let (mut info, offset) = parse_header(&head)?;
+    let len = usize::try_from(file_bytes).unwrap_or(usize::MAX);
+    check_offset(offset, len)?;
+    check_complete(&info, offset, len)?;
+    info.note_surplus(surplus(&info, offset, len));
+    Ok(info)
+}
+
+/// Checks that the voxels of a file of `len` bytes begin within it.
+fn check_offset(offset: u64, len: usize) -> Result<(), VolumeFault> {
+    if offset > len as u64 { Err(VolumeFault::VoxOffsetBeyond { offset, len }) } else { Ok(()) }
+}
+
+/// Number of bytes behind the last voxel in an uncompressed file of `len` bytes.
+fn surplus(info: &VolumeInfo, offset: u64, len: usize) -> u64 {
+    (len as u64).saturating_sub(offset.saturating_add(info.data_bytes))
 }
 
 /// Reads a whole file.
@@ -60,12 +77,10 @@ pub(super) fn load(path: &Path) -> Result<Loaded, VolumeError> {
         (info, offset, bytes)
     } else {
         let (info, offset) = parse_header(&file).map_err(at)?;
-        let surplus = (file.len() as u64).saturating_sub(offset.saturating_add(info.data_bytes));
+        let surplus = surplus(&info, offset, file.len());
         (info, offset, (file, surplus))
     };
-    if offset > bytes.len() as u64 {
-        return Err(at(VolumeFault::VoxOffsetBeyond { offset, len: bytes.len() }));
-    }
+    check_offset(offset, bytes.len()).map_err(at)?;
     info.note_surplus(surplus);
     let scaling = info.nifti.as_deref().map(scaling).transpose().map_err(at)?;
     Ok(Loaded { info, blake3, file_bytes, bytes, offset, scaling: scaling.unwrap_or((1.0, 0.0)) })
@@ -97,6 +112,7 @@ pub(super) fn parse_header(bytes: &[u8]) -> Result<(VolumeInfo, u64), VolumeFaul
         .map_err(|err| VolumeFault::Header { message: err.to_string() })?;
     let (shape, num_voxels) = shape(&header, bytes)?;
     let dtype = dtype(&header)?;
+    scaling(&header)?;
     let data_offset = data_offset(&header)?;
     let mut notes = Vec::new();
     let affine = in_mm(affine(&header, shape, &mut notes)?, &header, &mut notes);

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::plural::count as count_of;
+
 /// An irregularity of a header, resolved by a rule.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HeaderNote {
@@ -121,7 +123,8 @@ impl fmt::Display for HeaderNote {
                 write!(f, "space {space} has no anatomical meaning; left-posterior-superior is assumed, as in ITK")
             }
             Self::DuplicateSlices { count } => {
-                write!(f, "{count} files repeat a slice with the same pixels; each slice is used once")
+                let (files, end) = (count_of(*count, "file"), if *count == 1 { "s" } else { "" });
+                write!(f, "{files} repeat{end} a slice with the same pixels; each slice is used once")
             }
             Self::Tilt { degrees } => {
                 write!(

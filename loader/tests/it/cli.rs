@@ -3,6 +3,7 @@
 mod conversion;
 mod damage;
 mod output;
+mod suspects;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -18,10 +19,10 @@ use hiend_loader::phantom::{PhantomConfig, write_dataset};
 const SPACING: &str = "--spacing=6";
 
 /// Output and exit code of a finished process.
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub(super) struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 fn command(args: &[&str]) -> Command {
@@ -37,7 +38,7 @@ fn ran_of(Output { status, stdout, stderr }: Output) -> Ran {
     ran
 }
 
-fn run(args: &[&str]) -> Ran {
+pub(super) fn run(args: &[&str]) -> Ran {
     ran_of(command(args).output().unwrap())
 }
 

@@ -8,6 +8,9 @@ mod cli;
 mod coded_chunks;
 mod formats;
 mod golden;
+// Links, FIFOs and names of any bytes are among them.
+#[cfg(all(feature = "dicom", target_os = "linux"))]
+mod oddities;
 #[cfg(feature = "serve")]
 mod serve;
 mod stream_laws;

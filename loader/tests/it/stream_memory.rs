@@ -109,12 +109,14 @@ fn resident_memory_stays_within_the_budget() {
     assert!(took <= BUDGET + SLACK, "{took} bytes, budget {BUDGET}");
 }
 
-/// A separate process streams thousands of batches, in one long stream and in many short ones.
+/// A separate process streams 4,000 batches, in long streams and in many short ones; `HIEND_CAMPAIGN=5` makes it 20,000.
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_threads_and_handles_stay_flat_over_thousands_of_batches() {
     /// Allowance for the allocator. A leak of 4 KiB per batch would exceed it.
     const SLACK: u64 = 8 << 20;
+    /// Number of rounds of 1,000 batches each in the short form.
+    const ROUNDS: u64 = 4;
     if let Some(cache) = std::env::var_os(CHILD) {
         let config = StreamConfig { crop_size: [16; 3], crops_per_visit: 2, ..config() };
         let cache = Arc::new(Cache::open_with(std::path::Path::new(&cache), Access::Pread).unwrap());
@@ -152,8 +154,14 @@ fn memory_threads_and_handles_stay_flat_over_thousands_of_batches() {
         };
         // The first round fills caches and the allocator's arenas.
         let (handles, resident) = round(0);
-        let (later_handles, later_resident) = [1000, 2000, 3000].map(round)[2];
-        println!("FLAT {resident} {later_resident}");
+        let factor =
+            std::env::var("HIEND_CAMPAIGN").map_or(1, |text| text.parse().expect("HIEND_CAMPAIGN is a number"));
+        let rounds = ROUNDS * factor;
+        let (mut later_handles, mut later_resident) = (handles, resident);
+        for number in 1..rounds {
+            (later_handles, later_resident) = round(1000 * number);
+        }
+        println!("FLAT {resident} {later_resident} after {} batches", 1000 * rounds);
         assert_eq!(later_handles, handles);
         assert!(later_resident <= resident + SLACK, "{resident} bytes, later {later_resident}");
         return;

@@ -20,13 +20,19 @@ static ATTACK: LazyLock<(Target, TempDir)> = LazyLock::new(|| {
     let known: Vec<&str> = Target::all().iter().map(|target| target.name).collect();
     let target = std::env::var(TARGET).ok().and_then(|name| Target::of_name(&name));
     let Some(target) = target else {
-        eprintln!("error: {TARGET}: expected one of {}", known.join(", "));
+        eprintln!("error: {TARGET}: expected one of {}", known.join(" "));
         std::process::exit(2);
     };
     (target, tempfile::tempdir().unwrap_or_else(|err| panic!("a temporary folder: {err}")))
 });
 
-fuzz_target!(|bytes: &[u8]| attack(&ATTACK.0, ATTACK.1.path(), bytes));
+fuzz_target!(
+    // Before libFuzzer takes the end of the process for a fault.
+    init: {
+        LazyLock::force(&ATTACK);
+    },
+    |bytes: &[u8]| attack(&ATTACK.0, ATTACK.1.path(), bytes)
+);
 
 fn attack(target: &Target, scratch: &Path, bytes: &[u8]) {
     target.attack(scratch, bytes);

@@ -5,12 +5,15 @@
 
 mod cache;
 mod dataset;
+mod folders;
 #[cfg(feature = "service")]
 mod messages;
 pub mod mutate;
+mod ranks;
 #[cfg(feature = "trainer")]
 mod runs;
 mod scans;
+mod selection;
 
 use std::error::Error;
 use std::io;
@@ -30,16 +33,24 @@ const TARGETS: &[Target] = &[
     Target { name: "metaimage", attack: scans::metaimage },
     Target { name: "dicom", attack: scans::dicom },
     Target { name: "dataset", attack: dataset::description },
+    Target { name: "unnamed", attack: folders::unnamed },
+    Target { name: "tree", attack: folders::tree },
+    Target { name: "cases", attack: selection::cases },
     Target { name: "shard", attack: cache::shard },
     Target { name: "manifest", attack: cache::manifest },
     #[cfg(feature = "service")]
     Target { name: "service", attack: messages::service },
+    #[cfg(feature = "service")]
+    Target { name: "pem", attack: messages::pem },
+    Target { name: "ranks", attack: ranks::ranks },
     #[cfg(feature = "trainer")]
     Target { name: "config", attack: runs::config },
     #[cfg(feature = "trainer")]
     Target { name: "checkpoint", attack: runs::checkpoint },
     #[cfg(feature = "trainer")]
     Target { name: "journal", attack: runs::journal },
+    #[cfg(feature = "trainer")]
+    Target { name: "mlflow", attack: runs::mlflow },
     #[cfg(feature = "trainer")]
     Target { name: "pth", attack: runs::pth },
     #[cfg(feature = "trainer")]

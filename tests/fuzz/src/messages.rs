@@ -1,8 +1,10 @@
-//! Targets that read messages of the loader service.
+//! Targets that read messages of the loader service, and the files that secure it.
 
 use std::path::Path;
 
 use hiend_loader::fuzzing;
+
+use crate::check_line;
 
 /// Reads requests on the server, and header and frames of a batch on the client, in pieces of several sizes.
 pub(crate) fn service(_: &Path, bytes: &[u8]) {
@@ -11,4 +13,9 @@ pub(crate) fn service(_: &Path, bytes: &[u8]) {
     for chunk in [1, 7, 4096] {
         fuzzing::frames(bytes, chunk);
     }
+}
+
+/// Reads certificates and private keys.
+pub(crate) fn pem(_: &Path, bytes: &[u8]) {
+    fuzzing::pem(bytes).iter().for_each(|error| check_line(error));
 }

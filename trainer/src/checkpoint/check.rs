@@ -46,7 +46,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::testing::{mlp, save, weights};
     use crate::checkpoint::{
-        Checkpoints, Kind, load_averaged, load_ema, load_model, load_optimizer, newest_whole, read_state,
+        Checkpoints, EMA, Kind, STATE, load_averaged, load_ema, load_model, load_optimizer, newest_whole, read_state,
     };
     use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 
@@ -104,6 +104,37 @@ mod tests {
         load(&path).unwrap();
     }
 
+    /// Flips each bit without loading the files: the test above shows that `check` and every load begin with these checks.
+    #[cfg(unix)]
+    #[test]
+    fn every_flipped_bit_is_refused_and_named() {
+        use std::os::unix::fs::FileExt as _;
+        let (_run, path) = checkpoint();
+        let digests = read_digests(&path).unwrap().unwrap();
+        let mut tried = 0;
+        for file in [MODEL, OPTIMIZER, EMA, STATE] {
+            let name = path.join(file);
+            let bytes = fs::read(&name).unwrap();
+            let open = fs::File::options().write(true).open(&name).unwrap();
+            for (at, &byte) in (0..).zip(&bytes) {
+                for bit in 0..8 {
+                    open.write_all_at(&[byte ^ (1_u8 << bit)], at).unwrap();
+                    let result = match digests.get(file) {
+                        Some(digest) => digest.check(&name),
+                        // The digest of the state is its last line.
+                        None => read_head(&path).map(drop),
+                    };
+                    let error = result.expect_err(file);
+                    assert!(error.to_string().contains(file) && error.is_local(), "bit {bit} of byte {at}: {error}");
+                    tried += 1;
+                }
+                open.write_all_at(&[byte], at).unwrap();
+            }
+        }
+        println!("{tried} flipped bits refused");
+        load(&path).unwrap();
+    }
+
     #[test]
     fn checkpoint_without_digests_loads_unchecked() {
         let (_run, path) = checkpoint();
@@ -149,6 +180,15 @@ mod tests {
         let stage = run.path().join("step-2");
         fs::rename(&best, &stage).unwrap();
         load(&stage).unwrap();
+    }
+
+    #[test]
+    fn errors_are_one_line_whatever_a_state_holds() {
+        let (_run, path) = checkpoint();
+        fs::write(path.join("state.json"), br#"{"format":2,"kind":"pre\ntrain","step":1,"best":null}"#).unwrap();
+        let error = read_state::<PretrainConfig>(&path, Kind::Pretrain).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains(r"`pre\ntrain`") && !source.contains('\n'), "{source}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use burn::store::RecordError;
-use hiend_cache::FileError;
+use hiend_cache::{FileError, JsonError};
 
 use super::state::{FORMAT, Kind};
 
@@ -65,7 +65,7 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The parser's error.
         #[source]
-        source: serde_json::Error,
+        source: JsonError,
     },
     /// A checkpoint in the folder of another step.
     #[error("{}: holds the checkpoint of step {step}; rename the folder to step-{step:08}, or move it away if that exists", path.display())]

@@ -211,18 +211,26 @@ fn write<C: RunConfig, M: Module>(
 /// back to. The loss does not show this, because it was measured before the step that produced the weights.
 fn check_weights(path: &Path) -> Result<(), CheckpointError> {
     let record = |error: burn_pack::Error| CheckpointError::record(path)(error.into());
-    for tensor in burn_pack::Reader::from_file(path).and_then(burn_pack::Reader::into_tensors).map_err(record)? {
-        if tensor.dtype != DType::F32 {
-            continue;
-        }
-        let (tensor, _, _, _, bytes) = tensor.into_parts().map_err(record)?;
-        let (values, _) = bytes.as_chunks::<4>();
-        let value = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).find(|&value| !is_usable(value));
-        if let Some(value) = value {
-            return Err(CheckpointError::Unusable { path: path.to_owned(), tensor, value });
-        }
+    let tensors = burn_pack::Reader::from_file(path).and_then(burn_pack::Reader::into_tensors).map_err(record)?;
+    tensors.into_iter().try_for_each(|tensor| check_tensor(path, tensor))
+}
+
+/// Checks the values of one tensor, which are read from its file at `path` only here.
+fn check_tensor(path: &Path, tensor: burn_pack::Tensor) -> Result<(), CheckpointError> {
+    if tensor.dtype != DType::F32 {
+        return Ok(());
     }
-    Ok(())
+    let (tensor, _, _, _, bytes) = tensor.into_parts().map_err(|error| CheckpointError::record(path)(error.into()))?;
+    // Dereferenced bytes would panic if their file could not be read.
+    #[allow(clippy::default_trait_access, reason = "Burn exports no name of the type")]
+    let bytes = bytes.read(Default::default());
+    let bytes = bytes.map_err(|error| CheckpointError::io(path)(io::Error::other(error.to_string())))?;
+    let (values, _) = bytes.as_chunks::<4>();
+    let value = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).find(|&value| !is_usable(value));
+    match value {
+        Some(value) => Err(CheckpointError::Unusable { path: path.to_owned(), tensor, value }),
+        None => Ok(()),
+    }
 }
 
 fn names(dir: &Path) -> Result<Vec<String>, CheckpointError> {
@@ -265,6 +273,19 @@ mod tests {
         assert_eq!(read_head(&latest).unwrap().step, 300);
         let loaded = load_model(&latest, mlp(0)).unwrap();
         assert_eq!(weights(&loaded), weights(&mlp(300)));
+    }
+
+    #[test]
+    fn weights_that_cannot_be_read_again_are_an_error() {
+        let run = tempfile::tempdir().unwrap();
+        let path = save(&Checkpoints::open(run.path(), 1).unwrap(), 1).unwrap().join(MODEL);
+        check_weights(&path).unwrap();
+        let tensors = burn_pack::Reader::from_file(&path).unwrap().into_tensors().unwrap();
+        fs::remove_file(&path).unwrap();
+        for tensor in tensors {
+            let error = check_tensor(&path, tensor).unwrap_err();
+            assert!(error.to_string().contains(MODEL), "{error}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::sync::Once;
 
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
+use burn::store::ModuleRecord;
+use burn::tensor::Bytes;
 use burn_store::burn_pack;
 use hiend_cache::lookup;
 
@@ -55,7 +57,7 @@ pub fn load_optimizer<M: Module>(
 ) -> Result<ModuleOptimizer, CheckpointError> {
     let path = checked(checkpoint, OPTIMIZER)?;
     check_moments(&path, model)?;
-    optimizer.load(&path).map_err(CheckpointError::record(&path))
+    optimizer.from_bytes(read(&path)?).map_err(CheckpointError::record(&path))
 }
 
 /// Compares the shapes of moments with those of the parameters, because the first step would panic on a difference.
@@ -79,7 +81,13 @@ fn check_moments<M: Module>(path: &Path, model: &M) -> Result<(), CheckpointErro
 }
 
 fn load<M: Module>(path: &Path, model: M) -> Result<M, CheckpointError> {
-    model.try_load_file(path).map_err(CheckpointError::record(path))
+    let record = ModuleRecord::from_bytes(read(path)?).map_err(CheckpointError::record(path))?;
+    model.try_load_record(record).map_err(CheckpointError::record(path))
+}
+
+/// Reads a whole file: Burn would open it again for each tensor, and panic if that failed.
+fn read(path: &Path) -> Result<Bytes, CheckpointError> {
+    Ok(Bytes::from_bytes_vec(std::fs::read(path).map_err(CheckpointError::io(path))?))
 }
 
 fn has_ema(checkpoint: &Path) -> Result<bool, CheckpointError> {

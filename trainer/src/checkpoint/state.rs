@@ -185,8 +185,8 @@ pub(super) fn read_digests(checkpoint: &Path) -> Result<Option<BTreeMap<String, 
 /// Writes the state of a checkpoint durably, replacing an existing one atomically.
 pub(super) fn write<C: RunConfig>(checkpoint: &Path, state: &State<C>) -> Result<(), CheckpointError> {
     let path = checkpoint.join(STATE);
-    let json =
-        serde_json::to_vec_pretty(state).map_err(|source| CheckpointError::State { path: path.clone(), source })?;
+    let json = serde_json::to_vec_pretty(state)
+        .map_err(|error| CheckpointError::State { path: path.clone(), source: error.into() })?;
     Ok(durable::write(&path, &seal(json))?)
 }
 
@@ -204,7 +204,7 @@ fn read(checkpoint: &Path) -> Result<Vec<u8>, CheckpointError> {
         Seal::Broken => Err(CheckpointError::damaged(&path, Damage::Seal)),
         Seal::Absent => {
             let sealed: Sealed = serde_json::from_slice(&bytes)
-                .map_err(|source| CheckpointError::State { path: path.clone(), source })?;
+                .map_err(|error| CheckpointError::State { path: path.clone(), source: error.into() })?;
             // Earlier versions wrote neither: a file with one of them has lost its seal.
             if sealed.files.is_some() || sealed.checksum.is_some() {
                 return Err(CheckpointError::damaged(&path, Damage::Seal));
@@ -220,7 +220,7 @@ fn parse<T: serde::de::DeserializeOwned>(checkpoint: &Path, bytes: &[u8]) -> Res
         format: u32,
     }
     let path = checkpoint.join(STATE);
-    let state = |source| CheckpointError::State { path: path.clone(), source };
+    let state = |error: serde_json::Error| CheckpointError::State { path: path.clone(), source: error.into() };
     // The format comes first: another one may differ in everything else.
     let Format { format } = serde_json::from_slice(bytes).map_err(state)?;
     if format != FORMAT {

@@ -79,7 +79,8 @@ pub struct RunArgs {
     /// Devices of this machine that train together, such as cuda:0,cuda:1: one process each, with its share of every batch
     #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "device")]
     pub devices: Vec<DeviceChoice>,
-    /// Folder for compiled and tuned GPU kernels, reused by later runs [default: only tuning results are kept]
+    /// Folder for compiled and tuned GPU kernels, reused by later runs [default: hiend/kernels in
+    /// `XDG_CACHE_HOME` or `~/.cache`]
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Total number of optimizer steps to stop after; the learning-rate schedule is unaffected
@@ -97,6 +98,10 @@ pub struct RunArgs {
     /// Continue from the checkpoint of this step; later checkpoints are kept under other names
     #[arg(long, value_name = "STEP", value_parser = parse_positive::<u64>)]
     pub resume_from: Option<u64>,
+    /// Resume although an NVIDIA library that computed the run is missing now or rejects a choice recorded in products.json
+    /// or plans.json: results then differ by rounding
+    #[arg(long)]
+    pub other_rounding: bool,
     /// Try everything once and keep nothing: two steps, a validation, a checkpoint and a picture
     #[arg(long, conflicts_with_all = ["resume", "resume_from", "max_steps"])]
     pub smoke: bool,
@@ -139,14 +144,9 @@ pub struct RunArgs {
     /// Address on which /metrics (Prometheus) and /healthz are served, such as 127.0.0.1:9464
     #[arg(long, value_name = "ADDR")]
     pub metrics_listen: Option<SocketAddr>,
-    /// Seconds without an optimizer step, a validated case or an awaited batch after which /healthz answers 503
-    #[arg(
-        long,
-        value_name = "SECS",
-        default_value_t = 600,
-        requires = "metrics_listen",
-        value_parser = parse_positive::<u64>
-    )]
+    /// Seconds without an optimizer step, a validated case or an awaited batch after which a warning names the stage that
+    /// stands still and /healthz answers 503
+    #[arg(long, value_name = "SECS", default_value_t = 600, value_parser = parse_positive::<u64>)]
     pub stalled_after: u64,
     /// MLflow server that receives settings, steps and validations, such as `http://127.0.0.1:5000`; credentials are taken
     /// from `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or `MLFLOW_TRACKING_TOKEN`

@@ -11,7 +11,7 @@ use rand::RngExt as _;
 use super::model::{load_pretrained, sizes};
 use super::{outputs, scans};
 use crate::cli::{AttendArgs, Layers};
-use crate::device::{Compute, remember_panics, settle_default};
+use crate::device::{Compute, keep_kernels, remember_panics, settle_default};
 use crate::inference::attention_map::{Heads, crop_tensor, decoder_maps, encoder_maps, mask_hiding};
 use crate::model::masking::num_visible;
 use crate::model::patch_embed::grid_of;
@@ -20,6 +20,7 @@ use crate::report::attention::{AttentionFigure, Layer};
 
 pub(super) fn run(args: &AttendArgs) -> anyhow::Result<ExitCode> {
     outputs::check_folder(&args.scans.out)?;
+    keep_kernels(None);
     let compute = Compute::open(args.model.device)?;
     settle_default(&compute)?;
     remember_panics();

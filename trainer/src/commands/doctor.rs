@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use crate::cli::DoctorArgs;
+use crate::device::keep_kernels;
 use crate::doctor::Report;
 
 pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    keep_kernels(None);
     let report = Report::of(args.device);
     super::print_text(report.to_string().trim_end())?;
     Ok(if report.is_healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

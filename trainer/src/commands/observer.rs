@@ -1,9 +1,10 @@
-//! Metrics and health of a run, served while it runs.
+//! Metrics and health of a run, served while it runs, and warnings of stages that stand still.
 
 use std::time::Duration;
 
 use hiend_loader::program::health::{Health, Pulse};
 use hiend_loader::program::metrics_server::MetricsServer;
+use hiend_loader::program::watchdog::Watchdog;
 use hiend_loader::stats::describe;
 
 use crate::cli::RunArgs;
@@ -18,10 +19,12 @@ pub(super) struct Observer {
     progress: Pulse,
     /// Metrics server, which runs as long as the run.
     _server: Option<MetricsServer>,
+    /// Warnings of stages that stand still.
+    _watchdog: Watchdog,
 }
 
 impl Observer {
-    /// Starts the metrics server if requested. With several ranks, only the first rank serves.
+    /// Starts the warnings, and the metrics server if requested. With several ranks, only the first rank serves.
     pub(super) fn start(args: &RunArgs, is_first: bool) -> anyhow::Result<Self> {
         let (health, limit) = (Health::new(), Duration::from_secs(args.stalled_after));
         let server = args.metrics_listen.filter(|_| is_first);
@@ -30,7 +33,8 @@ impl Observer {
             describe(metrics::METRICS);
             super::note(format_args!("metrics on http://{0}/metrics, health on http://{0}/healthz", server.addr()));
         }
-        Ok(Self { progress: health.stage("training", limit), health, limit, _server: server })
+        let watchdog = Watchdog::start(health.clone())?;
+        Ok(Self { progress: health.stage("training", limit), health, limit, _server: server, _watchdog: watchdog })
     }
 
     /// Adds monitoring of the wait for batches to a stream.
@@ -42,6 +46,12 @@ impl Observer {
         metrics::record(event);
         match event {
             Event::Stopped(_) => self.progress.idle(),
+            Event::Step(record) => self.progress.beat_at(format!("after step {}", record.step)),
+            Event::Validating { done, total } => {
+                self.progress.beat_at(format!("after {done} of {total} cases of a validation"));
+            }
+            Event::Validation(_) => self.progress.beat_at("after a validation"),
+            Event::Checkpoint(_) => self.progress.beat_at("after a checkpoint"),
             _ => self.progress.beat(),
         }
     }

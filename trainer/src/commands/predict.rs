@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use hiend_cache::durable;
+use hiend_loader::program::health::Health;
+use hiend_loader::program::watchdog::{STALLED_AFTER, Watchdog};
 use hiend_loader::program::{OnSuspectArg, UsageError, check_output_folder, count, escape_name};
 use hiend_loader::volume::write_like;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,7 +24,7 @@ use super::ranks::open_device;
 use super::signals::StopSignals;
 use super::{SKIPPED, note, print};
 use crate::cli::PredictArgs;
-use crate::device::{Compute, remember_panics, settle_default};
+use crate::device::{Compute, keep_kernels, remember_panics, settle_default};
 use crate::distributed::World;
 use crate::inference::components::keep_largest;
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings, normalize_of};
@@ -56,12 +58,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
     }
-    let compute = match &world {
-        Some(world) => open_device(&[], args.device, world)?,
-        None => Compute::open(args.device)?,
-    };
-    settle_default(&compute)?;
-    remember_panics();
+    let compute = open_compute(args, world.as_ref())?;
     let settings = WindowSettings {
         overlap: args.overlap,
         weighting: args.weighting,
@@ -81,6 +78,9 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
 
     let stop = Stop::default();
     signals.begin(&stop, Some("batch of windows"));
+    let health = Health::new();
+    let progress = health.stage("the prediction", STALLED_AFTER);
+    let _watchdog = Watchdog::start(health)?;
     let num_cases = files.len() + skipped.len();
     let mut num_failed = skipped.len();
     let mut num_to_check = 0;
@@ -90,11 +90,13 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     for (number, (case, path)) in files.iter().enumerate() {
         let started = Instant::now();
         let label = format!("{}/{} {}", number + 1, files.len(), escape_name(case));
+        progress.beat_at(format!("of {label}"));
         let bar = bar(&label);
         let mut lines = bar.is_hidden().then(|| ProgressLines::new(started));
         let result = predictor.predict(path, args.on_suspect.into(), args.probabilities, &stop, &mut |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
+            progress.beat_at(format!("of {label} after {done} of {total} windows"));
             if let Some(line) = lines.as_mut().and_then(|lines| lines.next(Instant::now(), done, total)) {
                 note(format_args!("{label}: {line}"));
             }
@@ -136,6 +138,18 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
         all if all == num_cases && finished.num_scans == 0 => ExitCode::FAILURE,
         _ => ExitCode::from(SKIPPED),
     })
+}
+
+/// Opens the device of this process, or of its rank.
+fn open_compute(args: &PredictArgs, world: Option<&World>) -> anyhow::Result<Compute> {
+    keep_kernels(None);
+    let compute = match world {
+        Some(world) => open_device(&[], args.device, world)?,
+        None => Compute::open(args.device)?,
+    };
+    settle_default(&compute)?;
+    remember_panics();
+    Ok(compute)
 }
 
 /// Files of earlier predictions that may be replaced.

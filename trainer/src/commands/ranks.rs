@@ -13,7 +13,7 @@ use hiend_loader::remote::RemoteError;
 use super::signals::{REQUEUE, StopSignals};
 use super::{INTERRUPTED, note};
 use crate::cli::RunArgs;
-use crate::device::{Compute, DeviceChoice, DeviceError, check_sums, keep_kernels_in, remember_panics, settle_default};
+use crate::device::{Compute, DeviceChoice, DeviceError, check_sums, keep_kernels, remember_panics, settle_default};
 use crate::distributed::{
     Cause, Children, JoinError, Master, Mpi, ProcessGroup, Token, World, die_with_launcher, leave_error, leave_loss,
     own_children,
@@ -165,9 +165,7 @@ fn refuse_address_without_effect(args: &RunArgs, world: Option<&World>) -> Resul
 /// Opens the device of a rank, or of the only process.
 fn open(args: &RunArgs, world: Option<&World>) -> anyhow::Result<Rank> {
     let signals = StopSignals::watch()?;
-    if let Some(dir) = &args.cache_dir {
-        keep_kernels_in(dir);
-    }
+    keep_kernels(args.cache_dir.as_deref());
     let compute = match world {
         Some(world) => open_device(&args.devices, args.device, world)?,
         None => Compute::open(args.devices.first().copied().unwrap_or(args.device))?,

@@ -10,13 +10,14 @@ use hiend_loader::scan::Scan;
 use super::model::{load_pretrained, sizes};
 use super::{outputs, print, scans};
 use crate::cli::ReconstructArgs;
-use crate::device::{Compute, remember_panics, settle_default};
+use crate::device::{Compute, keep_kernels, remember_panics, settle_default};
 use crate::inference::reconstruct::Reconstructor;
 use crate::report::picture::{View, draw};
 use crate::report::sheet::PLANES;
 
 pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<ExitCode> {
     outputs::check_folder(&args.scans.out)?;
+    keep_kernels(None);
     let compute = Compute::open(args.model.device)?;
     settle_default(&compute)?;
     remember_panics();

@@ -152,6 +152,7 @@ pub(super) fn run<T: Task>(
         gradient_checkpointing: args.gradient_checkpointing,
         group: rank.group.clone(),
         overlap: None,
+        other_rounding: args.other_rounding,
         stop,
     };
     let result = if rank.is_first() {

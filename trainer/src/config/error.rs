@@ -1,5 +1,7 @@
 //! Errors in configurations.
 
+use hiend_loader::program::escape_name;
+
 /// An error in a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -12,7 +14,7 @@ pub enum ConfigError {
         message: String,
     },
     /// An unknown key.
-    #[error("{origin}: unknown key `{key}`{}", suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
+    #[error("{origin}: unknown key `{}`{}", escape_name(key), suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
     UnknownKey {
         /// File or flag with the key.
         origin: String,

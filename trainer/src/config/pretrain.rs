@@ -268,6 +268,7 @@ mod tests {
         check("[optim]", "[optimizer]", "x.toml: unknown key `optimizer`; did you mean `optim`?");
         check("probability", "probabilty", "x.toml: unknown key `stream.augment.flip.probabilty`; did you mean");
         check("[train]", "[zzz]", "x.toml: unknown key `zzz`");
+        check("[train]", "[\"z\\nz\"]", "x.toml: unknown key `z\\nz`");
         check("crop_size = [96, 96, 96]", "crop_size = [96, 96, 97]", "x.toml: model.patch_size: 12 does not divide");
         check("[train]\n", "[train]\nlr = 1e-4\n", "x.toml: unknown key `train.lr`; did you mean `optim.lr`?");
         check("crop_size = [96, 96, 96]", "crop_size = 96", "x.toml: ");

@@ -14,8 +14,7 @@
 #[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests;
 
-use std::ffi::{c_char, c_int, c_void};
-use std::ptr;
+use std::ffi::{c_int, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,12 +28,12 @@ use cubecl::server::{ServerError, ServerStorage as _};
 use cubecl_environment::backtrace::BackTrace;
 use cubecl_environment::stream::StreamId;
 use cubecl_server::stream::{ExecuteScope, WriteScoped as _};
-use cudarc::nccl::{result, sys};
 
 use super::all_reduce::{AllReduce, ReduceError};
 use super::group::ProcessGroup;
 use crate::device::failure::reason_of;
 use crate::vendor::device_thread::{self, DeviceThreadError, Server};
+use crate::vendor::nccl::{self, Communicator, ID_BYTES, NcclError};
 
 /// Bytes of tensors in one group call, for which NCCL launches once.
 const BUCKET_BYTES: usize = 64 << 20;
@@ -42,38 +41,12 @@ const BUCKET_BYTES: usize = 64 << 20;
 const POLL: Duration = Duration::from_micros(50);
 /// Timeout for forming a communicator, and for queuing a call.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// NCCL version whose configuration layout is used; later libraries add defaults for missing fields.
-const CONFIG_VERSION: u32 = 23_000;
-/// First bytes of a configuration.
-const CONFIG_MAGIC: u32 = 0xcafe_beef;
-/// Value of a setting that is left to NCCL.
-const UNDEFINED: c_int = c_int::MIN;
-
-/// A communicator, used under a lock.
-struct Communicator(sys::ncclComm_t);
-
-// SAFETY: NCCL allows calls on a communicator from any thread, one at a time, which the lock around it ensures.
-unsafe impl Send for Communicator {}
 
 /// Sums over the GPUs of a group.
 pub(super) struct NcclSum {
     group: Arc<ProcessGroup>,
     /// Communicator created by the first sum; absent after an abort.
     communicator: Arc<Mutex<Option<Communicator>>>,
-}
-
-/// Error of NCCL, with the call that failed.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("NCCL: {call} failed with {status}")]
-struct NcclError {
-    call: &'static str,
-    status: String,
-}
-
-impl NcclError {
-    fn new(call: &'static str, status: impl std::fmt::Debug) -> Self {
-        Self { call, status: format!("{status:?}") }
-    }
 }
 
 /// Error from forming a communicator.
@@ -98,31 +71,24 @@ impl NcclSum {
 
     /// Sends the identifier to all ranks and forms the communicator on the thread of the device of `x`.
     fn form(&self, x: &CubeTensor) -> Result<(), ReduceError> {
-        let device_error = |error: NcclError| ReduceError::Device(error.to_string());
+        let library = nccl::library().map_err(|reason| ReduceError::Device(reason.to_string()))?;
         let own = if self.group.rank() == 0 {
-            let id =
-                result::get_uniqueid().map_err(|error| device_error(NcclError::new("ncclGetUniqueId", error.0)))?;
-            id.internal.iter().map(|byte| *byte as u8).collect()
+            library.unique_id().map_err(|error| ReduceError::Device(error.to_string()))?.to_vec()
         } else {
             Vec::new()
         };
         let ids: Vec<Vec<u8>> = self.group.gather(&own)?.values;
-        let bytes: [u8; 128] = ids[0]
+        let id: [u8; ID_BYTES] = ids[0]
             .as_slice()
             .try_into()
             .ok()
             .ok_or_else(|| ReduceError::Device("rank 0 sent no identifier of a communicator".into()))?;
-        let id = sys::ncclUniqueId { internal: bytes.map(|byte| byte as c_char) };
         let (rank, num_ranks) = (self.group.rank() as c_int, self.group.num_ranks() as c_int);
         let (communicator, group) = (Arc::clone(&self.communicator), Arc::clone(&self.group));
         let form = move || -> Result<(), FormError> {
-            let mut config = configuration();
-            let mut raw: sys::ncclComm_t = ptr::null_mut();
-            // SAFETY: all pointers are to live values; the identifier is rank 0's.
-            let started = unsafe { result::comm_init_rank_config(&raw mut raw, num_ranks, id, rank, &raw mut config) };
-            started.map_err(|error| NcclError::new("ncclCommInitRankConfig", error.0))?;
+            let formed = Communicator::form(library, num_ranks, id, rank)?;
             // Held from here on, so that a failure of the group aborts it.
-            *communicator.lock().unwrap_or_else(PoisonError::into_inner) = Some(Communicator(raw));
+            *communicator.lock().unwrap_or_else(PoisonError::into_inner) = Some(formed);
             Ok(settle(&communicator, &group, "ncclCommInitRankConfig")?)
         };
         device_thread::run(x.client.service_id().device, form).map_err(|error| ReduceError::Device(error.to_string()))
@@ -220,45 +186,27 @@ impl Drop for NcclSum {
 
 /// Aborts and removes the communicator, if there is one. Does not wait for other ranks.
 fn abort(communicator: &Mutex<Option<Communicator>>) {
-    if let Some(Communicator(raw)) = communicator.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        // SAFETY: the communicator was made by `form`, and is taken out of the only place that holds it.
-        let _ = unsafe { result::comm_abort(raw) };
+    if let Some(communicator) = communicator.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        communicator.abort();
     }
 }
 
 /// Queues one group of float sums on a stream.
 ///
 /// # Safety
-/// Each source and target must be a device pointer to that many floats, alive until the stream has passed the sums.
+/// Each source and target must be a device pointer to that many floats, alive until the stream has passed the sums, and the
+/// stream one of the communicator's device.
 unsafe fn all_reduce(
     communicator: &Mutex<Option<Communicator>>,
     group: &ProcessGroup,
     pointers: &[(u64, u64, usize)],
-    stream: sys::cudaStream_t,
+    stream: *mut c_void,
 ) -> Result<(), NcclError> {
     {
         let held = communicator.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Communicator(raw)) = &*held else { return Err(aborted(group)) };
-        result::group_start().map_err(|error| NcclError::new("ncclGroupStart", error.0))?;
-        for &(from, to, count) in pointers {
-            // SAFETY: the caller's promise.
-            let queued = unsafe {
-                result::all_reduce(
-                    from as *const c_void,
-                    to as *mut c_void,
-                    count,
-                    sys::ncclDataType_t::ncclFloat32,
-                    sys::ncclRedOp_t::ncclSum,
-                    *raw,
-                    stream,
-                )
-            };
-            if let Err(error) = queued {
-                let _ = result::group_end();
-                return Err(NcclError::new("ncclAllReduce", error.0));
-            }
-        }
-        result::group_end().map_err(|error| NcclError::new("ncclGroupEnd", error.0))?;
+        let Some(communicator) = &*held else { return Err(aborted(group)) };
+        // SAFETY: the caller's promise.
+        unsafe { communicator.sum(pointers, stream) }?;
     }
     settle(communicator, group, "ncclAllReduce")
 }
@@ -279,17 +227,12 @@ fn settle(
         }
         {
             let held = communicator.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(Communicator(raw)) = &*held else { return Err(aborted(group)) };
-            let mut state = sys::ncclResult_t::ncclInProgress;
-            // SAFETY: the communicator is alive while the lock is held.
-            let asked = unsafe { sys::ncclCommGetAsyncError(*raw, &raw mut state) };
-            if asked != sys::ncclResult_t::ncclSuccess {
-                return Err(NcclError::new("ncclCommGetAsyncError", asked));
+            let Some(communicator) = &*held else { return Err(aborted(group)) };
+            if communicator.is_settled(call)? {
+                return Ok(());
             }
-            match state {
-                sys::ncclResult_t::ncclSuccess => return Ok(()),
-                sys::ncclResult_t::ncclInProgress if Instant::now() < deadline => {}
-                state => return Err(NcclError::new(call, state)),
+            if Instant::now() >= deadline {
+                return Err(NcclError { call, status: format!("no progress in {} s", PATIENCE.as_secs()) });
             }
         }
         // Unlocked, so that a failure of the group can abort the call.
@@ -300,30 +243,4 @@ fn settle(
 fn aborted(group: &ProcessGroup) -> NcclError {
     let reason = group.failure().map_or_else(|| "no communicator".to_owned(), |failure| failure.to_string());
     NcclError { call: "a sum", status: reason }
-}
-
-/// Creates a configuration that only sets calls to non-blocking.
-fn configuration() -> sys::ncclConfig_t {
-    sys::ncclConfig_t {
-        size: size_of::<sys::ncclConfig_t>(),
-        magic: CONFIG_MAGIC,
-        version: CONFIG_VERSION,
-        blocking: 0,
-        cgaClusterSize: UNDEFINED,
-        minCTAs: UNDEFINED,
-        maxCTAs: UNDEFINED,
-        netName: ptr::null(),
-        splitShare: UNDEFINED,
-        trafficClass: UNDEFINED,
-        commName: ptr::null(),
-        collnetEnable: UNDEFINED,
-        CTAPolicy: UNDEFINED,
-        shrinkShare: UNDEFINED,
-        nvlsCTAs: UNDEFINED,
-        nChannelsPerNetPeer: UNDEFINED,
-        nvlinkCentricSched: UNDEFINED,
-        graphUsageMode: UNDEFINED,
-        numRmaCtx: UNDEFINED,
-        maxP2pPeers: UNDEFINED,
-    }
 }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::vendor::cudnn::{self, attention};
 use crate::vendor::library::{self, Found, Libdevice, Library, LibraryError, Places};
+use crate::vendor::nccl;
 
 /// Driver, GPUs and libraries found by this process.
 #[derive(Debug)]
@@ -62,12 +63,9 @@ fn usable(library: Library, places: &Places) -> Result<Found, Unusable> {
             ))),
             Libdevice::Missing => Err(Unusable::Missing),
         },
-        // Training asks the system's loader for this name, and for no other.
-        Library::Nccl if !library::loads_by_name("libnccl.so") => Err(match places.find(library).first() {
-            Some(file) => {
-                Unusable::Refused(format!("link libnccl.so to {} in a folder of LD_LIBRARY_PATH", file.display()))
-            }
-            None => Unusable::Missing,
+        Library::Nccl => nccl::library().map(|library| library.found.clone()).map_err(|reason| match reason {
+            nccl::Unavailable::Library(error) => error.into(),
+            reason => Unusable::Refused(reason.to_string()),
         }),
         _ => library::open(library, places).map_err(|error| Unusable::from(&error)),
     }
@@ -189,7 +187,7 @@ impl Machine {
             ));
         }
         let several = self.driver.as_ref().is_ok_and(|driver| driver.devices.len() > 1);
-        if several && !library::loads_by_name("libnccl.so") {
+        if several && missing(Library::Nccl) {
             advice.push(format!("NCCL lets several GPUs train one model: {}", Library::Nccl.how_to_get()));
         }
         advice
@@ -283,7 +281,6 @@ impl fmt::Display for Machine {
 mod tests {
     use super::*;
     use std::fs;
-    use std::path::Path;
 
     #[test]
     fn libdevice_is_usable_only_where_the_code_generator_looks() {
@@ -302,38 +299,6 @@ mod tests {
         }
         let set = Places { cuda_path: Some(root.to_owned()), ..places };
         assert_eq!(usable(Library::Libdevice, &set).unwrap().path, folder.join("libdevice.10.bc"));
-    }
-
-    /// Compiles a library that can be loaded, without any function.
-    fn make_library(file: &Path) {
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        let source = file.with_extension("c");
-        fs::write(&source, "int nothing;\n").unwrap();
-        // The compiler that links this test.
-        let mut compiler = std::process::Command::new("cc");
-        let status = compiler.args(["-shared", "-fPIC", "-o"]).arg(file).arg(&source).status().unwrap();
-        assert!(status.success(), "{status}");
-    }
-
-    #[test]
-    fn nccl_is_usable_only_by_the_name_that_training_loads() {
-        let tree = tempfile::tempdir().unwrap();
-        let places = Places { root: tree.path().to_owned(), ..Places::default() };
-        if library::loads_by_name("libnccl.so") {
-            // A machine of several GPUs.
-            assert!(usable(Library::Nccl, &places).is_ok());
-            return;
-        }
-        assert!(matches!(usable(Library::Nccl, &places), Err(Unusable::Missing)));
-        let file = tree.path().join("usr/lib/x86_64-linux-gnu/libnccl.so.2");
-        make_library(&file);
-        match usable(Library::Nccl, &places) {
-            Err(Unusable::Refused(reason)) => {
-                let expected = format!("link libnccl.so to {} in a folder of LD_LIBRARY_PATH", file.display());
-                assert_eq!(reason, expected);
-            }
-            other => panic!("{other:?}"),
-        }
     }
 
     #[test]

@@ -60,7 +60,11 @@ impl Follower {
             }
             end = Place { offset: end.offset + len, lines: end.lines + 1 };
             let entry = serde_json::from_slice(&bytes);
-            let invalid = |source| JournalError::Line { path: self.path.clone(), line: end.lines, source };
+            let invalid = |error: serde_json::Error| JournalError::Line {
+                path: self.path.clone(),
+                line: end.lines,
+                source: error.into(),
+            };
             entries.push(entry.map_err(invalid)?);
         }
         Ok(Chunk { entries, is_last: false, end })

@@ -51,7 +51,9 @@ impl<W: Write> Console<W> {
                 )
             }
             Event::Tuning => {
-                "the first steps compile and tune kernels, which can take minutes; --cache-dir keeps them for later runs".into()
+                "the first step compiles kernels, which later runs find again; kernels in place of a missing library are tuned as \
+                 well, for minutes"
+                    .into()
             }
             Event::Step(record) => {
                 self.since.push((*record).clone());

@@ -167,7 +167,7 @@ impl Watcher {
             return None;
         }
         let tick = |since: Duration| {
-            hiend_loader::program::note(format_args!("still compiling and tuning kernels after {} s", since.as_secs()));
+            hiend_loader::program::note(format_args!("still compiling kernels after {} s", since.as_secs()));
         };
         Ticker::start(TICK, tick)
             .map_err(|error| self.warn(format!("no progress lines while kernels are tuned: {error}")))

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, is_abandoned};
+use hiend_loader::plural::count;
 
 use super::stream::is_stopped;
 use crate::checkpoint::CheckpointError;
@@ -13,6 +14,7 @@ use crate::device::failure::reason_of;
 use crate::distributed::{Cause, PeerFailure};
 use crate::feed::{FeedError, SourceError};
 use crate::model::precision::Precision;
+use crate::vendor::recorded;
 
 /// Error of a run.
 #[derive(Debug, thiserror::Error)]
@@ -143,6 +145,21 @@ pub enum TrainingError {
         now: String,
         /// Digest when the run began.
         before: String,
+    },
+    /// A library that computed the run is not used now.
+    #[error(
+        "{}: {} that cannot be used again ({reason}), so that results round differently; {}",
+        path.display(),
+        count(*choices, "choice"),
+        recorded::REMEDY
+    )]
+    OtherKernels {
+        /// Record in the run's folder.
+        path: PathBuf,
+        /// Number of recorded choices.
+        choices: usize,
+        /// Reason why the library is not used.
+        reason: String,
     },
     /// The run is already beyond the requested number of steps.
     #[error("the run is at step {step} already, beyond --max-steps {max_steps}; give a larger number, or none")]

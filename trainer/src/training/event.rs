@@ -23,7 +23,8 @@ pub enum Event<'a> {
         /// Folder of the run.
         run_dir: &'a Path,
     },
-    /// The first steps compile and tune kernels, which takes minutes without another event.
+    /// The first step compiles kernels, and tunes those that take a missing library's place, which takes minutes without
+    /// another event.
     Tuning,
     /// An optimizer step was done.
     Step(&'a StepRecord),

@@ -3,19 +3,17 @@
 use burn::module::{Module as _, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
 
-use super::error::{LastGood, io_error};
+use super::error::LastGood;
 use super::ranks::{AgreedStep, Pace, Ranks, Start, StepTimes};
 use super::replica::{self, Participants, Replica};
 use super::run_dir::CHECKPOINTS;
 use super::run_feed::feed_of;
-use super::{Outcome, Stream, Summary, Task, TrainOptions, TrainingError, ema};
+use super::{Outcome, Stream, Summary, Task, TrainOptions, TrainingError, ema, recorded};
 use crate::checkpoint;
 use crate::config::RunConfig as _;
 use crate::device::Compute;
 use crate::device::failure::{reason, reason_of};
 use crate::distributed::ReduceError;
-use crate::vendor::algorithms;
-use crate::vendor::cudnn::record as plans;
 
 /// Follows rank 0 until the run is over. The summary has no losses, because only rank 0 reads them.
 pub(super) fn follow<T: Task>(
@@ -34,10 +32,8 @@ pub(super) fn follow<T: Task>(
         None => None,
     };
     if state.is_some() {
-        // As on rank 0: resumed, a run computes with the algorithms that it began with.
-        let record = options.run_dir.join(algorithms::FILE);
-        algorithms::restore(&options.run_dir).map_err(io_error(&record))?;
-        plans::restore(&options.run_dir).map_err(io_error(&options.run_dir.join(plans::FILE)))?;
+        // Rank 0 reports the warnings.
+        recorded::restore(options, compute)?;
     }
     let (mut replica, _) = Replica::on(task, compute, options.gradient_checkpointing, checkpoint.as_deref())?;
     let digest = checkpoint.as_deref().map(checkpoint::state_digest).transpose()?;

@@ -26,7 +26,8 @@ impl From<bool> for Resume {
     }
 }
 
-/// Settings of a run. None of them changes its losses, except for rounding in sums over several ranks.
+/// Settings of a run. None of them changes its losses, except for rounding in sums over several ranks and where
+/// [`other_rounding`](Self::other_rounding) allows it.
 #[derive(Clone, Debug)]
 pub struct TrainOptions {
     /// Folder for everything the run writes.
@@ -49,6 +50,8 @@ pub struct TrainOptions {
     /// record then appears one step later. Default: true on every device except the CPU, where calls return only when
     /// finished.
     pub overlap: Option<bool>,
+    /// True to resume a run although a library that computed it is not used now or rejects a recorded choice.
+    pub other_rounding: bool,
     /// Request to stop early.
     pub stop: Stop,
 }
@@ -66,6 +69,7 @@ impl TrainOptions {
             gradient_checkpointing: false,
             group: None,
             overlap: None,
+            other_rounding: false,
             stop: Stop::default(),
         }
     }

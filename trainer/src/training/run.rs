@@ -16,7 +16,9 @@ use super::replica::Replica;
 use super::run_dir::{CHECKPOINTS, JOURNAL, PICTURES, RunDir, refuse_changes, saved_config};
 use super::run_feed::feed_of;
 use super::validation::Scores;
-use super::{Beginning, Event, Outcome, Resume, Stream, Summary, Target, Task, TrainOptions, TrainingError, follow};
+use super::{
+    Beginning, Event, Outcome, Resume, Stream, Summary, Target, Task, TrainOptions, TrainingError, follow, recorded,
+};
 use crate::checkpoint::{self, Best, CheckpointError, Checkpoints, State};
 use crate::config::RunConfig as _;
 use crate::device::Compute;
@@ -105,12 +107,7 @@ impl<'a, T: Task> Run<'a, T> {
             }
             None => None,
         };
-        if state.is_some() {
-            // Before the first product: resumed, a run computes with the algorithms that it began with.
-            let record = options.run_dir.join(algorithms::FILE);
-            algorithms::restore(&options.run_dir).map_err(io_error(&record))?;
-            plans::restore(&options.run_dir).map_err(io_error(&options.run_dir.join(plans::FILE)))?;
-        }
+        let other_rounding = if state.is_some() { recorded::restore(options, compute)? } else { vec![] };
         let replica = Replica::on(task, compute, options.gradient_checkpointing, found.checkpoint());
         let (replica, beginning) = replica.map_err(|error| found.explain(error))?;
         let ema = match found.checkpoint() {
@@ -168,7 +165,7 @@ impl<'a, T: Task> Run<'a, T> {
             beginning,
             set_aside,
             earlier_journal,
-            warnings: warning.into_iter().chain(lost).collect(),
+            warnings: warning.into_iter().chain(lost).chain(other_rounding).collect(),
         })
     }
 

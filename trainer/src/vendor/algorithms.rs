@@ -135,6 +135,14 @@ pub fn restore(run_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Number of choices that a run recorded.
+///
+/// # Errors
+/// If the file cannot be read, or is not such a file.
+pub fn count(run_dir: &Path) -> io::Result<usize> {
+    Ok(run_file::read(run_dir, FILE, Algorithms::from_json)?.map_or(0, |choices| choices.len()))
+}
+
 /// Writes the process's table into a run's folder, whole or not at all. Writes nothing if it is empty.
 ///
 /// # Errors

@@ -11,26 +11,10 @@ use cudarc::cublaslt::{result, sys};
 use cudarc::driver::sys::{CUdevice_attribute_enum, CUstream};
 
 use super::algorithms::{self, Algorithm, MAX_WORKSPACE, Owner};
+use super::cublaslt_functions::FUNCTIONS;
 use super::library::{self, Found, Library, LibraryError, Places};
 use super::problem::{ColumnMajor, Epilogue, FULL_ALIGNMENT, Number, Problem, Stored, VECTOR_ALIGNMENT};
-
-/// Library functions that this module calls.
-pub const SYMBOLS: [&str; 14] = [
-    "cublasLtCreate",
-    "cublasLtGetVersion",
-    "cublasLtMatmul",
-    "cublasLtMatmulAlgoCheck",
-    "cublasLtMatmulAlgoGetHeuristic",
-    "cublasLtMatmulDescCreate",
-    "cublasLtMatmulDescDestroy",
-    "cublasLtMatmulDescSetAttribute",
-    "cublasLtMatmulPreferenceCreate",
-    "cublasLtMatmulPreferenceDestroy",
-    "cublasLtMatmulPreferenceSetAttribute",
-    "cublasLtMatrixLayoutCreate",
-    "cublasLtMatrixLayoutDestroy",
-    "cublasLtMatrixLayoutSetAttribute",
-];
+use super::recorded;
 
 /// Reason why the library is not used.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +49,7 @@ pub fn library() -> Result<&'static Found, &'static Unavailable> {
 
 fn open() -> Result<Found, Unavailable> {
     let found = library::open(Library::CublasLt, &Places::of_process())?;
-    library::has_symbols(&found, &SYMBOLS)
+    library::has_symbols(&found, &FUNCTIONS)
         .map_err(|symbol| Unavailable::Symbol { path: found.path.clone(), symbol })?;
     // SAFETY: loads the library by the names that cudarc uses; it is loaded already.
     if unsafe { sys::is_culib_present() } { Ok(found) } else { Err(Unavailable::Name { path: found.path }) }
@@ -81,10 +65,45 @@ pub enum CublasLtError {
         call: &'static str,
         /// Status that it returned.
         status: String,
+        /// True if the status says nothing about the product: memory ran out, or something broke.
+        is_fault: bool,
     },
+    /// The library rejects the algorithm that a run recorded.
+    #[error(
+        "{0} for the algorithm that the run recorded in {file}: {remedy}",
+        file = algorithms::FILE,
+        remedy = recorded::REMEDY
+    )]
+    Recorded(Box<CublasLtError>),
     /// A product that this program does not pass to cuBLASLt.
     #[error("{0}")]
     Refused(&'static str),
+}
+
+impl CublasLtError {
+    /// Returns true if Burn's kernels must not take over, because the library may compute the product another time, or
+    /// because a run depends on it.
+    #[must_use]
+    pub fn is_fault(&self) -> bool {
+        match self {
+            Self::Failed { is_fault, .. } => *is_fault,
+            Self::Recorded(_) => true,
+            Self::Refused(_) => false,
+        }
+    }
+}
+
+/// Returns true unless a status means that the library does not compute the product, or not on this device or driver.
+fn is_fault(result::CublasError(status): result::CublasError) -> bool {
+    use sys::cublasStatus_t as status_of;
+    !matches!(
+        status,
+        status_of::CUBLAS_STATUS_NOT_SUPPORTED
+            | status_of::CUBLAS_STATUS_INVALID_VALUE
+            | status_of::CUBLAS_STATUS_ARCH_MISMATCH
+            | status_of::CUBLAS_STATUS_NOT_INITIALIZED
+            | status_of::CUBLAS_STATUS_LICENSE_ERROR
+    )
 }
 
 trait Named<T> {
@@ -93,7 +112,7 @@ trait Named<T> {
 
 impl<T> Named<T> for Result<T, result::CublasError> {
     fn named(self, call: &'static str) -> Result<T, CublasLtError> {
-        self.map_err(|error| CublasLtError::Failed { call, status: error.to_string() })
+        self.map_err(|error| CublasLtError::Failed { call, status: error.to_string(), is_fault: is_fault(error) })
     }
 }
 
@@ -262,6 +281,7 @@ impl Session {
         let handle = result::create_handle().map_err(|error| CublasLtError::Failed {
             call: "cublasLtCreate",
             status: format!("{error}; version {version} may need a newer driver"),
+            is_fault: is_fault(error),
         })?;
         let owner = Owner { library: format!("cublasLt {version}"), device };
         if let Some(other) = algorithms::table().others(&owner).next() {
@@ -280,11 +300,13 @@ impl Session {
     /// choice is then recorded. Returns the bytes of scratch memory that the product needs.
     ///
     /// # Errors
-    /// If the library has no algorithm for it.
+    /// If the library has no algorithm for it, rejects the recorded one, or fails.
     pub fn prepare(&mut self, problem: &Problem) -> Result<u64, CublasLtError> {
         if !self.plans.contains_key(problem) {
-            let plan = self.plan(problem);
-            self.plans.insert(*problem, plan);
+            match self.plan(problem) {
+                Err(fault) if fault.is_fault() => return Err(fault),
+                plan => self.plans.insert(*problem, plan),
+            };
         }
         match &self.plans[problem] {
             Ok(plan) => Ok(plan.workspace_bytes),
@@ -300,25 +322,17 @@ impl Session {
         let out = Layout::new(problem.result, d, problem.batch)?;
         // Looked up on its own: as the condition it would keep the table locked.
         let recorded = algorithms::table().get(&self.owner, problem);
-        let (algorithm, workspace_bytes) = if let Some(recorded) = recorded {
-            let algorithm = sys::cublasLtMatmulAlgo_t { data: recorded.words };
-            // SAFETY: a result of plain numbers, for which zeros are a value (status 0 is success).
-            let mut checked: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
-            // SAFETY: handle, description and layouts are alive; the algorithm is only read, and `checked` written.
-            let status = unsafe {
-                sys::cublasLtMatmulAlgoCheck(
-                    self.handle,
-                    description.0,
-                    right.0,
-                    left.0,
-                    out.0,
-                    out.0,
-                    &raw const algorithm,
-                    &raw mut checked,
-                )
-            };
-            status.result().named("cublasLtMatmulAlgoCheck of the recorded algorithm")?;
-            (algorithm, recorded.workspace_bytes.max(checked.workspaceSize as u64))
+        let usable = match recorded.map(|algorithm| self.checked(algorithm, &description, [&right, &left, &out])) {
+            Some(Err(reason)) if recorded::is_other_rounding_allowed() => {
+                tracing::warn!("{problem} rounds differently than before: {reason}");
+                None
+            }
+            Some(Err(reason)) => return Err(CublasLtError::Recorded(Box::new(reason))),
+            Some(Ok(usable)) => Some(usable),
+            None => None,
+        };
+        let (algorithm, workspace_bytes) = if let Some(usable) = usable {
+            usable
         } else {
             let preference = Preference::new(problem)?;
             // SAFETY: handle, description, layouts and preference are alive.
@@ -340,6 +354,33 @@ impl Session {
             (best.algo, workspace_bytes)
         };
         Ok(Plan { description, left, right, out, algorithm, workspace_bytes })
+    }
+
+    /// Checks a recorded algorithm; returns it with the bytes of scratch memory that it needs.
+    fn checked(
+        &self,
+        recorded: Algorithm,
+        description: &Description,
+        [right, left, out]: [&Layout; 3],
+    ) -> Result<(sys::cublasLtMatmulAlgo_t, u64), CublasLtError> {
+        let algorithm = sys::cublasLtMatmulAlgo_t { data: recorded.words };
+        // SAFETY: a result of plain numbers, for which zeros are a value (status 0 is success).
+        let mut checked: sys::cublasLtMatmulHeuristicResult_t = unsafe { std::mem::zeroed() };
+        // SAFETY: handle, description and layouts are alive; the algorithm is only read, and `checked` written.
+        let status = unsafe {
+            sys::cublasLtMatmulAlgoCheck(
+                self.handle,
+                description.0,
+                right.0,
+                left.0,
+                out.0,
+                out.0,
+                &raw const algorithm,
+                &raw mut checked,
+            )
+        };
+        status.result().named("cublasLtMatmulAlgoCheck")?;
+        Ok((algorithm, recorded.workspace_bytes.max(checked.workspaceSize as u64)))
     }
 
     /// Queues the product on `stream`.
@@ -409,6 +450,7 @@ pub fn device_name(ordinal: i32) -> Result<String, CublasLtError> {
     let failed = |error: cudarc::driver::DriverError| CublasLtError::Failed {
         call: "reading the device's name",
         status: error.to_string(),
+        is_fault: true,
     };
     let device = device::get(ordinal).map_err(failed)?;
     let name = device::get_name(device).map_err(failed)?;

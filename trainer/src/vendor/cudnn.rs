@@ -10,7 +10,9 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use super::functions::functions;
 use super::library::{self, Found, Library, LibraryError, Places};
+use super::recorded;
 
 pub mod attention;
 pub mod conv;
@@ -27,28 +29,6 @@ const OLDEST: usize = 90_000;
 
 /// Opaque object of the library.
 type Raw = *mut c_void;
-
-macro_rules! functions {
-    ($($field:ident: $symbol:literal, fn($($argument:ty),*) -> $result:ty;)*) => {
-        /// Required functions of the library, with the types of its header.
-        struct Functions {
-            $($field: unsafe extern "C" fn($($argument),*) -> $result,)*
-        }
-
-        impl Functions {
-            /// Looks up all functions; returns the name of the first missing one as the error.
-            ///
-            /// # Safety
-            /// `library` is cuDNN and stays loaded.
-            unsafe fn of(library: &libloading::Library) -> Result<Self, &'static str> {
-                // SAFETY: each symbol has the type that the library's header gives it.
-                unsafe {
-                    Ok(Self { $($field: *library.get($symbol.as_bytes()).map_err(|_| $symbol)?,)* })
-                }
-            }
-        }
-    };
-}
 
 functions! {
     get_version: "cudnnGetVersion", fn() -> usize;
@@ -144,7 +124,9 @@ pub enum CudnnError {
     Failed {
         /// Name of the function.
         call: &'static str,
-        /// Name of the status that it returned.
+        /// Status that it returned.
+        code: c_int,
+        /// Name of the status.
         status: String,
         /// Message of the library, preceded by a colon; may be empty.
         reason: String,
@@ -160,12 +142,41 @@ pub enum CudnnError {
         /// Reason why the library's first choice of configuration is not used.
         first: Box<CudnnError>,
     },
+    /// A failure of the driver.
+    #[error("{0}")]
+    Driver(String),
+    /// The library rejects the engine that a run recorded.
+    #[error(
+        "{0} for the engine that the run recorded in {file}: {remedy}",
+        file = record::FILE,
+        remedy = recorded::REMEDY
+    )]
+    Recorded(Box<CudnnError>),
 }
 
 impl CudnnError {
     /// Creates a refusal by this program.
     fn refused(reason: impl Into<String>) -> Self {
         Self::Refused(reason.into())
+    }
+
+    /// Returns true if no other kernel must take over, because the library may compute this another time, or because a
+    /// run depends on it.
+    #[must_use]
+    pub fn is_fault(&self) -> bool {
+        match self {
+            // Classes of statuses: 4000 internal errors, among them exhausted memory, and 5000 failed executions. Those
+            // below say that something is missing, wrong or not supported; 4001 says that an engine does not compile.
+            Self::Failed { code, .. } => (4000..6000).contains(code) && *code != 4001,
+            Self::NoEngine { first, .. } => first.is_fault(),
+            Self::Driver(_) | Self::Recorded(_) => true,
+            Self::Refused(_) => false,
+        }
+    }
+
+    /// Returns true if memory of the host or of the device is exhausted.
+    fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Failed { code: 4003 | 4004, .. })
     }
 }
 
@@ -183,7 +194,7 @@ impl Cudnn {
         // The library may give several lines.
         let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
         let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
-        Err(CudnnError::Failed { call, status: name.to_string_lossy().into_owned(), reason })
+        Err(CudnnError::Failed { call, code: status, status: name.to_string_lossy().into_owned(), reason })
     }
 }
 

@@ -75,8 +75,8 @@ impl Library {
         match self {
             Self::Driver => "install NVIDIA's driver; in a container, start it with --gpus all",
             Self::Libdevice => {
-                "install CUDA's nvvm (package cuda-nvvm or cuda-nvcc, or pip install nvidia-nvvm) and set CUDA_PATH \
-                 to the folder that holds nvvm/libdevice"
+                "install CUDA's nvvm (package cuda-nvvm or cuda-nvcc), or pip install nvidia-nvvm in the active Python \
+                 environment; CUDA_PATH, if set, must hold nvvm/libdevice"
             }
             Self::Nvrtc => "install CUDA's nvrtc (package cuda-nvrtc, or pip install nvidia-cuda-nvrtc)",
             Self::CublasLt => "pip install nvidia-cublas in the active Python environment, or install CUDA's libcublas",
@@ -84,23 +84,28 @@ impl Library {
                 "pip install nvidia-cudnn-cu13 nvidia-cuda-nvrtc in the active Python environment, or install \
                  cudnn9-cuda-13"
             }
-            Self::Nccl => {
-                "install libnccl2 (or pip install nvidia-nccl-cu13), and link libnccl.so to libnccl.so.2 in a folder \
-                 of LD_LIBRARY_PATH"
-            }
+            Self::Nccl => "install libnccl2, or pip install nvidia-nccl-cu13 in the active Python environment",
         }
     }
 
     /// Returns true if the crates that call the library open it themselves, by names that only the system's loader
-    /// resolves. True for all but cuDNN, whose functions are looked up in the file that [`open`] finds.
+    /// resolves. True for all but cuDNN and NCCL, whose functions are looked up in the file that [`open`] finds.
     fn is_opened_by_name(self) -> bool {
-        self != Self::Cudnn
+        !matches!(self, Self::Cudnn | Self::Nccl)
     }
 
     /// Returns true if a version, in the format of [`Self::version`], is older than supported.
-    fn is_too_old(self, version: Option<&str>) -> bool {
-        let major = || version?.split('.').next()?.parse::<u32>().ok();
-        self == Self::Cudnn && major().is_some_and(|major| major < 9)
+    pub(super) fn is_too_old(self, version: Option<&str>) -> bool {
+        let oldest = match self {
+            Self::Cudnn => [9, 0],
+            Self::Nccl => [2, 18],
+            _ => return false,
+        };
+        let parts = |version: &str| {
+            let mut parts = version.split('.').map(str::parse::<u32>);
+            Some([parts.next()?.ok()?, parts.next()?.ok()?])
+        };
+        version.and_then(parts).is_some_and(|version| version < oldest)
     }
 
     /// Name of the function that returns the version.
@@ -167,13 +172,6 @@ impl fmt::Display for Library {
     }
 }
 
-/// Returns true if the system's loader finds a library of this name.
-#[must_use]
-pub fn loads_by_name(name: &str) -> bool {
-    // SAFETY: loading runs the library's initialisers. Callers name NVIDIA's, made to be loaded into any process.
-    unsafe { libloading::Library::new(name) }.map(std::mem::forget).is_ok()
-}
-
 /// A library that was found and, if possible, loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -203,11 +201,11 @@ pub enum LibraryError {
 }
 
 /// Opens `library`, which then stays loaded: the files in `places`, in their order, then those that the system's loader finds
-/// by name. A cuDNN before version 9 is opened only if no newer one is found.
+/// by name. A cuDNN before version 9 or an NCCL before 2.18 is opened only if no newer one is found.
 ///
 /// Crates that call a library open it again by name. For these, the file that they will receive is opened: a file that
 /// the system's loader finds by the first name, or else the file in `places`, which is found by its own name once it is
-/// loaded. NCCL's crate uses only the first name, so only [`loads_by_name`] says whether it is used.
+/// loaded.
 ///
 /// # Errors
 /// [`LibraryError`] says whether it is missing or cannot be loaded.
@@ -345,9 +343,25 @@ mod tests {
         };
         let wheel = "/env/nvidia/cudnn/lib/libcudnn.so.9";
         check(Library::Cudnn, &[wheel], &[wheel, "libcudnn.so", "libcudnn.so.9"]);
-        // The crates that call it ask for libnccl.so before anything else.
         let wheel = "/env/nvidia/nccl/lib/libnccl.so.2";
-        check(Library::Nccl, &[wheel], &["libnccl.so", wheel, "libnccl.so.2"]);
+        check(Library::Nccl, &[wheel], &[wheel, "libnccl.so", "libnccl.so.2"]);
+        // The crate that calls it asks for libcublasLt.so before anything else.
+        let wheel = "/env/nvidia/cu13/lib/libcublasLt.so.13";
+        check(Library::CublasLt, &[wheel], &["libcublasLt.so", wheel, "libcublasLt.so.13", "libcublasLt.so.12"]);
+    }
+
+    #[test]
+    fn versions_before_the_oldest_are_too_old() {
+        let check = |library: Library, version, expected| {
+            assert_eq!(library.is_too_old(version), expected, "{library} {version:?}");
+        };
+        check(Library::Cudnn, Some("8.9.7"), true);
+        check(Library::Cudnn, Some("9.0.0"), false);
+        check(Library::Nccl, Some("2.17.1"), true);
+        check(Library::Nccl, Some("2.18.1"), false);
+        check(Library::Nccl, Some("3.0.0"), false);
+        check(Library::Nccl, None, false);
+        check(Library::CublasLt, Some("1.0.0"), false);
     }
 
     /// Compiles a stand-in for cuDNN that only reports its version.

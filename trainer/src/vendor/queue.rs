@@ -19,7 +19,7 @@ use cubecl_environment::backtrace::BackTrace;
 use cubecl_environment::stream::StreamId;
 use cubecl_server::stream::{ExecuteScope, WriteScoped as _};
 
-use super::answers::Answers;
+use super::answers::{Answers, Prepared};
 use super::cublaslt::{self, CublasLtError, Pointers, Session, Unavailable};
 use super::device_thread::{self, DeviceThreadError, Server};
 use super::layout::Matrix;
@@ -32,8 +32,8 @@ thread_local! {
     static SESSIONS: RefCell<HashMap<DeviceId, Session>> = RefCell::new(HashMap::new());
 }
 
-/// Answers of the library, by problem.
-static PREPARED: Answers<Problem, PrepareError> = Answers::new();
+/// Answers of the library, by device and problem.
+static PREPARED: Answers<(DeviceId, Problem), PrepareError> = Answers::new(PrepareError::is_fault);
 
 /// Reason why the library does not compute a product, in one line.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -44,9 +44,20 @@ pub enum PrepareError {
     /// The device's thread did not run the request.
     #[error(transparent)]
     Thread(#[from] DeviceThreadError),
-    /// The library rejects the product.
+    /// The library rejects the product, or fails.
     #[error(transparent)]
     Refused(#[from] CublasLtError),
+}
+
+impl PrepareError {
+    /// Returns true if no other kernel may take the library's place.
+    fn is_fault(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => false,
+            Self::Thread(_) => true,
+            Self::Refused(reason) => reason.is_fault(),
+        }
+    }
 }
 
 /// Returns true if a tensor is on a CUDA device.
@@ -76,15 +87,29 @@ pub fn placed(x: &CubeTensor, matrix: Matrix) -> Option<Placed> {
 }
 
 /// Checks that the library is available and computes `problem` on the device of `x`; the first time, asks on the
-/// device's thread and waits for the answer. Returns the bytes of scratch memory that the product needs.
+/// device's thread and waits for the answer. A fault is part of the answer: [`launch`] hands it to the result.
 ///
 /// # Errors
 /// The reason why the library does not compute it.
-pub fn prepare(problem: &Problem, x: &CubeTensor) -> Result<u64, PrepareError> {
+pub fn prepare(problem: &Problem, x: &CubeTensor) -> Result<Prepared, PrepareError> {
     let (problem, device) = (*problem, x.client.service_id().device);
-    PREPARED.get(device, problem, || {
+    PREPARED.get((device, problem), || {
         cublaslt::library()?;
         device_thread::run(device, move || Ok(with_session(device, |session| session.prepare(&problem))?))
+    })
+}
+
+/// Forgets answers, and the session of the device of `x` with its plans, as if the process began; recorded choices stay.
+///
+/// # Errors
+/// If the device's thread does not run the request.
+#[cfg(any(test, feature = "device-tests"))]
+pub(crate) fn forget(x: &CubeTensor) -> Result<(), DeviceThreadError> {
+    PREPARED.clear();
+    let device = x.client.service_id().device;
+    device_thread::run(device, move || {
+        SESSIONS.with_borrow_mut(|sessions| sessions.remove(&device));
+        Ok(())
     })
 }
 
@@ -104,20 +129,17 @@ fn with_session<T>(
 }
 
 /// Queues `left · right` into `out`. `problem` must describe these tensors and have been [prepared](prepare) on their
-/// device, which returned `workspace_bytes`; `vector` belongs to the epilogue.
+/// device, which returned `prepared`; `vector` belongs to the epilogue.
 ///
 /// # Panics
 /// If the tensors are on different devices.
-pub fn launch(
-    problem: Problem,
-    workspace_bytes: u64,
-    [left, right, out]: [&CubeTensor; 3],
-    vector: Option<&CubeTensor>,
-) {
+pub fn launch(problem: Problem, prepared: Prepared, [left, right, out]: [&CubeTensor; 3], vector: Option<&CubeTensor>) {
     let service = out.client.service_id();
     assert!([left, right].into_iter().chain(vector).all(|x| x.client.service_id() == service), "one device");
     let device = service.device;
     let stream = StreamId::current();
+    let planned = prepared.into_result();
+    let workspace_bytes = *planned.as_ref().unwrap_or(&0);
     let workspace = (workspace_bytes > 0).then(|| out.client.empty(workspace_bytes as usize).binding());
     let [a, b, d] = [left, right, out].map(|x| x.handle.clone().binding());
     let vector = vector.map(|x| x.handle.clone().binding());
@@ -132,6 +154,7 @@ pub fn launch(
         written.extend(vector.clone().filter(|_| writes_vector));
         ExecuteScope::over(server, stream, written).execute(|server| {
             let held = held?;
+            planned.map_err(failure)?;
             let mut pointer = held.iter().map(|resource| resource.resource().ptr);
             let mut next = || pointer.next().expect("one a binding");
             let pointers = Pointers {
@@ -151,8 +174,12 @@ pub fn launch(
             // resolved within this task. The workspace is this call's own. Sizes fit, since `problem` was made of the
             // tensors' own shapes and strides.
             let run = |session: &mut Session| unsafe { session.run(&problem, pointers, sys) };
-            timing::around(name, sys, || with_session(device, run))
-                .map_err(|error| ServerError::Generic { reason: error.to_string(), backtrace: BackTrace::capture() })
+            timing::around(name, sys, || with_session(device, run)).map_err(|error| failure(error.to_string()))
         });
     });
+}
+
+/// Failure of a call, for what it would have written.
+pub(super) fn failure(reason: String) -> ServerError {
+    ServerError::Generic { reason, backtrace: BackTrace::capture() }
 }

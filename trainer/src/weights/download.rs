@@ -15,6 +15,8 @@ use reqwest::{Client, Response, Url};
 use ring::digest::{Context, Digest, SHA256};
 use thiserror::Error;
 
+use crate::user_cache;
+
 /// Default server of `hf://`, unless `HF_ENDPOINT` names another.
 const HUGGING_FACE: &str = "https://huggingface.co";
 /// Timeout for making a connection.
@@ -113,11 +115,10 @@ impl Downloads {
     /// If no variable names a folder.
     pub fn of_environment() -> Result<Self, DownloadError> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let home = || variable("HOME").map(|home| PathBuf::from(home).join(".cache"));
-        let base = variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).ok_or(DownloadError::NoFolder)?;
+        let folder = user_cache::folder("weights").ok_or(DownloadError::NoFolder)?;
         let text = |name| variable(name).and_then(|value| value.into_string().ok());
         let hugging_face = text("HF_ENDPOINT").unwrap_or_else(|| HUGGING_FACE.to_owned());
-        Ok(Self::new(base.join("hiend").join("weights"), &hugging_face, text("HF_TOKEN")))
+        Ok(Self::new(folder, &hugging_face, text("HF_TOKEN")))
     }
 
     fn new(folder: PathBuf, hugging_face: &str, token: Option<String>) -> Self {

@@ -21,7 +21,7 @@ use super::{HostTensor, StateDict, WeightsError};
 pub fn read(path: &Path) -> Result<StateDict, WeightsError> {
     let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.to_owned(), source })?;
     let file = SafeTensors::deserialize(&bytes)
-        .map_err(|source| WeightsError::Safetensors { path: path.to_owned(), source })?;
+        .map_err(|error| WeightsError::Safetensors { path: path.to_owned(), reason: error.to_string() })?;
     let mut state = StateDict::default();
     for (name, view) in file.iter() {
         state.add(path, name, floats(&view))?;
@@ -77,4 +77,29 @@ fn floats(view: &TensorView<'_>) -> Option<HostTensor> {
         _ => return None,
     };
     Some(HostTensor { shape: view.shape().to_vec(), values: view.data().chunks_exact(size).map(convert).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_one_line_whatever_a_file_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        let tensor = |name: &str, kind: &str, offsets: &str| {
+            format!(r#""{name}":{{"dtype":"{kind}","shape":[1],"data_offsets":{offsets}}}"#)
+        };
+        let error = |tensors: &[String]| {
+            let header = format!("{{{}}}", tensors.join(","));
+            std::fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 8]].concat()).unwrap();
+            let state = read(&path);
+            let error = state.and_then(|state| state.model_kind().map(drop)).unwrap_err().to_string();
+            assert!(error.contains(r"\n") && !error.contains('\n'), "{error}");
+        };
+        error(&[tensor("a", r"F\n32", "[0,4]"), tensor("b", "F32", "[4,8]")]);
+        error(&[tensor("a", "F32", "[0,4]"), tensor(r"b\nc", "F32", "[5,8]")]);
+        error(&[tensor(r"a\nb", "F32", "[0,4]"), tensor("b", "F32", "[4,8]")]);
+        error(&[tensor(r"module.a\nb", "F32", "[0,4]"), tensor(r"a\nb", "F32", "[4,8]")]);
+    }
 }

@@ -403,6 +403,39 @@ fn a_checkpoint_that_does_not_fit_on_the_disk_names_the_last_one() {
     folder.succeed(&format!("{base} --resume --max-steps 2").replace(" --device cpu", ""));
 }
 
+/// Without the handler of the memory map, the run ends with SIGBUS, without a word and without a checkpoint.
+#[test]
+fn shard_cut_short_under_a_run_is_named_and_the_steps_done_are_saved() {
+    let folder = Folder::new();
+    let shard = hiend_cache::list_shards(folder.path("cache")).unwrap().remove(0);
+    assert!(fs::metadata(&shard).unwrap().len() > 40_000, "more than a page of any system is lost");
+    let args = "pretrain --shards cache --config pretrain.toml --run-dir run --log-every 1 --display lines";
+    let mut run = folder.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("step ")));
+    fs::File::options().write(true).open(&shard).unwrap().set_len(0).unwrap();
+    lines.map(Result::unwrap).for_each(drop);
+    let output = run.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    let name = shard.file_name().unwrap().to_str().unwrap();
+    assert!(errors.len() == 1 && errors[0].contains(name) && !stderr.contains("panicked"), "{stderr}");
+    assert_eq!(fs::read_dir(folder.path("run/checkpoints")).unwrap().count(), 1, "{stderr}");
+}
+
+/// No user may create anything in sysfs, root included.
+#[cfg(target_os = "linux")]
+#[test]
+fn run_folder_that_cannot_be_made_is_named() {
+    if std::path::Path::new("/sys/kernel").exists() {
+        let args = "pretrain --shards cache --config pretrain.toml --run-dir /sys/hiend-run";
+        Folder::new().refuse(args, &["/sys/hiend-run", "os error"]);
+    } else {
+        println!("nothing was tested: sysfs is not mounted");
+    }
+}
+
 #[test]
 fn smoke_test_tries_everything_and_keeps_nothing() {
     let folder = Folder::new();
@@ -413,9 +446,13 @@ fn smoke_test_tries_everything_and_keeps_nothing() {
         names
     };
     let before = names();
-    let output = folder.succeed("pretrain --shards cache --config pretrain.toml --run-dir run --smoke");
-    for part in ["checkpoint ", "picture ", "done: 2 steps", "smoke test passed"] {
-        assert!(output.contains(part), "{output}");
+    let pretrain = "pretrain --config pretrain.toml";
+    let finetune = "finetune --config finetune.toml --init none --fold 0/2";
+    for (command, validation) in [(pretrain, None), (finetune, Some("validation after step 2: mean Dice "))] {
+        let output = folder.succeed(&format!("{command} --shards cache --run-dir run --smoke"));
+        for part in ["checkpoint ", "picture ", "done: 2 steps", "smoke test passed"].into_iter().chain(validation) {
+            assert!(output.lines().any(|line| line.starts_with(part)), "{command}: no {part:?} in {output}");
+        }
     }
     assert_eq!(names(), before);
 }

@@ -28,7 +28,6 @@ fn usage_errors_exit_with_2() {
     check(&["--shards", "cache", "--preset", "huge"], 2, "vit-l-p12");
     check(&["--shards", "cache", "--preset", "tiny", "--config", "x.toml"], 2, "cannot be used with");
     check(&["--shards", "cache", "--memory", "lots"], 2, "expected a size");
-    check(&["--shards", "cache", "--stalled-after", "5"], 2, "--metrics-listen");
     check(&["--shards", "cache", "--display", "window"], 2, "auto, dashboard, lines");
     check(&["curves"], 2, "<RUN>");
     check(&["--shards", "cache", "--devices", "cpu,gpu"], 2, "expected auto, cpu, cuda:N or vulkan:N");

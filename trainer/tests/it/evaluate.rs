@@ -134,7 +134,7 @@ fn regions_of_a_dataset_are_scored_as_regions() {
 }
 
 #[test]
-fn region_of_one_label_is_named_by_its_number() {
+fn region_of_one_label_has_the_key_of_nnunet() {
     let folder = folders();
     for name in ["labels/a.nii", "predictions/a.nii"] {
         write_labels(&folder.path().join(name), [4, 1, 1], &[0, 1, 2, 2]);
@@ -142,17 +142,18 @@ fn region_of_one_label_is_named_by_its_number() {
     let dataset = folder.path().join("Dataset001_T");
     std::fs::create_dir_all(dataset.join("imagesTr")).unwrap();
     write_labels(&dataset.join("imagesTr/a_0000.nii"), [4, 1, 1], &[0; 4]);
-    let json = r#"{"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}"#;
+    let json =
+        r#"{"labels": {"background": 0, "whole": [2, 1], "core": [2], "rim": 3}, "regions_class_order": [1, 2, 3]}"#;
     std::fs::write(dataset.join("dataset.json"), json).unwrap();
     let summary = folder.path().join("summary.json");
     let [dataset, summary_path] = [&dataset, &summary].map(|path| path.to_string_lossy());
     let lines = csv(folder.path(), &["--dataset", &dataset, "--summary", &summary_path]);
     assert!(lines[2].starts_with("a,1,whole,1,") && lines[3].starts_with("a,2,core,1,"), "{lines:?}");
-    // Keys that nnU-Net's key_to_label_or_region parses: a number, or numbers between commas.
+    // The entries of dataset.json in Python's form, as nnU-Net 2.8 writes and reads them.
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&summary).unwrap()).unwrap();
     for metrics in [&json["mean"], &json["metric_per_case"][0]["metrics"]] {
         let keys: BTreeSet<&str> = metrics.as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(keys, BTreeSet::from(["(1, 2)", "2"]));
+        assert_eq!(keys, BTreeSet::from(["(2, 1)", "(2,)", "3"]));
     }
     let table = String::from_utf8(evaluate(folder.path(), &["--dataset", &dataset]).stdout).unwrap();
     assert!(table.contains("core") && !table.contains('('), "{table}");

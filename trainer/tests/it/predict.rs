@@ -1,5 +1,6 @@
 //! Tests of `hiend-train predict` on files.
 
+mod disk;
 mod inputs;
 mod places;
 

@@ -213,11 +213,11 @@ fn crops_of_servers_are_augmented_on_the_device() {
     let finetune = "finetune --init none --no-validation --config finetune.toml --display lines";
     for (name, program) in [("pretrain", PRETRAIN), ("finetune", finetune)] {
         let args = format!("{program} --max-steps 3 --set stream.augment.chain=nnunet --set train.augment_on=device");
-        let [shards, served] = ["shards", "served"].map(|source| format!("{name}-{source}"));
+        let [shards, remote] = ["shards", "remote"].map(|source| format!("{name}-{source}"));
         folder.succeed(&format!("{args} --shards cache --run-dir {shards}"));
-        folder.succeed(&format!("{args} --loader {} --run-dir {served}", server.url));
+        folder.succeed(&format!("{args} --loader {} --run-dir {remote}", server.url));
         assert_eq!(losses(&folder, &shards).len(), 3);
-        assert_eq!(losses(&folder, &served), losses(&folder, &shards), "{name}");
+        assert_eq!(losses(&folder, &remote), losses(&folder, &shards), "{name}");
     }
 }
 
@@ -257,6 +257,40 @@ fn signal_ends_the_wait_for_servers_with_a_checkpoint() {
     assert!(rest.iter().any(|line| line.starts_with("stopped while waiting for the batch of step ")), "{rest:?}");
     let last = losses(&folder, "run").last().unwrap().0;
     assert!(folder.path(&format!("run/checkpoints/step-{last:08}")).is_dir());
+}
+
+#[test]
+fn stage_that_stands_still_is_named_and_told_when_it_goes_on() {
+    let folder = Folder::new();
+    let server = Server::start(&folder, "a");
+    let args = format!("{PRETRAIN} --loader {} --run-dir run --memory 128KiB --stalled-after 2", server.url);
+    let mut run = folder.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(run.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let mut stdout = BufReader::new(run.stdout.take().unwrap()).lines().map(Result::unwrap);
+    stdout.find(|line| line.starts_with("step ")).unwrap();
+    let [server, run_id] = [&server.process, &run].map(|process| Pid::from_raw(process.id().try_into().unwrap()));
+    kill(server, Signal::SIGSTOP).unwrap();
+    // The loader waits first, the training once the batches that were fetched are used up.
+    let mut stands = [false; 2];
+    while stands != [true; 2] {
+        let line = stderr.next().expect("both stages are named");
+        for (stage, stands) in ["the loader", "training after step"].into_iter().zip(&mut stands) {
+            if line.starts_with(&format!("warning: no progress of {stage} ")) {
+                *stands = true;
+            } else if line.starts_with(stage) {
+                *stands = false;
+            }
+        }
+    }
+    // Read by another thread, so that the run never waits for a reader.
+    let steps = std::thread::spawn(move || stdout.count());
+    kill(server, Signal::SIGCONT).unwrap();
+    let again = stderr.find(|line| line.starts_with("the loader: progress again after ")).unwrap();
+    assert!(again.ends_with(" s"), "{again}");
+    kill(run_id, Signal::SIGTERM).unwrap();
+    let rest: Vec<String> = stderr.collect();
+    assert_eq!(run.wait().unwrap().code(), Some(75), "{rest:?}");
+    steps.join().unwrap();
 }
 
 #[test]

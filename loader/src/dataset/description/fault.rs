@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::MAX_BYTES;
-use crate::case::shown;
+use crate::case::{escape_name, shown};
 
 /// Values that a label may have, for messages.
 const LABEL_VALUES: &str = "expected whole numbers from 0 to 255";
@@ -29,13 +29,13 @@ pub enum DescriptionFault {
     #[error("the file is in UTF-16; save it as UTF-8")]
     Utf16,
     /// Content that is not JSON, or lacks the form of a description.
-    #[error("not a valid description: {0}")]
+    #[error("not a valid description: {}", one_line(.0))]
     Invalid(serde_json::Error),
     /// JSON that is not an object.
     #[error("not a valid description: expected a JSON object")]
     NotAnObject,
     /// A label whose value is out of range.
-    #[error("labels: {key}: {value}; {LABEL_VALUES}")]
+    #[error("labels: {}: {value}; {LABEL_VALUES}", escape_name(key))]
     Label {
         /// Key of the entry.
         key: String,
@@ -43,7 +43,7 @@ pub enum DescriptionFault {
         value: Value,
     },
     /// A region of label values that are out of range.
-    #[error("labels: region {key}: {value}; {LABEL_VALUES}")]
+    #[error("labels: region {}: {value}; {LABEL_VALUES}", escape_name(key))]
     Region {
         /// Name of the region.
         key: String,
@@ -51,7 +51,7 @@ pub enum DescriptionFault {
         value: Value,
     },
     /// Two classes with the same label value.
-    #[error("labels: {first} and {second} both have the value {label}")]
+    #[error("labels: {} and {} both have the value {label}", escape_name(first), escape_name(second))]
     SameLabel {
         /// Name of the class that comes first.
         first: String,
@@ -61,7 +61,7 @@ pub enum DescriptionFault {
         label: u8,
     },
     /// Two classes or regions of the same name.
-    #[error("labels: {name} is there twice, with the values {first} and {second}; keep one")]
+    #[error("labels: {} is there twice, with the values {first} and {second}; keep one", escape_name(name))]
     Twice {
         /// Name of both.
         name: String,
@@ -79,7 +79,7 @@ pub enum DescriptionFault {
         expected: &'static str,
     },
     /// A case whose label map has another key than `label`.
-    #[error("{entry} has {key:?} and no \"label\"; rename the key")]
+    #[error("{} has {key:?} and no \"label\"; rename the key", escape_name(entry))]
     LabelKey {
         /// Name of the entry, for the message.
         entry: String,
@@ -87,7 +87,7 @@ pub enum DescriptionFault {
         key: &'static str,
     },
     /// A case of `dataset` without images.
-    #[error("dataset: {case_id}: expected a list \"images\" of paths")]
+    #[error("dataset: {}: expected a list \"images\" of paths", escape_name(case_id))]
     NoImages {
         /// Name of the case in `dataset.json`.
         case_id: String,
@@ -99,7 +99,7 @@ pub enum DescriptionFault {
         index: usize,
     },
     /// A label map entry that is not a single path.
-    #[error("{entry}: \"label\" is {value}; expected one path")]
+    #[error("{}: \"label\" is {value}; expected one path", escape_name(entry))]
     LabelPath {
         /// Name of the entry, for the message.
         entry: String,
@@ -107,7 +107,7 @@ pub enum DescriptionFault {
         value: Value,
     },
     /// A path that leads outside the folder being converted.
-    #[error("{listed} lies outside {}; convert a folder that contains both", root.display())]
+    #[error("{} lies outside {}; convert a folder that contains both", escape_name(listed), shown(root))]
     Outside {
         /// The path as it is listed.
         listed: String,
@@ -126,4 +126,9 @@ pub enum DescriptionFault {
         /// Name of the case in `dataset.json`.
         case_id: String,
     },
+}
+
+/// Message of the parser, which may quote a key with a line break.
+fn one_line(error: &serde_json::Error) -> String {
+    escape_name(&error.to_string()).into_owned()
 }

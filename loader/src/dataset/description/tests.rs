@@ -157,3 +157,20 @@ fn listed_paths_stay_in_the_folder_being_converted() {
     let text = r#"{"dataset": {"x": {"images": ["/etc/passwd"], "label": "x.nii"}}}"#;
     assert!(parse(text).unwrap_err().contains("/etc/passwd lies outside"));
 }
+
+#[test]
+fn errors_are_one_line_whatever_the_file_holds() {
+    for text in [
+        r#"{"labels": {"li\nver": 300}}"#,
+        r#"{"labels": {"li\nver": [300]}}"#,
+        r#"{"labels": {"li\nver": 1, "spleen": 1}}"#,
+        r#"{"labels": {"li\nver": 1, "1": "li\nver"}}"#,
+        r#"{"dataset": {"a\nb": {}}}"#,
+        r#"{"dataset": {"a\nb": {"images": ["a.nii"], "labels": "a.nii"}}}"#,
+        r#"{"dataset": {"a\nb": {"images": ["a.nii"], "label": 1}}}"#,
+        r#"{"training": ["/a\nb.nii"]}"#,
+    ] {
+        let error = parse(text).map(drop).unwrap_err();
+        assert!(error.contains(r"\n") && !error.contains('\n'), "{error}");
+    }
+}

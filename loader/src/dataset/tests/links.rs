@@ -42,6 +42,22 @@ fn a_dataset_of_links_is_a_dataset() {
         ]);
 }
 
+/// The path as it is written may not leave the data; where a link in the data leads is the choice of whoever placed it.
+#[test]
+fn a_listed_path_through_a_link_out_of_the_data_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    touch(dir.path(), &["elsewhere/a.nii.gz", "data/truth/a.nii.gz"]);
+    std::fs::write(
+        data.join("dataset.json"),
+        r#"{"training": [{"image": "scans/a.nii.gz", "label": "truth/a.nii.gz"}], "numTraining": 1}"#,
+    )
+    .unwrap();
+    symlink(dir.path().join("elsewhere"), data.join("scans")).unwrap();
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    found.cases(&["data/a scans/a.nii.gz truth/a.nii.gz"]).unused(&[]);
+}
+
 #[test]
 fn folders_linked_to_each_other_are_walked_once() {
     let dir = tempfile::tempdir().unwrap();

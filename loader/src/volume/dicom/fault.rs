@@ -93,8 +93,8 @@ pub enum DicomFault {
     },
     /// Different images at the same position.
     #[error(
-        "{series}: {count} images share their position with a different one, such as {first} and {other}; separate the \
-         phases or reconstructions"
+        "{series}: {} at the position of a different one, such as {first} and {other}; separate the phases or reconstructions",
+        crate::plural::count(count, "image")
     )]
     SeveralImages {
         /// Name of the series, for the message.

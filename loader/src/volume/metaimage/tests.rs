@@ -129,6 +129,11 @@ fn unusable_headers_are_refused_in_one_line() {
         let error = read("a.mha", &local(&HEADER.replace(from, to)), &voxels()).unwrap_err();
         assert!(error.contains(expected) && !error.contains('\n'), "{to}: {error}");
     }
+    let compressed = local(&HEADER.replace("CompressedData = False", "CompressedData = True"));
+    let bomb = read("a.mha", &compressed, &zlib(&vec![0; 65 << 20])).unwrap_err();
+    assert_eq!(bomb, "more than 67108864 bytes follow the 24 that the header promises");
+    let promise = read("a.mha", &compressed.replace("2 3 2", "9000 9000 200"), &zlib(&voxels())).unwrap_err();
+    assert!(promise.contains("compressed bytes cannot hold"), "{promise}");
     assert!(read("a.mha", HEADER, b"").unwrap_err().contains("header without the field `ElementDataFile`"));
     for name in ["LIST", "LIST 2", "slice%03d.raw 1 9 1"] {
         let error = read("a.mhd", &format!("{HEADER}ElementDataFile = {name}\n"), b"").unwrap_err();

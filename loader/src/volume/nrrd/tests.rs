@@ -230,6 +230,8 @@ fn unusable_headers_are_refused_in_one_line() {
             .unwrap_err()
             .contains("compressed bytes cannot hold")
     );
+    let bomb = read("a.nrrd", &HEADER.replace("raw", "gzip"), &gzip(&vec![0; 65 << 20])).unwrap_err();
+    assert_eq!(bomb, "more than 67108864 bytes follow the 24 that the header promises");
     let endless = read("a.nrrd", &format!("NRRD0004\n#{}", "x".repeat(2 << 20)), b"").unwrap_err();
     assert_eq!(endless, "header does not end within its first 1048576 bytes");
     let dir = tempfile::tempdir().unwrap();

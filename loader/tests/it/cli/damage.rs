@@ -1,11 +1,13 @@
 //! Damaged and lost shards are found, named and repaired.
 
 use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use hiend_cache::Manifest;
 
-use super::{Place, check, voxels};
+use super::{Place, check, command, ran_of, voxels};
 
 /// Flips a bit of the byte at `at` in the only shard; returns the shard's path.
 pub(super) fn damage(place: &Place, at: u64) -> PathBuf {
@@ -28,6 +30,38 @@ fn stream_and_verify_name_a_corrupt_chunk() {
     let ran = check(&["stream", &out, "--crop-size", "64", "--visits-per-batch", "1"], 1);
     for part in [&shard, "case Dataset001_Phantom/phantom_000", "image chunk ", "hiend-shard verify"] {
         assert!(ran.err.contains(part), "{part} in {}", ran.err);
+    }
+}
+
+/// Without the handler of the memory map, the program ends with SIGBUS and without a word.
+#[cfg(unix)]
+#[test]
+fn a_stream_ends_with_one_line_when_a_shard_is_cut_short() {
+    let place = Place::with_phantoms(3);
+    place.convert(&[], 0);
+    let shard = hiend_cache::list_shards(place.path("cache")).unwrap().remove(0);
+    let whole = std::fs::read(&shard).unwrap();
+    // More than a page of any system is lost.
+    assert!(whole.len() > 40_000, "{} bytes", whole.len());
+    for access in ["mmap", "pread"] {
+        std::fs::write(&shard, &whole).unwrap();
+        let cache = place.text("cache");
+        let endless = ["stream", &cache, "--crop-size=16", "--visits-per-batch=1", "--batches=1000000000"];
+        let mut child = command(&[&endless[..], &["--access", access]].concat());
+        let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        lines.next().expect("a batch").unwrap();
+        File::options().write(true).open(&shard).unwrap().set_len(0).unwrap();
+        lines.map(Result::unwrap).for_each(drop);
+        let ran = ran_of(child.wait_with_output().unwrap());
+        assert_eq!(ran.code, 1, "{access}: {}", ran.err);
+        let errors: Vec<&str> = ran.err.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert!(
+            errors.len() == 1 && errors[0].contains(": cannot read: truncated while it was "),
+            "{access}: {}",
+            ran.err
+        );
+        assert!(errors[0].contains(&*shard.to_string_lossy()), "{access}: {}", ran.err);
     }
 }
 

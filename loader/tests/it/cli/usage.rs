@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{Place, check, command, ran_of};
+use super::{Place, SPACING, check, command, ran_of};
 
 #[test]
 fn wrong_usage_exits_with_2_and_a_message() {
@@ -92,6 +92,22 @@ fn failures_exit_with_1_and_name_the_folder() {
         assert!(ran.err.contains("error: ") && ran.err.contains(named.as_str()), "{args:?}: {}", ran.err);
         assert!(ran.err.matches("os error").count() < 2, "the reason is repeated: {}", ran.err);
     }
+}
+
+/// No user may create anything in sysfs, root included.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_place_that_takes_no_file_is_named() {
+    let out = "/sys/hiend-cache";
+    if !std::path::Path::new("/sys/kernel").exists() {
+        println!("nothing was tested: sysfs is not mounted");
+        return;
+    }
+    let place = Place::with_phantoms(1);
+    let data = place.text("data");
+    let ran = check(&[data.as_str(), "--out", out, SPACING], 1);
+    let errors: Vec<&str> = ran.err.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert!(errors.len() == 1 && errors[0].contains(out) && errors[0].contains("os error"), "{}", ran.err);
 }
 
 #[test]

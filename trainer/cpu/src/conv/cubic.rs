@@ -6,9 +6,9 @@ use rayon::prelude::*;
 use wide::f32x8;
 
 use super::ConvShape;
-use super::micro::{BLOCK, LANES, Sums, add_row, rows_of};
+use super::micro::{BLOCK, LANES, Sums, add_vectors};
 use super::panel::pack_weights;
-use super::strips::{NUM_TASKS, Ring, Strip, ranges, strips};
+use super::strips::{NUM_TASKS, Ring, Strip, Vector, ranges, strips};
 use crate::output::{Blank, Part};
 
 /// Number of kernel weights for one input channel and one output channel.
@@ -74,44 +74,53 @@ impl Convolution<'_> {
     /// Computes the blocks of channels in `blocks` for one strip.
     fn run(&self, x: &[f32], strip: &Strip, blocks: Range<usize>) {
         let mut ring = Ring::new(self.shape, strip, 0..self.shape.in_channels);
+        let vectors = ring.vectors();
         let mut part = self.y.part();
         for at_x in strip.x.clone() {
             ring.advance(x, at_x);
             for block in blocks.clone() {
-                for at_y in strip.y.clone() {
-                    self.row(&ring, strip, block, [at_x, at_y], &mut part);
-                }
+                ring.prefetch(x, block - blocks.start, blocks.len());
+                self.plane(&ring, &vectors, [strip.n, block, at_x], &mut part);
             }
         }
     }
 
-    /// Computes one row along z of a block of channels.
-    fn row(&self, ring: &Ring, strip: &Strip, block: usize, [at_x, at_y]: [usize; 2], part: &mut Part<'_>) {
-        let [size_x, size_y, size_z] = self.shape.size;
+    /// Computes the plane `at_x` of a block of channels in volume `n`, three vectors of voxels at a time.
+    fn plane(&self, ring: &Ring, vectors: &[Vector], [n, block, at_x]: [usize; 3], part: &mut Part<'_>) {
         let block_len = self.shape.in_channels * TAPS * BLOCK;
         let weights = &self.packed[block * block_len..][..block_len];
-        let start = (at_y - strip.y.start) * ring.row_stride;
+        let [size_x, size_y, size_z] = self.shape.size;
         let first = block * BLOCK;
         let initial: [f32x8; BLOCK] = std::array::from_fn(|o| f32x8::splat(self.initial[first + o]));
-        let num_vectors = size_z.div_ceil(LANES);
-        let mut done = 0;
-        while done < num_vectors {
-            let at_z = done * LANES;
-            // Two blocks of 2 vectors keep more registers busy than one of 3 and one of 1.
-            let (rows, num_done) = match num_vectors - done {
-                1 => (rows_of(&sum_block::<1>(ring, start + at_z, weights, initial)), 1),
-                2 | 4 => (rows_of(&sum_block::<2>(ring, start + at_z, weights, initial)), 2),
-                _ => (rows_of(&sum_block::<3>(ring, start + at_z, weights, initial)), 3),
-            };
-            done += num_done;
-            let len = (num_done * LANES).min(size_z - at_z);
-            for (o, row) in (first..self.shape.out_channels).zip(&rows) {
-                let channel = strip.n * self.shape.out_channels + o;
-                let at = ((channel * size_x + at_x) * size_y + at_y) * size_z + at_z;
-                #[allow(unsafe_code, reason = "rows of an output that threads share")]
-                // SAFETY: tasks are disjoint boxes of (n, channel, x, y), and each of their rows is written once.
-                unsafe {
-                    part.write(at, &row[..len]);
+        let plane = |o: usize| ((n * self.shape.out_channels + o) * size_x + at_x) * size_y * size_z;
+        let planes: [Option<usize>; BLOCK] =
+            std::array::from_fn(|o| (first + o < self.shape.out_channels).then(|| plane(first + o)));
+        let (threes, rest) = vectors.as_chunks::<3>();
+        for vectors in threes {
+            store(&sum_block(ring, vectors, weights, initial), vectors, planes, part);
+        }
+        match rest {
+            [a, b] => store(&sum_block(ring, &[*a, *b], weights, initial), &[*a, *b], planes, part),
+            [a] => store(&sum_block(ring, &[*a], weights, initial), &[*a], planes, part),
+            _ => {}
+        }
+    }
+}
+
+/// Writes the sums of some vectors. `planes` holds the index of each channel's plane in the output, if there is one.
+#[inline]
+fn store<const V: usize>(sums: &Sums<V>, vectors: &[Vector; V], planes: [Option<usize>; BLOCK], part: &mut Part<'_>) {
+    for (sums, plane) in sums.iter().zip(planes) {
+        let Some(plane) = plane else { return };
+        for (sum, vector) in sums.iter().zip(vectors) {
+            let lanes = sum.to_array();
+            #[allow(unsafe_code, reason = "rows of an output that threads share")]
+            // SAFETY: tasks are disjoint boxes of (n, channel, x, y), and each of their vectors is written once.
+            unsafe {
+                if vector.len == LANES {
+                    part.write(plane + vector.place, &lanes);
+                } else {
+                    part.write(plane + vector.place, &lanes[..vector.len]);
                 }
             }
         }
@@ -120,14 +129,26 @@ impl Convolution<'_> {
 
 /// Sums of a block over all input channels and taps, in the order channel, x, y, z.
 #[inline(never)]
-fn sum_block<const V: usize>(ring: &Ring, start: usize, weights: &[f32], initial: [f32x8; BLOCK]) -> Sums<V> {
+fn sum_block<const V: usize>(ring: &Ring, vectors: &[Vector; V], weights: &[f32], initial: [f32x8; BLOCK]) -> Sums<V> {
     let mut sums: Sums<V> = initial.map(|value| [value; V]);
+    let starts = vectors.map(|vector| vector.start);
     let planes = ring.planes();
+    let last = starts.iter().max().map_or(0, |start| start + 2 * ring.row_stride + LANES + 2);
+    assert!(last <= ring.channel_stride, "the taps of a vector lie in the ring");
+    let num_channels = weights.len() / (TAPS * BLOCK);
+    assert!(
+        planes.iter().all(|plane| plane.len() >= num_channels * ring.channel_stride),
+        "the ring holds all channels"
+    );
     for (channel, weights) in weights.chunks_exact(TAPS * BLOCK).enumerate() {
-        let at = start + channel * ring.channel_stride;
         for (plane, weights) in planes.iter().zip(weights.chunks_exact(9 * BLOCK)) {
             for (y, weights) in weights.chunks_exact(3 * BLOCK).enumerate() {
-                add_row::<V, 3>(&mut sums, &plane[at + y * ring.row_stride..], weights);
+                let at = channel * ring.channel_stride + y * ring.row_stride;
+                #[allow(unsafe_code, reason = "bounds are checked once for all rows")]
+                // SAFETY: the plane holds all channels, and the last tap of each vector lies in its channel.
+                unsafe {
+                    add_vectors::<V, 3>(&mut sums, plane.get_unchecked(at..), starts, weights);
+                }
             }
         }
     }

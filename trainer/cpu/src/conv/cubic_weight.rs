@@ -7,15 +7,18 @@ use wide::f32x8;
 
 use super::ConvShape;
 use super::cubic::TAPS;
-use super::micro::{BLOCK, LANES, Sums, add_products_of_shifts};
+use super::micro::{BLOCK, LANES, add_lanes, add_products_of_shifts};
 use super::panel::{interleave_rows, sum_partials};
-use super::strips::{NUM_TASKS, Ring, Strip, ranges, strips};
+use super::strips::{NUM_TASKS, Ring, Strip, Vector, channels_of_whole_planes, ranges, strips};
 
-/// Number of input channels of a task: few enough that a strip in the cache has many rows, over which sums stay in
-/// registers.
-const GROUP: usize = 32;
-/// Number of blocks of output channels of a task.
-const NUM_BLOCKS: usize = 4;
+/// Smallest and largest number of blocks of output channels of a task, which share copies of the input.
+const NUM_BLOCKS: [usize; 2] = [4, 8];
+
+/// Number of input channels of a task: so few that the cache holds whole planes, over which sums stay in registers, but
+/// not so few that the gradient of the output is packed too often.
+fn group_len(shape: ConvShape) -> usize {
+    channels_of_whole_planes(shape).clamp(16, 32)
+}
 
 /// Gradient of the weights of [`super::conv3`]: `x` `[N, in, X, Y, Z]` and `dy` `[N, out, X, Y, Z]` → `[out, in, 3, 3, 3]`.
 ///
@@ -29,14 +32,17 @@ pub fn conv3_weight_gradient(x: &[f32], dy: &[f32], shape: ConvShape) -> Vec<f32
     assert_eq!(x.len(), shape.input_len(), "input");
     assert_eq!(dy.len(), shape.output_len(), "gradient");
     let ConvShape { in_channels, out_channels, .. } = shape;
-    let groups = in_channels.div_ceil(GROUP);
-    let block_ranges = out_channels.div_ceil(BLOCK).div_ceil(NUM_BLOCKS);
+    let groups = in_channels.div_ceil(group_len(shape));
     let strips = strips(shape, in_channels.div_ceil(groups.max(1)));
+    // Tasks take fewer blocks where they would be too few otherwise.
+    let num_blocks = out_channels.div_ceil(BLOCK);
+    let [most, least] = NUM_BLOCKS.map(|count| num_blocks.div_ceil(count));
+    let block_ranges = NUM_TASKS.div_ceil((groups * strips.len()).max(1)).min(most).max(least);
     // Parts of the batch whose sums are added at the end.
     let num_parts = NUM_TASKS.div_ceil((groups * block_ranges).max(1)).min(strips.len()).max(1);
     let mut tasks = Vec::with_capacity(groups * block_ranges * num_parts);
     for channels in ranges(in_channels, groups) {
-        for blocks in ranges(out_channels.div_ceil(BLOCK), block_ranges) {
+        for blocks in ranges(num_blocks, block_ranges) {
             for part in ranges(strips.len(), num_parts) {
                 tasks.push((channels.clone(), blocks.clone(), &strips[part]));
             }
@@ -86,6 +92,7 @@ fn add_strip(
     let num_vectors = size_z.div_ceil(LANES);
     let block_len = strip.y.len() * num_vectors * BLOCK * LANES;
     let mut ring = Ring::new(shape, strip, channels.clone());
+    let vectors = ring.vectors();
     let mut packed = vec![0.0; block_len];
     for at_x in strip.x.clone() {
         ring.advance(x, at_x);
@@ -101,12 +108,7 @@ fn add_strip(
                 for (plane, sums) in ring.planes().into_iter().zip(sums.chunks_exact_mut(9 * BLOCK)) {
                     for (y, sums) in sums.chunks_exact_mut(3 * BLOCK).enumerate() {
                         let rows = &plane[channel * ring.channel_stride + y * ring.row_stride..];
-                        let products = products(&packed, rows, num_vectors, ring.row_stride);
-                        for (o, products) in products.iter().enumerate() {
-                            for (z, product) in products.iter().enumerate() {
-                                sums[z * BLOCK + o] += product.reduce_add();
-                            }
-                        }
+                        add_products(sums, &packed, rows, &vectors);
                     }
                 }
             }
@@ -114,12 +116,12 @@ fn add_strip(
     }
 }
 
-/// Sums over the rows of a strip, for three taps along z.
+/// Adds the products of a plane of a strip to `sums` `[3][BLOCK]`, for three taps along z.
 #[inline(never)]
-fn products(dy: &[f32], rows: &[f32], num_vectors: usize, row_stride: usize) -> Sums<3> {
-    let mut sums = [[f32x8::ZERO; 3]; BLOCK];
-    for (y, dy) in dy.chunks_exact(num_vectors * BLOCK * LANES).enumerate() {
-        add_products_of_shifts(&mut sums, dy, &rows[y * row_stride..][..num_vectors * LANES + 2]);
+fn add_products(sums: &mut [f32], dy: &[f32], rows: &[f32], vectors: &[Vector]) {
+    let mut products = [[f32x8::ZERO; 3]; BLOCK];
+    add_products_of_shifts(&mut products, dy, rows, vectors.iter().map(|vector| vector.start));
+    for (z, sums) in sums.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+        add_lanes(sums, products.map(|products| products[z]));
     }
-    sums
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use wide::f32x8;
 
-use super::micro::{BLOCK, LANES, Sums, add_products_of_rows, add_row, rows_of};
+use super::micro::{BLOCK, LANES, Sums, add_lanes, add_products_of_rows, add_vectors, rows_of};
 use super::strips::{NUM_TASKS, ranges};
 
 /// Largest number of floats for partial sums of a weight's gradient, over all tasks.
@@ -78,8 +78,14 @@ impl Tile {
     #[inline(never)]
     fn sum_block(&self, weights: &[f32], initial: [f32x8; BLOCK], at: usize) -> Sums<3> {
         let mut sums = initial.map(|value| [value; 3]);
+        assert!(at + WIDTH <= self.stride, "a block's voxels lie in the tile");
         for (row, weights) in self.values.chunks_exact(self.stride).zip(weights.as_chunks::<BLOCK>().0) {
-            add_row::<3, 1>(&mut sums, &row[at..], weights);
+            let starts = std::array::from_fn(|v| at + v * LANES);
+            #[allow(unsafe_code, reason = "bounds are checked once for all rows")]
+            // SAFETY: a row has `stride` values, and the last vector ends within them.
+            unsafe {
+                add_vectors::<3, 1>(&mut sums, row, starts, weights);
+            }
         }
         sums
     }
@@ -88,10 +94,8 @@ impl Tile {
     pub(crate) fn add_products(&self, dy: &[f32], sums: &mut [f32]) {
         for (first, sums) in sums.chunks_mut(3 * BLOCK).enumerate() {
             let products = products(dy, std::array::from_fn(|row| self.row(3 * first + row)));
-            for (row, sums) in sums.chunks_exact_mut(BLOCK).enumerate() {
-                for (o, sum) in sums.iter_mut().enumerate() {
-                    *sum += products[o][row].reduce_add();
-                }
+            for (row, sums) in sums.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+                add_lanes(sums, products.map(|products| products[row]));
             }
         }
     }

@@ -28,6 +28,12 @@ fn row_stride(size_z: usize) -> usize {
     size_z.next_multiple_of(LANES) + LANES
 }
 
+/// Number of channels whose planes fit into a ring in full.
+pub(super) fn channels_of_whole_planes(shape: ConvShape) -> usize {
+    let [_, size_y, size_z] = shape.size;
+    RING_BYTES / (3 * (size_y + 2) * row_stride(size_z) * size_of::<f32>())
+}
+
 /// Divides a batch of volumes into strips of about equal work; a ring holds `channels` channels of a volume. The
 /// division depends on sizes alone.
 pub(super) fn strips(shape: ConvShape, channels: usize) -> Vec<Strip> {
@@ -48,6 +54,17 @@ pub(super) fn strips(shape: ConvShape, channels: usize) -> Vec<Strip> {
 /// Divides `0..len` into `count` ranges whose lengths differ by at most one.
 pub(crate) fn ranges(len: usize, count: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).map(move |i| i * len / count..(i + 1) * len / count)
+}
+
+/// Some consecutive voxels of a row: as many as a vector has or, at the end of the row, fewer.
+#[derive(Clone, Copy)]
+pub(super) struct Vector {
+    /// Index of the first voxel's first tap in a channel of a ring's plane.
+    pub(super) start: usize,
+    /// Index of the first voxel in a plane of the volume.
+    pub(super) place: usize,
+    /// Number of voxels.
+    pub(super) len: usize,
 }
 
 /// Three planes of some channels of a strip with a border of one voxel, `[3][channels][rows + 2][row_stride]`, zero outside
@@ -87,6 +104,19 @@ impl Ring {
         }
     }
 
+    /// Lists the vectors of a plane of the strip, row after row.
+    pub(super) fn vectors(&self) -> Vec<Vector> {
+        let size_z = self.shape.size[2];
+        let row = |(row, y): (usize, usize)| {
+            (0..size_z).step_by(LANES).map(move |z| Vector {
+                start: row * self.row_stride + z,
+                place: y * size_z + z,
+                len: LANES.min(size_z - z),
+            })
+        };
+        self.y.clone().enumerate().flat_map(row).collect()
+    }
+
     /// Makes `x` the centre plane, copying those of its three planes that are not yet in the ring.
     pub(super) fn advance(&mut self, volume: &[f32], x: usize) {
         self.centre = x;
@@ -112,6 +142,32 @@ impl Ring {
                     row.fill(0.0);
                 } else {
                     row[1..=size_z].copy_from_slice(&volume[(from + padded_y - 1) * size_z..][..size_z]);
+                }
+            }
+        }
+    }
+
+    /// Makes the processor fetch into its second-level cache what the next [`Ring::advance`] copies: part `part` of
+    /// `num_parts` of the channels. Without this, waiting for memory takes 2 to 5% of a convolution.
+    pub(super) fn prefetch(&self, volume: &[f32], part: usize, num_parts: usize) {
+        let [size_x, size_y, size_z] = self.shape.size;
+        let next = self.centre + 2;
+        if next >= size_x {
+            return;
+        }
+        let rows = self.y.start.saturating_sub(1)..(self.y.end + 1).min(size_y);
+        let first = self.channels.start + self.channels.len() * part / num_parts;
+        let end = self.channels.start + self.channels.len() * (part + 1) / num_parts;
+        for channel in first..end {
+            let plane = ((self.n * self.shape.in_channels + channel) * size_x + next) * size_y;
+            let values = &volume[(plane + rows.start) * size_z..(plane + rows.end) * size_z];
+            for line in values.chunks(16) {
+                #[allow(unsafe_code, reason = "a hint to the processor")]
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: a prefetch is a hint; it does not access memory as far as a program can tell.
+                unsafe {
+                    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+                    _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
                 }
             }
         }

@@ -25,6 +25,8 @@ pub(super) struct Classes {
     pub space: LabelSpace,
     /// Regions to score in place of classes.
     pub regions: Option<Vec<Region>>,
+    /// Keys of the regions in nnU-Net's `summary.json`, in the order of `regions`; empty without any.
+    region_keys: Vec<String>,
     /// Names of the dataset's classes or regions by number, background first; `None` without a dataset.
     names: Option<BTreeMap<usize, String>>,
 }
@@ -51,15 +53,16 @@ impl Classes {
             );
             return Err(UsageError::new(message).into());
         }
-        let (names, regions) = match dataset {
+        let (names, regions, region_keys) = match dataset {
             Some(Named { regions: Some(regions), .. }) => {
+                let (regions, keys): (Vec<Region>, Vec<String>) = regions.into_iter().unzip();
                 let names = regions.iter().map(|region| region.name.clone()).enumerate().collect();
-                (Some(names), Some(regions))
+                (Some(names), Some(regions), keys)
             }
-            Some(Named { classes, .. }) => (Some(classes), None),
-            None => (None, None),
+            Some(Named { classes, .. }) => (Some(classes), None, Vec::new()),
+            None => (None, None, Vec::new()),
         };
-        Ok(Self { space: LabelSpace::new(num_classes).with_ignore(ignore), regions, names })
+        Ok(Self { space: LabelSpace::new(num_classes).with_ignore(ignore), regions, region_keys, names })
     }
 
     /// Names of the classes or regions by number, background first. Labels in `unnamed`, which maps hold and the dataset does
@@ -84,19 +87,14 @@ impl Classes {
         is_known || label == 0 || self.space.ignore() == Some(label)
     }
 
-    /// Classes or regions of nnU-Net's `summary.json` but the background, with their names as nnU-Net reads them there: the
-    /// number of a class, or the tuple of a region's labels. A region of one label, `[3]` in `dataset.json`, is its number:
-    /// nnU-Net itself writes `(3,)` for it, which its own reader takes for two numbers and refuses.
+    /// Classes or regions of nnU-Net's `summary.json` but the background, with their keys there: the number of a class, or the
+    /// tuple of a region's labels.
     ///
     /// Without a dataset, a number that no map has is not a class: nnU-Net knows those of `dataset.json` only, and its mean
     /// over all of them is NaN if one is.
     pub(super) fn nnunet_keys(&self, evaluation: &Evaluation) -> Vec<(usize, String)> {
-        let key = |region: &Region| match region.labels.as_slice() {
-            [label] => label.to_string(),
-            labels => format!("({})", labels.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")),
-        };
         match &self.regions {
-            Some(regions) => regions.iter().map(key).enumerate().skip(1).collect(),
+            Some(_) => self.region_keys.iter().cloned().enumerate().skip(1).collect(),
             None => evaluation
                 .class_names
                 .keys()
@@ -150,8 +148,8 @@ struct Named {
     highest: u8,
     /// Ignore label, if the dataset has one.
     ignore: Option<u8>,
-    /// Regions to score in place of classes, the background first; `None` if the dataset has none.
-    regions: Option<Vec<Region>>,
+    /// Regions to score in place of classes, with their keys, the background first; `None` if the dataset has none.
+    regions: Option<Vec<(Region, String)>>,
 }
 
 impl Named {
@@ -196,15 +194,27 @@ fn found(path: &Path) -> anyhow::Result<Dataset> {
     Ok(datasets.remove(0))
 }
 
-/// Regions of a dataset as nnU-Net scores them: each entry of `labels` except background and ignore label, whether a
-/// single label or a list, in the order of `dataset.json`. The background, which belongs to no entry, comes first.
-fn regions(dataset: &Dataset, ignore: Option<u8>) -> Vec<Region> {
+/// Regions of a dataset as nnU-Net scores them, with their keys in its `summary.json`: each entry of `labels` except
+/// background and ignore label, whether a single label or a list, in the order of `dataset.json`. The background, which
+/// belongs to no entry, comes first.
+///
+/// The key is the entry in Python's form: `3`, or a tuple for a list, `(1, 2)` and `(3,)`.
+fn regions(dataset: &Dataset, ignore: Option<u8>) -> Vec<(Region, String)> {
+    let region = |name: &str, labels: &[u8]| Region { name: name.to_owned(), labels: labels.to_vec() };
     let single = dataset.labels.iter().filter(|(label, _)| **label > 0 && Some(**label) != ignore);
-    let single = single.map(|(label, name)| Region { name: name.clone(), labels: vec![*label] });
+    let single = single.map(|(label, name)| (region(name, &[*label]), label.to_string()));
     let united = dataset.regions.iter().filter(|(_, labels)| labels.iter().any(|&label| label > 0));
-    let united = united.map(|(name, labels)| Region { name: name.clone(), labels: labels.clone() });
-    let mut regions: Vec<Region> = single.chain(united).collect();
-    regions.sort_by_key(|region| dataset.order.iter().position(|name| *name == region.name));
-    regions.insert(0, Region { name: "background".to_owned(), labels: vec![0] });
+    let united = united.map(|(name, labels)| (region(name, labels), tuple(labels)));
+    let mut regions: Vec<(Region, String)> = single.chain(united).collect();
+    regions.sort_by_key(|(region, _)| dataset.order.iter().position(|name| *name == region.name));
+    regions.insert(0, (region("background", &[0]), "0".to_owned()));
     regions
+}
+
+/// Writes labels as a tuple in Python's form.
+fn tuple(labels: &[u8]) -> String {
+    match labels {
+        [label] => format!("({label},)"),
+        labels => format!("({})", labels.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")),
+    }
 }

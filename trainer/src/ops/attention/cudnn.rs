@@ -16,6 +16,7 @@ use super::part::{Padding, Part};
 use super::{Computation, Mapped, Method, Sources};
 use crate::ops::kernels::{columns, heads, uninit};
 use crate::vendor;
+use crate::vendor::answers::Prepared;
 use crate::vendor::cudnn::attention::{Attention, Backward, Forward, Layout, Sizes, WIDTH_MULTIPLE, uid};
 use crate::vendor::cudnn::queue::{self, Buffer, PrepareError};
 use crate::vendor::fallback::warn_once;
@@ -65,12 +66,12 @@ pub(super) fn reads_tokens<const D: usize>(x: &Tensor<D>, width: usize, method: 
 }
 
 /// Plan for an attention that the library computes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Plan {
     attention: Attention,
     backward: Backward,
-    /// Scratch memory of both passes.
-    workspace_bytes: [u64; 2],
+    /// Answers of the library for both passes.
+    prepared: [Prepared; 2],
     /// Width of a head, padding excluded.
     width: usize,
     /// True if queries, keys and values come from one tensor.
@@ -129,8 +130,8 @@ impl Plan {
         };
         let backward = Backward::of(attention).map_err(PrepareError::from)?;
         // Both plans are prepared before either is used: an attention takes one path, forward and back.
-        let workspace_bytes = [queue::prepare(&Forward(attention), first)?, queue::prepare(&backward, first)?];
-        Ok(Self { attention, backward, workspace_bytes, width, is_self, adds_bias })
+        let prepared = [queue::prepare(&Forward(attention), first)?, queue::prepare(&backward, first)?];
+        Ok(Self { attention, backward, prepared, width, is_self, adds_bias })
     }
 
     fn is_padded(&self) -> bool {
@@ -181,7 +182,7 @@ pub(super) fn forward(sources: &Sources<Cube>, heads: usize, method: Method) -> 
     let read: Vec<_> = inputs.iter().map(Input::buffer).collect();
     queue::launch(
         Forward(plan.attention),
-        plan.workspace_bytes[0],
+        plan.prepared[0].clone(),
         &read,
         &[whole(&o, &[(uid::O, 0)]), whole(&stats, &[(uid::STATS, 0)])],
     );
@@ -207,7 +208,7 @@ pub(super) fn backward(kept: Kept, dy: CubeTensor) -> Vec<CubeTensor> {
     }
     let launch = |gradients: &[Buffer<'_>]| {
         let written: Vec<_> = gradients.iter().copied().chain([whole(&row_sums, &[(uid::ROW_SUMS, 0)])]).collect();
-        queue::launch(plan.backward, plan.workspace_bytes[1], &read, &written);
+        queue::launch(plan.backward, plan.prepared[1].clone(), &read, &written);
     };
     let maps = if plan.is_padded() {
         let of = |rows| uninit(&o, Shape::from([sequences, heads, rows, width]), o.dtype);
@@ -372,8 +373,21 @@ pub(crate) mod tests {
         assert!(!record::table().is_empty());
     }
 
+    fn a_resumed_run_computes_the_same_bits_by_its_recorded_engines(device: &Device) {
+        let x = Tensor::<1>::zeros([1], device).try_into_primitive::<Cube>().unwrap();
+        let first = to_itself(device, [129, 96], Bias::Before, Computation::Cudnn);
+        let recorded = record::table().clone();
+        queue::forget(&x).unwrap();
+        to_itself(device, [129, 96], Bias::Before, Computation::Cudnn).assert_close(&first, 0.0);
+        let now = record::table().clone();
+        let mut both = now.clone();
+        both.extend(recorded);
+        assert!(both == now, "an engine was chosen again");
+    }
+
     on_gpus!(
         fused_attention_is_the_attention_of_products,
         the_same_tokens_give_the_same_bits_and_the_engines_are_recorded,
+        a_resumed_run_computes_the_same_bits_by_its_recorded_engines,
     );
 }

@@ -9,7 +9,7 @@ use burn_cubecl::tensor::CubeTensor;
 use crate::ops::kernels::uninit;
 use crate::ops::product::Factors;
 use crate::vendor::cudnn::conv::{Convolution, Direction};
-use crate::vendor::cudnn::queue::{Buffer, aligned, launch, prepare};
+use crate::vendor::cudnn::queue::{Buffer, PrepareError, aligned, launch, prepare};
 use crate::vendor::fallback::warn_once;
 use crate::vendor::queue::{number, on_cuda};
 
@@ -66,42 +66,55 @@ impl Sizes {
         })
     }
 
-    /// Problem for the library; `None` if a length exceeds 32 bits, or the type is not one of factors.
-    fn problem(self, direction: Direction, dtype: DType, factors: Factors) -> Option<Convolution> {
-        let length = |length: usize| u32::try_from(length).ok();
+    /// Problem for the library.
+    fn problem(self, direction: Direction, types: [DType; 2], factors: Factors) -> Result<Convolution, NotPlanned> {
+        let length = |length: usize| u32::try_from(length).ok().ok_or(NotPlanned::Length(length));
         let [x, y, z] = self.size;
-        Some(Convolution {
+        let [dtype, other] = types;
+        Ok(Convolution {
             direction,
             batch: length(self.batch)?,
             inputs: length(self.inputs)?,
             outputs: length(self.outputs)?,
             size: [length(x)?, length(y)?, length(z)?],
-            number: number(dtype)?,
+            number: number(dtype).filter(|_| dtype == other).ok_or(NotPlanned::Types(dtype, other))?,
             tf32: dtype == DType::F32 && factors == Factors::Tf32,
         })
     }
 }
 
+/// Reason why the library does not compute a convolution.
+#[derive(Debug, thiserror::Error)]
+enum NotPlanned {
+    /// An axis whose length exceeds 32 bits.
+    #[error("cuDNN takes axes of less than 2^32 values, not of {0}")]
+    Length(usize),
+    /// Types that the library does not convolve.
+    #[error("cuDNN convolves two tensors of one type of floats, not {0:?} and {1:?}")]
+    Types(DType, DType),
+    /// The library does not compute it.
+    #[error(transparent)]
+    Library(#[from] PrepareError),
+}
+
 /// Tensor that a direction computes from two others; `None`, with one warning, if the library does not compute it.
 fn computed(direction: Direction, sizes: Sizes, factors_of: [&CubeTensor; 2], factors: Factors) -> Option<CubeTensor> {
     let [a, b] = factors_of;
-    if !on_cuda(a) || a.dtype != b.dtype || BURNS.load(Ordering::Relaxed) {
+    if !on_cuda(a) || BURNS.load(Ordering::Relaxed) {
         return None;
     }
-    let problem = sizes.problem(direction, a.dtype, factors)?;
-    let workspace_bytes = match prepare(&problem, a) {
-        Ok(bytes) => bytes,
-        Err(reason) => {
-            warn_once(FALLBACK, &reason);
-            return None;
-        }
+    let planned = || {
+        let problem = sizes.problem(direction, [a.dtype, b.dtype], factors)?;
+        let prepared = prepare(&problem, a)?;
+        Ok::<_, NotPlanned>((problem, prepared))
     };
+    let (problem, prepared) = planned().map_err(|reason| warn_once(FALLBACK, &reason)).ok()?;
     let (a, b) = (aligned(a.clone()), aligned(b.clone()));
     let shape = sizes.written(direction);
     let out = uninit(&a, shape, a.dtype);
     let [of_a, of_b, of_out] = problem.tensors().map(|uid| [(uid, 0)]);
     let read = [Buffer { tensor: &a, places: &of_a }, Buffer { tensor: &b, places: &of_b }];
-    launch(problem, workspace_bytes, &read, &[Buffer { tensor: &out, places: &of_out }]);
+    launch(problem, prepared, &read, &[Buffer { tensor: &out, places: &of_out }]);
     Some(out)
 }
 
@@ -112,6 +125,7 @@ pub(crate) mod tests {
     use crate::ops::conv::volume::volume_conv;
     use crate::ops::testing::{on_gpus, wave};
     use crate::vendor::cudnn;
+    use crate::vendor::cudnn::queue::forget;
     use crate::vendor::cudnn::record;
     use crate::vendor::cudnn::session::ALIGNMENT;
     use burn::backend::Cube;
@@ -148,6 +162,20 @@ pub(crate) mod tests {
         assert!(!record::table().is_empty());
     }
 
+    fn a_resumed_run_computes_the_same_bits_by_its_recorded_engines(device: &Device) {
+        let x = Tensor::<1>::zeros([1], device).try_into_primitive::<Cube>().unwrap();
+        for factors in FORMS {
+            let first = outcome(device, [32, 32, 24], factors);
+            let recorded = record::table().clone();
+            forget(&x).unwrap();
+            assert!(outcome(device, [32, 32, 24], factors) == first, "{factors:?}");
+            let now = record::table().clone();
+            let mut both = now.clone();
+            both.extend(recorded);
+            assert!(both == now, "{factors:?}: an engine was chosen again");
+        }
+    }
+
     fn cudnn_computes_the_convolutions_of_unetr(device: &Device) {
         cudnn::library().expect("cuDNN");
         let tensor = |shape: [usize; 5], dtype| {
@@ -179,6 +207,7 @@ pub(crate) mod tests {
 
     on_gpus!(
         same_inputs_give_the_same_bits_and_their_engines_are_recorded,
+        a_resumed_run_computes_the_same_bits_by_its_recorded_engines,
         cudnn_computes_the_convolutions_of_unetr,
         a_part_of_a_buffer_that_is_not_aligned_is_copied,
     );

@@ -234,6 +234,7 @@ fn kernels_compile_for_hopper() {
         ["bar.sync", WIDE]
     );
     compiles!("dequantize", values(), dequantize::dequantize_values::DequantizeValues, [b(), b(), b(), (), ()], [LOAD]);
+    compiles!("decode", values(), decode::decode_crops::DecodeCrops, [b(), b(), b(), b()], [LOAD]);
     compiles!("noise", values(), noise::add_normals::AddNormals, [b(), b(), (), (), (), ()], ["sqrt"]);
     for (name, copy) in [("adamw", Optional::None), ("adamw-copy", Optional::Some(b()))] {
         compiles!(
@@ -244,6 +245,29 @@ fn kernels_compile_for_hopper() {
             ["sqrt", WIDE]
         );
     }
+}
+
+#[test]
+fn sums_of_the_fine_tuning_loss_compile_for_hopper() {
+    // 14 classes, of which four sums each are taken.
+    for (dtype, kind) in [("f32", FloatKind::F32), ("bf16", FloatKind::BF16)] {
+        let elem = ElemType::Float(kind);
+        compiles!(
+            format!("sums-of-groups-{dtype}"),
+            rows(),
+            class_sums::sums_of_groups::SumsOfGroups,
+            [b(), b(), b(), (), (), (), (), (), 14, 32, elem],
+            [SHUFFLE, LOAD]
+        );
+        compiles!(
+            format!("gradients-of-logits-{dtype}"),
+            values(),
+            class_sums::gradients_of_logits::GradientsOfLogits,
+            [b(), b(), b(), b(), (), (), (), 14, elem],
+            [LOAD]
+        );
+    }
+    compiles!("sums-of-cases", rows(), class_sums::sums_of_cases::SumsOfCases, [b(), b(), (), (), 56, 32], [SHUFFLE]);
 }
 
 #[test]

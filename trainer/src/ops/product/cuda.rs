@@ -7,11 +7,12 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::Factors;
 use crate::ops::kernels::uninit;
+use crate::vendor::answers::Prepared;
 use crate::vendor::cublaslt;
 use crate::vendor::fallback::warn_once;
 use crate::vendor::layout::Matrix;
 use crate::vendor::problem::{Epilogue, Placed, Problem, VECTOR_ALIGNMENT};
-use crate::vendor::queue;
+use crate::vendor::queue::{self, PrepareError};
 
 /// Consequence of computing without the library, for warnings.
 const FALLBACK: &str = "products are computed by Burn's kernels (30 to 146 TFLOP/s on an H100, where cuBLASLt makes \
@@ -40,9 +41,9 @@ pub(crate) fn forward_biased(
     if bias.dtype != dtype || !bias.handle.offset_start.unwrap_or(0).is_multiple_of(VECTOR_ALIGNMENT) {
         return None;
     }
-    let (problem, workspace_bytes) = planned(&x, &weight, &shape, dtype, Epilogue::Bias, factors)?;
+    let (problem, prepared) = planned(&x, &weight, &shape, dtype, Epilogue::Bias, factors)?;
     let out = uninit(&x.tensor, shape, dtype);
-    queue::launch(problem, workspace_bytes, [&x.tensor, &weight.tensor, &out], Some(&bias));
+    queue::launch(problem, prepared, [&x.tensor, &weight.tensor, &out], Some(&bias));
     Some(out)
 }
 
@@ -82,6 +83,13 @@ pub(crate) fn of_heads(a: &CubeTensor, b: &CubeTensor, factors: Factors) -> Opti
     let [n, heads, rows, _] = a.tensor.meta.shape().dims();
     let shape = Shape::from([n, heads, rows, b.matrix.columns]);
     Some(computed(&a, &b, shape, a.tensor.dtype, Epilogue::Plain, factors)?.0)
+}
+
+/// Computes `matrix` `[R, K]` times each matrix of `x` `[B, K, C]`, in full 32 bits if they have 32.
+pub(crate) fn along_axis(matrix: &CubeTensor, x: &CubeTensor) -> Option<CubeTensor> {
+    let (matrix, x) = (Factor::rows(matrix)?, Factor::batch(x)?);
+    let shape = Shape::from([x.matrix.batch, matrix.matrix.rows, x.matrix.columns]);
+    Some(computed(&matrix, &x, shape, x.tensor.dtype, Epilogue::Plain, Factors::F32)?.0)
 }
 
 /// Shape of a product: `[.., K]` and `[K, N]` → `[.., N]`.
@@ -131,6 +139,34 @@ impl Factor {
     }
 }
 
+/// Reason why the library does not compute a product.
+#[derive(Debug, thiserror::Error)]
+enum NotPlanned {
+    /// Types that the library does not multiply.
+    #[error("cuBLASLt multiplies factors of one type of floats: {left:?} and {right:?}, to {result:?}")]
+    Types {
+        /// Type of the left factor.
+        left: DType,
+        /// Type of the right factor.
+        right: DType,
+        /// Type of the result.
+        result: DType,
+    },
+    /// Shapes or layouts that are not those of a product.
+    #[error("{left:?} and {right:?} are not stored as factors of a product {result:?}")]
+    Layout {
+        /// Shape of the left factor.
+        left: Shape,
+        /// Shape of the right factor.
+        right: Shape,
+        /// Shape of the result.
+        result: Shape,
+    },
+    /// The library does not compute it.
+    #[error(transparent)]
+    Library(#[from] PrepareError),
+}
+
 /// Computes the product into a new tensor, and the vector that its epilogue writes.
 fn computed(
     left: &Factor,
@@ -140,17 +176,17 @@ fn computed(
     epilogue: Epilogue,
     factors: Factors,
 ) -> Option<(CubeTensor, Option<CubeTensor>)> {
-    let (problem, workspace_bytes) = planned(left, right, &shape, dtype, epilogue, factors)?;
+    let (problem, prepared) = planned(left, right, &shape, dtype, epilogue, factors)?;
     let out = uninit(&left.tensor, shape, dtype);
     let vector =
         (epilogue == Epilogue::BiasGradient).then(|| uninit(&left.tensor, Shape::from([right.matrix.columns]), dtype));
-    queue::launch(problem, workspace_bytes, [&left.tensor, &right.tensor, &out], vector.as_ref());
+    queue::launch(problem, prepared, [&left.tensor, &right.tensor, &out], vector.as_ref());
     Some((out, vector))
 }
 
-/// Plans the product into a new tensor of this shape and type; returns it with the bytes of scratch memory needed.
-/// `None` if the library does not compute it. Only a plain product causes a warning then, because one with an epilogue
-/// is computed without it instead.
+/// Plans the product into a new tensor of this shape and type; returns it with the library's answer. `None` if the
+/// library does not compute it. Only a plain product causes a warning then, because one with an epilogue is computed
+/// without it instead.
 fn planned(
     left: &Factor,
     right: &Factor,
@@ -158,24 +194,41 @@ fn planned(
     dtype: DType,
     epilogue: Epilogue,
     factors: Factors,
-) -> Option<(Problem, u64)> {
-    let problem = problem(left, right, shape, dtype, factors)?.with(epilogue);
-    match queue::prepare(&problem, &left.tensor) {
-        Ok(workspace_bytes) => return Some((problem, workspace_bytes)),
+) -> Option<(Problem, Prepared)> {
+    let planned = || {
+        let problem = problem(left, right, shape, dtype, factors)?.with(epilogue);
+        let prepared = queue::prepare(&problem, &left.tensor)?;
+        Ok::<_, NotPlanned>((problem, prepared))
+    };
+    match planned() {
+        Ok(planned) => return Some(planned),
         Err(reason) if epilogue == Epilogue::Plain => warn_once(FALLBACK, &reason),
-        Err(reason) => tracing::debug!("{problem} is computed in two passes: {reason}"),
+        Err(reason) => tracing::debug!("a product to {shape:?} is computed in two passes: {reason}"),
     }
     None
 }
 
-fn problem(left: &Factor, right: &Factor, shape: &Shape, dtype: DType, factors: Factors) -> Option<Problem> {
-    let number = queue::number(left.tensor.dtype).filter(|_| left.tensor.dtype == right.tensor.dtype)?;
-    let result = queue::number(dtype)?;
+fn problem(
+    left: &Factor,
+    right: &Factor,
+    shape: &Shape,
+    dtype: DType,
+    factors: Factors,
+) -> Result<Problem, NotPlanned> {
+    let [of_left, of_right] = [left, right].map(|factor| factor.tensor.dtype);
+    let numbers = queue::number(of_left).filter(|_| of_left == of_right).zip(queue::number(dtype));
+    let (number, result) = numbers.ok_or(NotPlanned::Types { left: of_left, right: of_right, result: dtype })?;
     // The result is contiguous: one matrix, or one after another.
     let of = if left.matrix.batch * right.matrix.batch == 1 { Matrix::of_rows } else { Matrix::of_batch };
-    let out = Placed { matrix: of(shape, &contiguous_strides(shape))?, offset: 0 };
-    let [l, r] = [left, right].map(|factor| queue::placed(&factor.tensor, factor.matrix));
-    Problem::new(l?, r?, out, number, result, factors == Factors::Tf32)
+    let described = || {
+        let out = Placed { matrix: of(shape, &contiguous_strides(shape))?, offset: 0 };
+        let [l, r] = [left, right].map(|factor| queue::placed(&factor.tensor, factor.matrix));
+        Problem::new(l?, r?, out, number, result, factors == Factors::Tf32)
+    };
+    described().ok_or_else(|| {
+        let [left, right] = [left, right].map(|factor| factor.tensor.meta.shape().clone());
+        NotPlanned::Layout { left, right, result: shape.clone() }
+    })
 }
 
 /// Strides of a tensor of this shape allocated by [`uninit`].
@@ -250,6 +303,11 @@ pub(crate) mod tests {
             let (queries, keys) = (tensor([4, 16, 136, 96], dtype), tensor([4, 16, 96, 136], dtype));
             assert!(of_heads(&queries, &keys, factors).is_some(), "heads: {factors:?}");
         }
+        // The axes of UNETR's last resizing, 64 to 96, of 64 channels.
+        for [batch, columns] in [[16_384, 64], [256, 96 * 64], [4, 96 * 96 * 64]] {
+            let x = Tensor::<3>::zeros([batch, 64, columns], device).try_into_primitive::<Cube>().unwrap();
+            assert!(along_axis(&matrix([96, 64], FloatDType::F32), &x).is_some(), "resizing of {batch} x {columns}");
+        }
     }
 
     /// Tests that the products themselves compute biases and their gradients: with a refused epilogue they would take
@@ -290,11 +348,81 @@ pub(crate) mod tests {
         assert!(y[0].iter().any(|&bits| bits != 0));
     }
 
+    fn tensor<const D: usize>(device: &Device, shape: [usize; D], frequency: f32) -> CubeTensor {
+        Tensor::<D>::from_data(wave(shape, frequency, 1.0), device).try_into_primitive::<Cube>().unwrap()
+    }
+
+    /// A factor of another thread lies in the buffers of another stream, which still computes it when the product is queued,
+    /// and is freed as soon as it is.
+    fn factors_of_other_streams_are_waited_for(device: &Device) {
+        let (shape, columns) = ([16, 129, 1536], 528);
+        let weight = || Tensor::<3>::from_data(wave([1, 1536, columns], 0.3, 1.0), device).reshape([1536, columns]);
+        let expected = bits(linear(Tensor::<3>::from_data(wave(shape, 0.7, 1.0), device), weight(), Factors::Tf32));
+        for round in 0..100 {
+            let (x, weight) = std::thread::scope(|scope| {
+                let make = scope.spawn(|| {
+                    // Exact, and long enough to be in progress.
+                    let x = Tensor::<3>::from_data(wave(shape, 0.7, 0.25), device);
+                    ((0..20).fold(x, |x, _| x * 2.0 * 0.5) * 4.0, weight() * 1.0)
+                });
+                make.join().expect("the factors are computed")
+            });
+            let y = linear(x, weight, Factors::Tf32);
+            // May take the factors' memory.
+            let others: Vec<_> = std::thread::scope(|scope| {
+                let fill = || Tensor::<3>::full(shape, f32::NAN, device) * 1.0;
+                let fills: Vec<_> = (0..2).map(|_| scope.spawn(fill)).collect();
+                fills.into_iter().map(|fill| fill.join().expect("a tensor is filled")).collect()
+            });
+            assert!(bits(y) == expected, "round {round}");
+            drop(others);
+        }
+    }
+
+    fn a_resumed_run_computes_the_same_bits_by_its_recorded_algorithms(device: &Device) {
+        for factors in FORMS {
+            let sizes = [4, 129, 1536, 528];
+            let first = outcome(device, sizes, factors);
+            let recorded = algorithms::table().clone();
+            queue::forget(&tensor(device, [1], 0.7)).unwrap();
+            assert!(outcome(device, sizes, factors) == first, "{factors:?}");
+            let now = algorithms::table().clone();
+            let mut both = now.clone();
+            both.extend(recorded);
+            assert!(both == now, "{factors:?}: an algorithm was chosen again");
+        }
+    }
+
+    fn a_refused_launch_and_a_fault_fail_the_result_with_their_reason(device: &Device) {
+        let (x, weight) = (tensor(device, [64, 128], 0.7), tensor(device, [128, 32], 0.3));
+        let (left, right) = (Factor::rows(&x).unwrap(), Factor::rows(&weight).unwrap());
+        let shape = Shape::from([64, 32]);
+        let (problem, prepared) =
+            planned(&left, &right, &shape, DType::F32, Epilogue::Plain, Factors::F32).expect("planned");
+        let reason = |x: &CubeTensor, prepared| {
+            let out = uninit(x, shape.clone(), DType::F32);
+            queue::launch(problem, prepared, [x, &weight, &out], None);
+            reason_of(Tensor::<2>::from_primitive::<Cube>(out).try_into_data().unwrap_err())
+        };
+        let mut moved = x.clone();
+        moved.handle = moved.handle.clone().offset_start(4);
+        let refused = reason(&moved, prepared);
+        assert!(refused.contains("a matrix is less aligned than cuBLASLt's plan expects"), "{refused}");
+        let fault = reason(&x, Prepared::fault("cublasLtCreate failed with CUBLAS_STATUS_ALLOC_FAILED"));
+        assert!(is_out_of_memory(&fault), "{fault}");
+        // The device computes as before.
+        let y = outcome(device, [2, 5, 8, 12], Factors::F32);
+        assert!(y[0].iter().any(|&bits| bits != 0));
+    }
+
     on_gpus!(
         same_inputs_give_the_same_bits_and_their_algorithms_are_recorded,
         the_products_of_the_models_are_those_of_the_library,
         biases_and_their_gradients_are_computed_by_the_products,
         rows_with_gaps_and_transposed_views_are_not_copied,
         a_factor_without_memory_fails_the_product_with_its_reason,
+        factors_of_other_streams_are_waited_for,
+        a_resumed_run_computes_the_same_bits_by_its_recorded_algorithms,
+        a_refused_launch_and_a_fault_fail_the_result_with_their_reason,
     );
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use hiend_cache::FileError;
+use hiend_cache::{FileError, JsonError};
 
 use crate::journal::JournalError;
 
@@ -83,7 +83,7 @@ pub enum MlflowError {
         path: PathBuf,
         /// The parser's error.
         #[source]
-        source: serde_json::Error,
+        source: JsonError,
     },
     /// The address contains a user name or password.
     #[error(

@@ -52,7 +52,8 @@ impl Link {
         let path = Self::path(run_dir);
         match std::fs::read(&path) {
             Ok(bytes) => {
-                serde_json::from_slice(&bytes).map(Some).map_err(|source| MlflowError::BadLink { path, source })
+                let link = serde_json::from_slice(&bytes).map(Some);
+                link.map_err(|error| MlflowError::BadLink { path, source: error.into() })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(FileError::at(&path, "read")(error).into()),

@@ -244,8 +244,8 @@ impl CudnnError {
     /// Adds the name of the attribute to the error of a call.
     fn about(self, attribute: Attribute) -> Self {
         match self {
-            Self::Failed { call, status, reason } => {
-                Self::Failed { call, status, reason: format!(" ({attribute:?}){reason}") }
+            Self::Failed { call, code, status, reason } => {
+                Self::Failed { call, code, status, reason: format!(" ({attribute:?}){reason}") }
             }
             own => own,
         }

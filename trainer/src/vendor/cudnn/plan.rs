@@ -40,7 +40,7 @@ impl Plan {
     ///
     /// # Errors
     /// If there is none; the reason is that of the configuration that the library names first or, where it names none, that
-    /// of its heuristic.
+    /// of its heuristic. If memory is exhausted, no slower configuration takes the place of the one that met it.
     pub fn fastest(
         target: &Target,
         graph: &Descriptor,
@@ -51,6 +51,7 @@ impl Plan {
         for mode in [HeuristicMode::A, HeuristicMode::Fallback] {
             let configs = match engines(target, graph, mode) {
                 Ok(configs) => configs,
+                Err(error) if error.is_out_of_memory() => return Err(error),
                 Err(error) => {
                     refusals.heuristic.get_or_insert(error);
                     continue;
@@ -59,6 +60,7 @@ impl Plan {
             for config in configs {
                 match Self::allowed(target, &config, refused, most_workspace) {
                     Ok(plan) => return Ok(plan),
+                    Err(error) if error.is_out_of_memory() => return Err(error),
                     Err(error) => refusals.add(error),
                 }
             }
@@ -219,6 +221,7 @@ mod tests {
         assert_eq!(Refusals::default().into_error().to_string(), "cuDNN names no engine for this graph");
         let failed = || CudnnError::Failed {
             call: "cudnnBackendFinalize",
+            code: 3000,
             status: "CUDNN_STATUS_NOT_SUPPORTED".to_owned(),
             reason: ": no heuristic".to_owned(),
         };
@@ -232,5 +235,28 @@ mod tests {
             refusals.into_error().to_string(),
             "none of the 2 engine configurations that cuDNN names is usable; the first: engine 3 has the numerical note 5"
         );
+    }
+
+    #[test]
+    fn only_what_the_library_does_not_compute_is_left_to_other_kernels() {
+        let failed = |code| CudnnError::Failed {
+            call: "cudnnBackendFinalize",
+            code,
+            status: String::new(),
+            reason: String::new(),
+        };
+        // NOT_INITIALIZED, SUBLIBRARY_LOADING_FAILED, BAD_PARAM, NOT_SUPPORTED, COMPILATION_FAILED.
+        for code in [1001, 1008, 2000, 3000, 4001] {
+            assert!(!failed(code).is_fault(), "{code}");
+        }
+        // INTERNAL_ERROR, HOST_ and DEVICE_ALLOCATION_FAILED, EXECUTION_FAILED and that of the driver.
+        for code in [4000, 4003, 4004, 5000, 5001] {
+            assert!(failed(code).is_fault(), "{code}");
+            let none = CudnnError::NoEngine { looked_at: 3, first: Box::new(failed(code)) };
+            assert!(none.is_fault(), "{none}");
+        }
+        assert!(!CudnnError::refused("a mask").is_fault());
+        let recorded = CudnnError::Recorded(Box::new(failed(3000)));
+        assert!(recorded.is_fault() && recorded.to_string().contains("--other-rounding"), "{recorded}");
     }
 }

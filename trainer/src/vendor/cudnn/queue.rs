@@ -9,15 +9,15 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::device::DeviceId;
 use cubecl::device_handle::DeviceHandle;
-use cubecl::server::{ServerError, ServerStorage as _};
-use cubecl_environment::backtrace::BackTrace;
+use cubecl::server::ServerStorage as _;
 use cubecl_environment::stream::StreamId;
 use cubecl_server::stream::{ExecuteScope, WriteScoped as _};
 
 use super::session::{ALIGNMENT, Problem, Session};
 use super::{CudnnError, Unavailable, library};
-use crate::vendor::answers::Answers;
+use crate::vendor::answers::{Answers, Prepared};
 use crate::vendor::device_thread::{self, DeviceThreadError, Server};
+use crate::vendor::queue::failure;
 use crate::vendor::{cublaslt, timing};
 
 thread_local! {
@@ -25,8 +25,8 @@ thread_local! {
     static SESSIONS: RefCell<HashMap<DeviceId, Session>> = RefCell::new(HashMap::new());
 }
 
-/// Answers of the library, by the keys of problems.
-static PREPARED: Answers<String, PrepareError> = Answers::new();
+/// Answers of the library, by device and the keys of problems.
+static PREPARED: Answers<(DeviceId, String), PrepareError> = Answers::new(PrepareError::is_fault);
 
 /// Reason why the library does not compute a problem, in one line.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -37,22 +37,47 @@ pub enum PrepareError {
     /// The device's thread did not run the request.
     #[error(transparent)]
     Thread(#[from] DeviceThreadError),
-    /// The library rejects the problem.
+    /// The library rejects the problem, or fails.
     #[error(transparent)]
     Refused(#[from] CudnnError),
 }
 
+impl PrepareError {
+    /// Returns true if no other kernel may take the library's place.
+    fn is_fault(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => false,
+            Self::Thread(_) => true,
+            Self::Refused(reason) => reason.is_fault(),
+        }
+    }
+}
+
 /// Checks that the library is available and computes `problem` on the device of `x`; the first time, asks on the
-/// device's thread and waits for the answer. Returns the bytes of scratch memory that the plan needs.
+/// device's thread and waits for the answer. A fault is part of the answer: [`launch`] hands it to what it writes.
 ///
 /// # Errors
 /// The reason why the library does not compute it.
-pub fn prepare<P: Problem + Clone + Send + 'static>(problem: &P, x: &CubeTensor) -> Result<u64, PrepareError> {
+pub fn prepare<P: Problem + Clone + Send + 'static>(problem: &P, x: &CubeTensor) -> Result<Prepared, PrepareError> {
     let device = x.client.service_id().device;
-    PREPARED.get(device, problem.key(), || {
+    PREPARED.get((device, problem.key()), || {
         library()?;
         let problem = problem.clone();
         device_thread::run(device, move || Ok(with_session(device, |session| session.prepare(&problem))?))
+    })
+}
+
+/// Forgets answers, and the session of the device of `x` with its plans, as if the process began; recorded choices stay.
+///
+/// # Errors
+/// If the device's thread does not run the request.
+#[cfg(any(test, feature = "device-tests"))]
+pub(crate) fn forget(x: &CubeTensor) -> Result<(), DeviceThreadError> {
+    PREPARED.clear();
+    let device = x.client.service_id().device;
+    device_thread::run(device, move || {
+        SESSIONS.with_borrow_mut(|sessions| sessions.remove(&device));
+        Ok(())
     })
 }
 
@@ -65,7 +90,7 @@ fn with_session<T>(
             Entry::Occupied(session) => session.into_mut(),
             Entry::Vacant(place) => {
                 let name = cublaslt::device_name(device.index_id.into());
-                let name = name.map_err(|error| CudnnError::refused(error.to_string()))?;
+                let name = name.map_err(|error| CudnnError::Driver(error.to_string()))?;
                 place.insert(Session::open(name)?)
             }
         })
@@ -90,13 +115,13 @@ pub struct Buffer<'a> {
 }
 
 /// Queues a problem. `problem` must describe these tensors and have been [prepared](prepare) on their device, which
-/// returned `workspace_bytes`.
+/// returned `prepared`.
 ///
 /// # Panics
 /// If there is no tensor to write, or the tensors are on different devices.
 pub fn launch<P: Problem + Send + 'static>(
     problem: P,
-    workspace_bytes: u64,
+    prepared: Prepared,
     read: &[Buffer<'_>],
     written: &[Buffer<'_>],
 ) {
@@ -105,6 +130,8 @@ pub fn launch<P: Problem + Send + 'static>(
     assert!(read.iter().chain(written).all(|buffer| buffer.tensor.client.service_id() == service), "one device");
     let device = service.device;
     let stream = StreamId::current();
+    let planned = prepared.into_result();
+    let workspace_bytes = *planned.as_ref().unwrap_or(&0);
     let workspace = (workspace_bytes > 0).then(|| client.empty(workspace_bytes as usize).binding());
     let bind = |buffers: &[Buffer<'_>]| -> Vec<_> {
         buffers.iter().map(|buffer| (buffer.tensor.handle.clone().binding(), buffer.places.to_vec())).collect()
@@ -120,6 +147,7 @@ pub fn launch<P: Problem + Send + 'static>(
         let written: Vec<_> = written.iter().map(|(binding, _)| binding.clone()).collect();
         ExecuteScope::over(server, stream, written).execute(|server| {
             let held = held?;
+            planned.map_err(failure)?;
             let pointers: Vec<u64> = held.iter().map(|resource| resource.resource().ptr).collect();
             let at = |(pointer, (_, places)): (&u64, &&(_, Vec<(i64, u64)>))| {
                 let pointer = *pointer;
@@ -137,8 +165,7 @@ pub fn launch<P: Problem + Send + 'static>(
             // resolved within this task. The workspace is this call's own. Sizes fit, since `problem` was made of the
             // tensors' own shapes and strides.
             let run = |session: &mut Session| unsafe { session.run(&problem, &addresses, workspace, sys.cast()) };
-            timing::around(name, sys, || with_session(device, run))
-                .map_err(|error| ServerError::Generic { reason: error.to_string(), backtrace: BackTrace::capture() })
+            timing::around(name, sys, || with_session(device, run)).map_err(|error| failure(error.to_string()))
         });
     });
 }

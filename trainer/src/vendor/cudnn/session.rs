@@ -8,6 +8,7 @@ use super::graph::{Descriptor, NumericalNote};
 use super::plan::Plan;
 use super::{CudnnError, Handle, Target, opened, record};
 use crate::vendor::algorithms::Owner;
+use crate::vendor::recorded;
 
 /// Alignment in bytes that plans expect of every tensor in device memory, that of
 /// [`Tensor::new`](super::graph::Tensor::new).
@@ -76,12 +77,14 @@ impl Session {
     /// choice is then recorded. Returns the bytes of scratch memory that the plan needs.
     ///
     /// # Errors
-    /// If the library has no engine for it.
+    /// If the library has no engine for it, rejects the recorded one, or fails.
     pub fn prepare(&mut self, problem: &dyn Problem) -> Result<u64, CudnnError> {
         let key = problem.key();
         if !self.plans.contains_key(&key) {
-            let plan = self.plan(problem, &key);
-            self.plans.insert(key.clone(), plan);
+            match self.plan(problem, &key) {
+                Err(fault) if fault.is_fault() => return Err(fault),
+                plan => self.plans.insert(key.clone(), plan),
+            };
         }
         match &self.plans[&key] {
             Ok(plan) => Ok(plan.workspace_bytes),
@@ -91,9 +94,14 @@ impl Session {
 
     fn plan(&self, problem: &dyn Problem, key: &str) -> Result<Plan, CudnnError> {
         let graph = problem.graph(&self.target)?;
-        let recorded = record::table().get(&self.owner, key);
-        if let Some(choice) = recorded {
-            return Plan::of(&self.target, &graph, &choice);
+        // Looked up on its own: as the condition it would keep the table locked.
+        let choice = record::table().get(&self.owner, key);
+        match choice.map(|choice| Plan::of(&self.target, &graph, &choice)) {
+            Some(Err(reason)) if recorded::is_other_rounding_allowed() => {
+                tracing::warn!("{problem} rounds differently than before: {reason}");
+            }
+            Some(planned) => return planned.map_err(|reason| CudnnError::Recorded(Box::new(reason))),
+            None => {}
         }
         let plan = Plan::fastest(&self.target, &graph, problem.refused(), problem.most_workspace())?;
         record::table().insert(self.owner.clone(), key.to_owned(), plan.choice.clone());

@@ -93,6 +93,16 @@ impl Places {
         roots.into_iter().map(|root| root.join("nvvm/libdevice")).collect()
     }
 
+    /// Value of `CUDA_PATH` with which the code generator finds libdevice; `None` if it does already, if the variable is set,
+    /// which may be for another library, or if libdevice is nowhere.
+    #[must_use]
+    pub fn cuda_path_for_libdevice(&self) -> Option<PathBuf> {
+        match self.libdevice() {
+            Libdevice::Elsewhere(root) if self.cuda_path.is_none() => Some(root),
+            _ => None,
+        }
+    }
+
     /// Finds libdevice, in the code generator's folders first.
     #[must_use]
     pub fn libdevice(&self) -> Libdevice {
@@ -178,6 +188,30 @@ mod tests {
             let relative = |path: PathBuf| path.strip_prefix(self.0.path()).unwrap().display().to_string();
             places.find(library).into_iter().map(relative).collect()
         }
+    }
+
+    #[test]
+    fn libdevice_of_a_wheel_is_made_known_unless_cuda_path_says_otherwise() {
+        let wheel = "home/env/lib/python3.12/site-packages/nvidia/cu13/nvvm/libdevice/libdevice.10.bc";
+        let tree = Tree::of(&[wheel]);
+        let places =
+            Places { root: tree.0.path().to_owned(), environments: vec![tree.at("home/env")], ..Places::default() };
+        let root = tree.at("home/env/lib/python3.12/site-packages/nvidia/cu13");
+        assert_eq!(places.cuda_path_for_libdevice(), Some(root.clone()));
+        // After the restart there is nothing left to do.
+        let restarted = Places { cuda_path: Some(root), ..places.clone() };
+        assert_eq!(restarted.cuda_path_for_libdevice(), None);
+        // Set by the user, for another library perhaps.
+        let other = Places { cuda_path: Some(tree.at("opt/mine")), ..places.clone() };
+        assert_eq!(other.cuda_path_for_libdevice(), None);
+        assert_eq!(Places { environments: vec![], ..places }.cuda_path_for_libdevice(), None);
+        let toolkit = Tree::of(&[wheel, "usr/local/cuda/nvvm/libdevice/libdevice.10.bc"]);
+        let places = Places {
+            root: toolkit.0.path().to_owned(),
+            environments: vec![toolkit.at("home/env")],
+            ..Places::default()
+        };
+        assert_eq!(places.cuda_path_for_libdevice(), None);
     }
 
     const SYSTEM_FILE: &str = "usr/lib/x86_64-linux-gnu/libcublasLt.so.12";

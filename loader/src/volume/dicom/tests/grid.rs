@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::preprocess::{PreprocessConfig, preprocess};
+use crate::volume::HeaderNote;
 
 #[test]
 fn every_slice_lies_where_its_header_says() {
@@ -62,10 +63,11 @@ fn slices_that_are_there_twice_are_used_once() {
     let volume = read(&series).unwrap();
     assert_eq!((volume.info.shape, values(&volume)), ([3, 2, 4], expected()));
     assert_eq!(notes(&volume), ["2 files repeat a slice with the same pixels; each slice is used once"]);
+    assert!(HeaderNote::DuplicateSlices { count: 1 }.to_string().starts_with("1 file repeats a slice "));
     series[2] = TestSlice::new(2.0, 1101);
     check_refused(
         &series,
-        "series 3 \"Abdomen 1.5 / B30f\": 1 images share their position with a different one, such as IM_000",
+        "series 3 \"Abdomen 1.5 / B30f\": 1 image at the position of a different one, such as IM_000",
     );
 }
 
@@ -88,7 +90,7 @@ fn different_images_at_one_position_have_no_order() {
     );
     // Two phases of two slices.
     let phases = [(0.0, 1000), (0.0, 1500), (2.0, 1000), (2.0, 1500)].map(|(z, first)| TestSlice::new(z, first));
-    check_refused(&phases, &format!("{name} 2 images share their position with a different one"));
+    check_refused(&phases, &format!("{name} 2 images at the position of a different one"));
     // The same image again and again is one slice.
     check_refused(&[0, 1, 2].map(|_| TestSlice::new(0.0, 1000)), "only one slice; a volume needs two or more");
 }

@@ -4,7 +4,7 @@ use crate::vendor::cudnn::session::Session;
 /// Description of an H100 in cuDNN's format.
 const H100: &str = include_str!("h100.json");
 
-const MODELS: [(Sizes, usize); 7] = [
+const MODELS: [(Sizes, usize); 16] = [
     // vit-l-p12: encoder, decoder, and the decoder's attention to the encoder's tokens; width without padding.
     (Sizes { sequences: 192, heads: 16, queries: 129, keys: 129, width: 96 }, 96),
     (Sizes { sequences: 192, heads: 16, queries: 513, keys: 513, width: 40 }, 33),
@@ -13,6 +13,17 @@ const MODELS: [(Sizes, usize); 7] = [
     (Sizes { sequences: 192, heads: 12, queries: 55, keys: 55, width: 64 }, 64),
     (Sizes { sequences: 192, heads: 12, queries: 217, keys: 217, width: 32 }, 32),
     (Sizes { sequences: 192, heads: 12, queries: 217, keys: 55, width: 32 }, 32),
+    // UNETR, whose encoder sees every patch and has no class token: vit-l-p12, vit-l-p16 and vit-b-p16, with the crops of a
+    // step, and with one and with most windows of a prediction.
+    (Sizes { sequences: 4, heads: 16, queries: 512, keys: 512, width: 96 }, 96),
+    (Sizes { sequences: 1, heads: 16, queries: 512, keys: 512, width: 96 }, 96),
+    (Sizes { sequences: 16, heads: 16, queries: 512, keys: 512, width: 96 }, 96),
+    (Sizes { sequences: 4, heads: 16, queries: 216, keys: 216, width: 96 }, 96),
+    (Sizes { sequences: 1, heads: 16, queries: 216, keys: 216, width: 96 }, 96),
+    (Sizes { sequences: 16, heads: 16, queries: 216, keys: 216, width: 96 }, 96),
+    (Sizes { sequences: 4, heads: 12, queries: 216, keys: 216, width: 64 }, 64),
+    (Sizes { sequences: 1, heads: 12, queries: 216, keys: 216, width: 64 }, 64),
+    (Sizes { sequences: 16, heads: 12, queries: 216, keys: 216, width: 64 }, 64),
     // Taken from the operation's own tests.
     (Sizes { sequences: 2, heads: 3, queries: 66, keys: 129, width: 40 }, 33),
 ];
