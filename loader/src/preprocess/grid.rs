@@ -207,8 +207,6 @@ fn linspace(idx: usize, len: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::float_cmp, reason = "values that PyTorch computed, to the last bit")]
-
     use super::*;
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+#[allow(clippy::many_single_char_names, reason = "allowed in the trainer")]
 #[path = "../../../trainer/src/distributed/rendezvous/handshake.rs"]
 mod handshake;
 #[path = "../../../trainer/src/distributed/wire.rs"]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use hiend_trainer::checkpoint::{Kind, check, read_state};
-use hiend_trainer::config::RunConfig as _;
+use hiend_trainer::config::RunConfig;
 use hiend_trainer::config::finetune::FinetuneConfig;
 use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::journal::{Entry, Follower, Journal, missing_steps, missing_text, read};

@@ -161,15 +161,7 @@ impl Ring {
         for channel in first..end {
             let plane = ((self.n * self.shape.in_channels + channel) * size_x + next) * size_y;
             let values = &volume[(plane + rows.start) * size_z..(plane + rows.end) * size_z];
-            for line in values.chunks(16) {
-                #[allow(unsafe_code, reason = "a hint to the processor")]
-                #[cfg(target_arch = "x86_64")]
-                // SAFETY: a prefetch is a hint; it does not access memory as far as a program can tell.
-                unsafe {
-                    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-                    _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast());
-                }
-            }
+            values.chunks(16).for_each(prefetch_line);
         }
     }
 
@@ -178,3 +170,16 @@ impl Ring {
         std::array::from_fn(|i| &self.values[(self.centre + i) % 3 * self.plane_len..][..self.plane_len])
     }
 }
+
+/// Makes the processor fetch the line of its cache that holds the first of `values` into the second level.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, reason = "a hint to the processor")]
+fn prefetch_line(values: &[f32]) {
+    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    // SAFETY: a prefetch is a hint; it does not access memory as far as a program can tell.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(values.as_ptr().cast()) };
+}
+
+/// Does nothing; other processors prefetch by themselves.
+#[cfg(not(target_arch = "x86_64"))]
+fn prefetch_line(_: &[f32]) {}
