@@ -17,5 +17,7 @@ pub(crate) fn service(_: &Path, bytes: &[u8]) {
 
 /// Reads certificates and private keys.
 pub(crate) fn pem(_: &Path, bytes: &[u8]) {
-    fuzzing::pem(bytes).iter().for_each(|error| check_line(error));
+    for error in fuzzing::pem(bytes) {
+        check_line(&error);
+    }
 }

@@ -31,6 +31,6 @@ pub(crate) fn ranks(_: &Path, bytes: &[u8]) {
     }
     let mut rest = bytes;
     while let Ok(text) = handshake::read_text(&mut rest) {
-        assert!(text.len() <= usize::from(u8::MAX), "a text of {} bytes", text.len());
+        assert!(u8::try_from(text.len()).is_ok(), "a text of {} bytes", text.len());
     }
 }
