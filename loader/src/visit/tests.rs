@@ -1,12 +1,13 @@
 use hiend_cache::{Cache, CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
 
 use super::*;
+use crate::batch::VoxelForm;
 use crate::preprocess::normalize::Units;
 use crate::preprocess::window::Scale;
 use crate::sampler::SampleBy;
 use crate::transform::{
-    Chain, CropMut, CropRef, MirrorParams, RecipeParams, Rotate90Params, SampledParams, ScaleIntensityParams,
-    ShiftIntensityParams,
+    Chain, CropMut, CropRef, MirrorParams, RecipeParams, Rest, Rotate90Params, SampledParams, ScaleIntensityParams,
+    Scratch, ShiftIntensityParams,
 };
 
 const WINDOW: [f64; 2] = [-175.0, 250.0];
@@ -140,7 +141,7 @@ fn visit_reports_its_crops_and_its_work() {
         seed: 3,
     };
     let id = DrawId { seed: 3, epoch: 2, case: case_key(case.key()), crop: 0 };
-    let held = plan.held_voxels(&id, crate::batch::VoxelForm::Boxes);
+    let held = plan.held_voxels(&id, VoxelForm::Boxes);
     let (mut images, mut labels) = (vec![0; held], vec![0; held]);
     let mut visitor = Visitor::default();
     assert_eq!(visitor.buffer_bytes(), 0);
@@ -179,10 +180,52 @@ fn visit_reports_its_crops_and_its_work() {
     assert!(times.coded_bytes > 0 && times.decode_secs >= 0.0 && times.augment_secs >= 0.0);
 }
 
+/// Crops of floats are the boxes of the same visit with the whole chain of nnU-Net applied, whether it resamples or not.
+#[test]
+fn crops_of_floats_are_boxes_after_the_chain() {
+    let (_dir, cache) = cache_of([40, 37, 50], 16);
+    let case = &cache.cases()[0];
+    let plan = VisitPlan {
+        crop_size: [24, 24, 21],
+        num_crops: 12,
+        foreground_rate: 0.75,
+        sample_by: SampleBy::Intensity,
+        augment: Chain::nnunet(),
+        units: Units::Window(WINDOW),
+        seed: 3,
+    };
+    let id = DrawId { seed: 3, epoch: 2, case: case_key(case.key()), crop: 0 };
+    let held = plan.held_voxels(&id, VoxelForm::Boxes);
+    let (mut boxed, mut boxed_labels) = (vec![0; held], vec![0; held]);
+    let mut visitor = Visitor::default();
+    let mut slot = VisitSlot::<Boxes> { images: &mut boxed, labels: Some(&mut boxed_labels) };
+    let visit = visitor.visit((case, None), 2, &plan, &mut slot).unwrap();
+
+    let num_voxels: usize = plan.crop_size.iter().product();
+    let (mut images, mut labels) = (vec![9f32; 12 * num_voxels], vec![9u8; 12 * num_voxels]);
+    let buffers_before = visitor.buffer_bytes();
+    let mut slot = VisitSlot::<Floats> { images: &mut images, labels: Some(&mut labels) };
+    visitor.visit((case, None), 2, &plan, &mut slot).unwrap();
+    assert!(visitor.buffer_bytes() >= buffers_before + plan.staged_bytes(&id, VoxelForm::Floats, true));
+
+    let mut num_resampled = 0;
+    for (number, crop) in visit.crops.iter().enumerate() {
+        let SampledParams::Nnunet(params) = crop.params else { panic!("{:?}", crop.params) };
+        let source: Vec<f32> = boxed[crop.range()].iter().map(|&value| crop.scale.apply(value)).collect();
+        let source = CropRef { image: &source, labels: Some(&boxed_labels[crop.range()]), shape: crop.shape };
+        let (mut expected, mut expected_labels) = (vec![8f32; num_voxels], vec![8u8; num_voxels]);
+        let mut to = CropMut { image: &mut expected, labels: Some(&mut expected_labels), shape: plan.crop_size };
+        params.apply(source, &mut to, &mut Scratch::new());
+        let own = number * num_voxels..(number + 1) * num_voxels;
+        let is_equal = images[own.clone()].iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(is_equal && labels[own] == expected_labels[..], "crop {number}: {params:?}");
+        num_resampled += usize::from(matches!(crop.params.rest(), Rest::Resampled(_)));
+    }
+    assert!((1..12).contains(&num_resampled), "{num_resampled} of 12 are resampled");
+}
+
 #[test]
 fn staged_bytes_are_those_of_resampled_crops_of_floats() {
-    use crate::batch::VoxelForm;
-    use crate::transform::Rest;
     let plan = |augment| VisitPlan {
         crop_size: [24, 24, 21],
         num_crops: 12,
