@@ -240,6 +240,14 @@ mod tests {
     }
 
     #[test]
+    fn grid_of_the_requested_spacing_is_unchanged() {
+        let source = [[1.5, 0.0, 0.0, -7.0], [0.0, 2.0, 0.0, 3.0], [0.0, 0.0, 4.0, 11.0], [0.0, 0.0, 0.0, 1.0]];
+        let grid = Grid::new(&source, [5, 6, 7], [1.5, 2.0, 4.0005]);
+        assert!(grid.source_from_output.is_none() && grid.shape == [5, 6, 7] && grid.affine == source);
+        assert!(Grid::new(&source, [5, 6, 7], [1.5, 2.0, 4.5]).source_from_output.is_some());
+    }
+
+    #[test]
     fn grid_of_a_rotated_scan_covers_its_corners() {
         // Rotated by 30 degrees about z: the axes stay orthogonal, so the first voxel and the extent are the source's own.
         let (sin, cos) = (0.5, 0.75f64.sqrt());
