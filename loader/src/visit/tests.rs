@@ -4,7 +4,7 @@ use super::*;
 use crate::batch::VoxelForm;
 use crate::preprocess::normalize::Units;
 use crate::preprocess::window::Scale;
-use crate::sampler::SampleBy;
+use crate::sampler::{CentrePick, Kind, SampleBy};
 use crate::transform::{
     Chain, CropMut, CropRef, MirrorParams, RecipeParams, Rest, Rotate90Params, SampledParams, ScaleIntensityParams,
     Scratch, ShiftIntensityParams,
@@ -178,6 +178,37 @@ fn visit_reports_its_crops_and_its_work() {
     let chunks = 2 * uses.iter().filter(|&&n| n > 0).count() as u64;
     assert_eq!((times.chunks, times.chunk_hits), (chunks, 2 * uses.iter().sum::<u64>() - chunks));
     assert!(times.coded_bytes > 0 && times.decode_secs >= 0.0 && times.augment_secs >= 0.0);
+}
+
+/// A picked voxel is the one of its kind with that number in its chunk, z fastest.
+#[test]
+fn picked_voxels_are_counted_within_their_chunk() {
+    const CLASS: u8 = 7;
+    let (_dir, cache) = cache_of([20, 19, 21], 8);
+    let case = &cache.cases()[0];
+    let mut reader = VolumeReader::new();
+    let index = reader.index(case).unwrap();
+    let volume = case.read_whole(&mut VolumeReader::new()).unwrap();
+    let labels = volume.label.unwrap();
+    let mut num_found = 0;
+    for chunk in 0..index.grid.num_chunks() {
+        let region = index.grid.chunk_box(chunk);
+        let mut nth = 0;
+        for x in region.start[0]..region.end[0] {
+            for y in region.start[1]..region.end[1] {
+                for z in region.start[2]..region.end[2] {
+                    if labels[(x * volume.shape[1] + y) * volume.shape[2] + z] == CLASS {
+                        let pick = CentrePick { kind: Kind::Class(CLASS.into()), chunk, nth };
+                        let located = Locator::default().locate(&mut reader, case, &index, &pick).unwrap();
+                        assert_eq!(located, [x, y, z]);
+                        nth += 1;
+                    }
+                }
+            }
+        }
+        num_found += nth;
+    }
+    assert!(num_found > 20, "{num_found} voxels");
 }
 
 /// Crops of floats are the boxes of the same visit with the whole chain of nnU-Net applied, whether it resamples or not.
