@@ -107,7 +107,7 @@ impl<'a, T: Task> Run<'a, T> {
             }
             None => None,
         };
-        let other_rounding = if state.is_some() { recorded::restore(options, compute)? } else { vec![] };
+        let other_rounding = if state.is_some() { recorded::restore(task, options, compute)? } else { vec![] };
         let replica = Replica::on(task, compute, options.gradient_checkpointing, found.checkpoint());
         let (replica, beginning) = replica.map_err(|error| found.explain(error))?;
         let ema = match found.checkpoint() {

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Remedy named by errors about recorded choices.
-pub const REMEDY: &str = "resume with that library and device, or with --other-rounding, which chooses anew";
+pub const REMEDY: &str = "resume with that library and device, or with --other-rounding, which chooses again";
 
 static OTHER_ROUNDING: AtomicBool = AtomicBool::new(false);
 

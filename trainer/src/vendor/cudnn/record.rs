@@ -108,12 +108,13 @@ pub fn restore(run_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Number of choices that a run recorded.
+/// Libraries and devices of the choices that a run recorded, one per choice, in ascending order.
 ///
 /// # Errors
 /// If the file cannot be read, or is not such a file.
-pub fn count(run_dir: &Path) -> io::Result<usize> {
-    Ok(run_file::read(run_dir, FILE, Choices::from_json)?.map_or(0, |choices| choices.len()))
+pub fn owners(run_dir: &Path) -> io::Result<Vec<Owner>> {
+    let choices = run_file::read(run_dir, FILE, Choices::from_json)?.unwrap_or_default();
+    Ok(choices.0.into_keys().map(|(owner, _)| owner).collect())
 }
 
 /// Writes the process's table into a run's folder, whole or not at all. Writes nothing if it is empty.
