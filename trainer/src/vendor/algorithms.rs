@@ -88,6 +88,16 @@ impl Algorithms {
         self.0.is_empty()
     }
 
+    /// Replaces the choices for a problem by one that no library accepts.
+    #[cfg(all(feature = "cuda", any(test, feature = "device-tests")))]
+    pub(crate) fn spoil(&mut self, problem: &Problem) {
+        for ((_, of), algorithm) in &mut self.0 {
+            if of == problem {
+                algorithm.words = [u64::MAX; 8];
+            }
+        }
+    }
+
     /// Libraries and devices, other than `owner`, that have choices.
     pub fn others<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = &'a Owner> {
         self.0.keys().map(|(of, _)| of).filter(move |&of| of != owner)

@@ -59,6 +59,16 @@ impl Choices {
         self.0.is_empty()
     }
 
+    /// Replaces the choices for a problem by one that no library accepts.
+    #[cfg(all(feature = "cuda", any(test, feature = "device-tests")))]
+    pub(crate) fn spoil(&mut self, problem: &str) {
+        for ((_, of), choice) in &mut self.0 {
+            if of == problem {
+                choice.engine = -1;
+            }
+        }
+    }
+
     /// Libraries and devices, other than `owner`, that have choices.
     pub fn others<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = &'a Owner> {
         self.0.keys().map(|(of, _)| of).filter(move |&of| of != owner)
