@@ -4,6 +4,7 @@
 //! CUDA device even on a machine without one, and panics there.
 
 pub(crate) mod failure;
+mod kept_kernels;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -17,6 +18,8 @@ use burn::tensor::Device;
 use burn::tensor::Tensor;
 
 use crate::host_memory;
+
+pub use kept_kernels::keep_kernels;
 
 /// Device as selected on the command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -242,6 +245,7 @@ fn cuda(index: usize) -> Result<Compute, DeviceError> {
     if index < found {
         #[cfg(not(feature = "cuda-nvrtc"))]
         find_libdevice()?;
+        kept_kernels::report();
         Ok(Compute { raw: Device::cuda(index), kind: Kind::Cuda(index) })
     } else {
         Err(DeviceError::NotFound { name: "CUDA", wanted: index, found })
@@ -281,27 +285,6 @@ pub fn check_sums(compute: &Compute) -> Result<(), DeviceError> {
         crate::vendor::nccl::library().map_err(|reason| DeviceError::NoNccl(reason.to_string()))?;
     }
     Ok(())
-}
-
-/// Keeps compiled kernels and tuning results for later runs of this program, in `dir` or by default in the folder
-/// `hiend/kernels` of the user's cache. Called once, before a device is opened. Has no effect in a build without CUDA.
-pub fn keep_kernels(dir: Option<&std::path::Path>) {
-    #[cfg(feature = "cuda")]
-    {
-        use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig as _};
-        let Some(dir) = dir.map(PathBuf::from).or_else(|| crate::user_cache::folder("kernels")) else { return };
-        // A kept kernel is found by its name and by this ID, and not by its code: without an ID, those of another build
-        // would be taken.
-        if buildid::build_id().is_none() {
-            tracing::warn!("kernels are not kept: this program has no build ID (linker option --build-id)");
-            return;
-        }
-        let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
-        config.compilation.cache = true;
-        CubeClRuntimeConfig::set(config);
-        cubecl::environment::set_root(dir);
-    }
-    let _ = dir;
 }
 
 /// Runs `probe` with panic messages suppressed; `None` if it panics.

@@ -6,7 +6,7 @@ use std::sync::Once;
 use burn::module::Module;
 use burn::optim::ModuleOptimizer;
 use burn::store::ModuleRecord;
-use burn::tensor::Bytes;
+use burn::tensor::{Bytes, Device};
 use burn_store::burn_pack;
 use hiend_cache::lookup;
 
@@ -57,7 +57,12 @@ pub fn load_optimizer<M: Module>(
 ) -> Result<ModuleOptimizer, CheckpointError> {
     let path = checked(checkpoint, OPTIMIZER)?;
     check_moments(&path, model)?;
-    optimizer.from_bytes(read(&path)?).map_err(CheckpointError::record(&path))
+    let optimizer = optimizer.from_bytes(read(&path)?).map_err(CheckpointError::record(&path))?;
+    if !is_on_cpu(model) {
+        return Ok(optimizer);
+    }
+    let own_bytes = optimizer.to_record();
+    Ok(optimizer.load_record(own_bytes))
 }
 
 /// Compares the shapes of moments with those of the parameters, because the first step would panic on a difference.
@@ -82,7 +87,18 @@ fn check_moments<M: Module>(path: &Path, model: &M) -> Result<(), CheckpointErro
 
 fn load<M: Module>(path: &Path, model: M) -> Result<M, CheckpointError> {
     let record = ModuleRecord::from_bytes(read(path)?).map_err(CheckpointError::record(path))?;
-    model.try_load_record(record).map_err(CheckpointError::record(path))
+    let model = model.try_load_record(record).map_err(CheckpointError::record(path))?;
+    if !is_on_cpu(&model) {
+        return Ok(model);
+    }
+    let own_bytes = model.clone().into_record();
+    model.try_load_record(own_bytes).map_err(CheckpointError::record(path))
+}
+
+/// Returns true if tensors of a model are on the CPU. A tensor loaded there is a view of the whole file and keeps it in
+/// memory; a record copies each tensor.
+fn is_on_cpu<M: Module>(model: &M) -> bool {
+    model.devices().contains(&Device::flex())
 }
 
 /// Reads a whole file: Burn would open it again for each tensor, and panic if that failed.
@@ -118,7 +134,7 @@ fn checked(checkpoint: &Path, name: &str) -> Result<PathBuf, CheckpointError> {
 #[cfg(test)]
 mod tests {
     use burn::optim::GradientsParams;
-    use burn::tensor::{Device, Tensor};
+    use burn::tensor::Tensor;
 
     use super::*;
     use crate::checkpoint::testing::mlp;
@@ -131,15 +147,19 @@ mod tests {
     fn save(model: &Mlp, trained: Mlp) -> (tempfile::TempDir, PathBuf) {
         let config = PretrainPreset::Tiny.config();
         let mut optimizer = config.optim.init(&trained);
-        let width = trained.fc1.weight.val().dims()[0];
-        let x = Tensor::ones([1, 3, width], &Device::flex().autodiff());
-        let loss = trained.add_to(x.clone(), x).square().sum();
-        let grads = GradientsParams::from_grads(loss.backward(), &trained);
-        let _ = optimizer.step(1e-3, trained, grads);
+        let _ = step(&mut optimizer, trained);
         let run = tempfile::tempdir().unwrap();
         let state = State::new(Kind::Pretrain, 1, Some(0.5), &config, "digest");
         let path = Checkpoints::open(run.path(), 1).unwrap().save(&state, model, None, &optimizer).unwrap();
         (run, path)
+    }
+
+    fn step(optimizer: &mut ModuleOptimizer, model: Mlp) -> Mlp {
+        let width = model.fc1.weight.val().dims()[0];
+        let x = Tensor::ones([1, 3, width], &Device::flex().autodiff());
+        let loss = model.add_to(x.clone(), x).square().sum();
+        let grads = GradientsParams::from_grads(loss.backward(), &model);
+        optimizer.step(1e-3, model, grads)
     }
 
     fn load(path: &Path, like: Mlp) -> Result<(), CheckpointError> {
@@ -153,6 +173,47 @@ mod tests {
         let model = mlp(1);
         let (_run, path) = save(&model, model.clone());
         load(&path, mlp(2)).unwrap();
+    }
+
+    /// A separate process loads 48 MiB and trains one step. A view of a file would keep the file next to its own copy.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn loaded_tensors_do_not_keep_the_files_in_memory() {
+        /// Environment variable, set in the measured process, with the path of the checkpoint.
+        const CHILD: &str = "HIEND_TEST_LOADED_CHECKPOINT";
+        const WIDTH: usize = 1024;
+        /// Two matrices of `WIDTH` x 2 `WIDTH` numbers, with two moments each.
+        const LOADED: u64 = 3 * 2 * 2 * (WIDTH * WIDTH * size_of::<f32>()) as u64;
+        let wide = |seed| Mlp::init(WIDTH, 2, &mut WeightInit::new(seed, &Device::flex().autodiff()));
+        let resident = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        };
+        if let Some(path) = std::env::var_os(CHILD) {
+            let before = resident();
+            let model = load_model(path.as_ref(), wide(2)).unwrap();
+            let optimizer = PretrainPreset::Tiny.config().optim.init(&model);
+            let mut optimizer = load_optimizer(path.as_ref(), &model, optimizer).unwrap();
+            let _model = step(&mut optimizer, model);
+            println!("TOOK {}", resident() - before);
+            return;
+        }
+        let model = wide(1);
+        let (_run, path) = save(&model, model.clone());
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "checkpoint::load::tests::loaded_tensors_do_not_keep_the_files_in_memory", "--nocapture"])
+            .env(CHILD, path)
+            // The allocator returns freed matrices to the system at once.
+            .env("MALLOC_MMAP_THRESHOLD_", "1048576")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        let took = text.split("TOOK ").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+        let took: u64 = took.parse().unwrap();
+        println!("{took} bytes after loading {LOADED}");
+        assert!(took >= LOADED && took < LOADED * 3 / 2, "{took} bytes after loading {LOADED}");
     }
 
     #[test]

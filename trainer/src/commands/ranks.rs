@@ -110,6 +110,7 @@ impl Rank {
 /// waits for them. A failure is reported to the other ranks.
 pub(super) fn run(args: &RunArgs, train: impl FnOnce(Rank) -> anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     die_with_launcher();
+    keep_kernels(args.cache_dir.as_deref());
     let mut world = World::of_environment(args.ranks.ranks)?;
     refuse_address_without_effect(args, world.as_ref())?;
     let (mut mpi, mut token) = (None, None);
@@ -165,7 +166,6 @@ fn refuse_address_without_effect(args: &RunArgs, world: Option<&World>) -> Resul
 /// Opens the device of a rank, or of the only process.
 fn open(args: &RunArgs, world: Option<&World>) -> anyhow::Result<Rank> {
     let signals = StopSignals::watch()?;
-    keep_kernels(args.cache_dir.as_deref());
     let compute = match world {
         Some(world) => open_device(&args.devices, args.device, world)?,
         None => Compute::open(args.devices.first().copied().unwrap_or(args.device))?,

@@ -73,16 +73,25 @@ fn check(
     on_device: impl FnOnce() -> Result<Vec<Vec<f32>>, String>,
     on_cpu: impl FnOnce() -> Result<Vec<Vec<f32>>, String>,
 ) -> Check {
-    let before = record::table().len();
+    let (before, warned) = (record::table().len(), refusals());
     let ours = on_device();
     let planned = record::table().len().saturating_sub(before);
-    let refusal =
-        (planned < plans).then(|| refusals().pop().unwrap_or_else(|| format!("it made {planned} of {plans} plans")));
+    let unplanned = (planned < plans).then(|| match refusal(&warned, refusals()) {
+        // A failure is a reason of its own.
+        None if ours.is_ok() => Some(format!("it made {planned} of {plans} plans")),
+        reason => reason,
+    });
+    let refusal = unplanned.flatten();
     let error = ours.and_then(|ours| {
         let reference = on_cpu()?.into_iter().map(|values| values.into_iter().map(f64::from).collect());
         Ok(largest_error(&ours, &reference.collect::<Vec<_>>()))
     });
     Check { name, refusal, error }
+}
+
+/// First reason of `now` that was not there `before` a check.
+fn refusal(before: &[String], now: Vec<String>) -> Option<String> {
+    now.into_iter().find(|reason| !before.contains(reason))
 }
 
 /// Reasons why a library did not compute something, as warned so far.
@@ -160,5 +169,14 @@ mod tests {
         let failed = check("attention", 0, || Err("CUDNN_STATUS_INTERNAL_ERROR".to_owned()), || Ok(vec![]));
         assert!(!failed.is_close());
         assert_eq!(failed.to_string(), "attention    FAILED: CUDNN_STATUS_INTERNAL_ERROR");
+    }
+
+    #[test]
+    fn a_refusal_is_explained_by_the_warning_of_its_own_check() {
+        let reasons = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let before = reasons(&["products: no cuBLASLt"]);
+        let now = reasons(&["convolutions: refused", "products: no cuBLASLt"]);
+        assert_eq!(refusal(&before, now.clone()).as_deref(), Some("convolutions: refused"));
+        assert_eq!(refusal(&now, now.clone()), None);
     }
 }

@@ -88,10 +88,7 @@ impl<B: AxisProduct, C: CheckpointStrategy> AxisProduct for Autodiff<B, C> {
 }
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::*;
     use crate::ops::testing::{on_devices, values_and_gradients, wave};

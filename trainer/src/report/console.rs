@@ -51,8 +51,7 @@ impl<W: Write> Console<W> {
                 )
             }
             Event::Tuning => {
-                "the first step compiles kernels, which later runs find again; kernels in place of a missing library are tuned as \
-                 well, for minutes"
+                "the first step compiles kernels; kernels in place of a missing library are tuned as well, for minutes"
                     .into()
             }
             Event::Step(record) => {

@@ -228,10 +228,7 @@ fn whole_channels(values: &Tensor<4>, [x, y, z]: &[Range<usize>; 3]) -> [Range<u
 }
 
 #[cfg(any(test, feature = "device-tests"))]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "a test module all the same")
-)]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::wildcard_imports, reason = "tests that run on devices"))]
 pub(crate) mod tests {
     use super::*;
     use crate::ops::testing::on_devices;

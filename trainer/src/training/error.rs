@@ -5,7 +5,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, is_abandoned};
-use hiend_loader::plural::count;
 
 use super::stream::is_stopped;
 use crate::checkpoint::CheckpointError;
@@ -147,19 +146,10 @@ pub enum TrainingError {
         before: String,
     },
     /// A library that computed the run is not used now.
-    #[error(
-        "{}: {} that cannot be used again ({reason}), so that results round differently; {}",
-        path.display(),
-        count(*choices, "choice"),
-        recorded::REMEDY
-    )]
+    #[error("{lost}; {}", recorded::REMEDY)]
     OtherKernels {
-        /// Record in the run's folder.
-        path: PathBuf,
-        /// Number of recorded choices.
-        choices: usize,
-        /// Reason why the library is not used.
-        reason: String,
+        /// Path of the record, number and origin of its choices, and the reason why they cannot be used.
+        lost: String,
     },
     /// The run is already beyond the requested number of steps.
     #[error("the run is at step {step} already, beyond --max-steps {max_steps}; give a larger number, or none")]

@@ -33,7 +33,7 @@ pub(super) fn follow<T: Task>(
     };
     if state.is_some() {
         // Rank 0 reports the warnings.
-        recorded::restore(options, compute)?;
+        recorded::restore(task, options, compute)?;
     }
     let (mut replica, _) = Replica::on(task, compute, options.gradient_checkpointing, checkpoint.as_deref())?;
     let digest = checkpoint.as_deref().map(checkpoint::state_digest).transpose()?;

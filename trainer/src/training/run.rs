@@ -107,7 +107,7 @@ impl<'a, T: Task> Run<'a, T> {
             }
             None => None,
         };
-        let other_rounding = if state.is_some() { recorded::restore(options, compute)? } else { vec![] };
+        let other_rounding = if state.is_some() { recorded::restore(task, options, compute)? } else { vec![] };
         let replica = Replica::on(task, compute, options.gradient_checkpointing, found.checkpoint());
         let (replica, beginning) = replica.map_err(|error| found.explain(error))?;
         let ema = match found.checkpoint() {
@@ -362,7 +362,7 @@ fn standing_best<C>(
         if let Some(best) = state.best {
             let _ = write!(
                 warning,
-                ", and the best checkpoint is chosen anew; that of step {} is no longer kept as the best",
+                ", and the best checkpoint is chosen again; that of step {} is no longer kept as the best",
                 best.step
             );
         }
@@ -373,7 +373,7 @@ fn standing_best<C>(
         return Ok((Some(best), None));
     }
     let warning = format!(
-        "the best checkpoint so far, that of step {} (mean Dice {:.4}), is gone; the best one is chosen anew",
+        "the best checkpoint so far, that of step {} (mean Dice {:.4}), is gone; the best one is chosen again",
         best.step, best.mean_dice
     );
     Ok((None, Some(warning)))

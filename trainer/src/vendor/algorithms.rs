@@ -6,6 +6,7 @@
 //! `products.json` with every checkpoint and reads it before its first product when it resumes.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,12 @@ pub struct Owner {
     pub library: String,
     /// Name of the device with its number of multiprocessors.
     pub device: String,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.library, self.device)
+    }
 }
 
 /// An algorithm in a library's serialised form.
@@ -79,6 +86,16 @@ impl Algorithms {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Replaces the choices for a problem by one that no library accepts.
+    #[cfg(all(feature = "cuda", any(test, feature = "device-tests")))]
+    pub(crate) fn spoil(&mut self, problem: &Problem) {
+        for ((_, of), algorithm) in &mut self.0 {
+            if of == problem {
+                algorithm.words = [u64::MAX; 8];
+            }
+        }
     }
 
     /// Libraries and devices, other than `owner`, that have choices.
@@ -135,12 +152,13 @@ pub fn restore(run_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Number of choices that a run recorded.
+/// Libraries and devices of the choices that a run recorded, one per choice, in ascending order.
 ///
 /// # Errors
 /// If the file cannot be read, or is not such a file.
-pub fn count(run_dir: &Path) -> io::Result<usize> {
-    Ok(run_file::read(run_dir, FILE, Algorithms::from_json)?.map_or(0, |choices| choices.len()))
+pub fn owners(run_dir: &Path) -> io::Result<Vec<Owner>> {
+    let choices = run_file::read(run_dir, FILE, Algorithms::from_json)?.unwrap_or_default();
+    Ok(choices.0.into_keys().map(|(owner, _)| owner).collect())
 }
 
 /// Writes the process's table into a run's folder, whole or not at all. Writes nothing if it is empty.

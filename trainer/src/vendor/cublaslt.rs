@@ -322,15 +322,13 @@ impl Session {
         let out = Layout::new(problem.result, d, problem.batch)?;
         // Looked up on its own: as the condition it would keep the table locked.
         let recorded = algorithms::table().get(&self.owner, problem);
-        let usable = match recorded.map(|algorithm| self.checked(algorithm, &description, [&right, &left, &out])) {
-            Some(Err(reason)) if recorded::is_other_rounding_allowed() => {
-                tracing::warn!("{problem} rounds differently than before: {reason}");
-                None
-            }
-            Some(Err(reason)) => return Err(CublasLtError::Recorded(Box::new(reason))),
-            Some(Ok(usable)) => Some(usable),
-            None => None,
-        };
+        let usable = recorded::usable(
+            problem,
+            recorded.map(|algorithm| self.checked(algorithm, &description, [&right, &left, &out])),
+            CublasLtError::is_fault,
+            |reason| CublasLtError::Recorded(Box::new(reason)),
+            recorded::is_other_rounding_allowed(),
+        )?;
         let (algorithm, workspace_bytes) = if let Some(usable) = usable {
             usable
         } else {

@@ -257,6 +257,7 @@ pub(crate) mod tests {
     use crate::ops::product::Factors;
     use crate::ops::testing::{Outcome, on_gpus, short_of, values_and_gradients, wave};
     use crate::vendor::cudnn::record;
+    use crate::vendor::cudnn::session::Problem as _;
     use burn::tensor::{Device, FloatDType, Tensor};
 
     const HEADS: usize = 3;
@@ -385,9 +386,29 @@ pub(crate) mod tests {
         assert!(both == now, "an engine was chosen again");
     }
 
+    /// Tests that recorded engines are used, and that none takes their place: the library would choose the same ones again.
+    fn recorded_engines_that_are_rejected_fail_their_attention(device: &Device) {
+        // The sizes of no other test.
+        let sources = Sources::Own(tokens(device, 97, 3 * HEADS * 64, Bias::Before));
+        let planned = || Plan::planned(&sources, first(&sources), HEADS).unwrap_or_else(|reason| panic!("{reason}"));
+        let plan = planned();
+        let recorded = record::table().clone();
+        record::table().spoil(&Forward(plan.attention).key());
+        record::table().spoil(&plan.backward.key());
+        queue::forget(first(&sources)).unwrap();
+        let spoiled = planned();
+        record::table().extend(recorded);
+        for prepared in spoiled.prepared {
+            let reason = prepared.into_result().unwrap_err();
+            assert!(reason.contains("--other-rounding"), "{reason}");
+        }
+        assert_eq!(planned().prepared, plan.prepared);
+    }
+
     on_gpus!(
         fused_attention_is_the_attention_of_products,
         the_same_tokens_give_the_same_bits_and_the_engines_are_recorded,
         a_resumed_run_computes_the_same_bits_by_its_recorded_engines,
+        recorded_engines_that_are_rejected_fail_their_attention,
     );
 }

@@ -127,7 +127,7 @@ pub(crate) mod tests {
     use crate::vendor::cudnn;
     use crate::vendor::cudnn::queue::forget;
     use crate::vendor::cudnn::record;
-    use crate::vendor::cudnn::session::ALIGNMENT;
+    use crate::vendor::cudnn::session::{ALIGNMENT, Problem as _};
     use burn::backend::Cube;
     use burn::tensor::{Device, FloatDType, Tensor};
 
@@ -176,6 +176,24 @@ pub(crate) mod tests {
         }
     }
 
+    /// Tests that a recorded engine is used, and that none takes its place: the library would choose the same one again.
+    fn a_recorded_engine_that_is_rejected_fails_its_convolution(device: &Device) {
+        let x = Tensor::<1>::zeros([1], device).try_into_primitive::<Cube>().unwrap();
+        // The sizes of no other test.
+        let sizes = Sizes { batch: 2, inputs: 32, outputs: 32, size: [20; 3] };
+        let problem = sizes.problem(Direction::Forward, [DType::BF16; 2], Factors::Bf16).unwrap();
+        let prepared = || prepare(&problem, &x).expect("not refused").into_result();
+        let bytes = prepared().expect("planned");
+        let recorded = record::table().clone();
+        record::table().spoil(&problem.key());
+        forget(&x).unwrap();
+        let spoiled = prepared();
+        record::table().extend(recorded);
+        let reason = spoiled.unwrap_err();
+        assert!(reason.contains("--other-rounding"), "{reason}");
+        assert_eq!(prepared(), Ok(bytes));
+    }
+
     fn cudnn_computes_the_convolutions_of_unetr(device: &Device) {
         cudnn::library().expect("cuDNN");
         let tensor = |shape: [usize; 5], dtype| {
@@ -208,6 +226,7 @@ pub(crate) mod tests {
     on_gpus!(
         same_inputs_give_the_same_bits_and_their_engines_are_recorded,
         a_resumed_run_computes_the_same_bits_by_its_recorded_engines,
+        a_recorded_engine_that_is_rejected_fails_its_convolution,
         cudnn_computes_the_convolutions_of_unetr,
         a_part_of_a_buffer_that_is_not_aligned_is_copied,
     );

@@ -58,7 +58,7 @@ pub(crate) fn keep(weight: CubeTensor, dtype: FloatDType) -> CubeTensor {
         if entry.copy.dtype == DType::from(dtype) {
             return entry.copy.clone();
         }
-        // The table keeps one copy of a weight; another type is cast anew.
+        // The table keeps one copy of a weight; another type is cast again.
         return cast(weight, dtype.into());
     }
     table.retain(|entry| !entry.weight.can_mut());

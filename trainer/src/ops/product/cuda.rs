@@ -393,6 +393,26 @@ pub(crate) mod tests {
         }
     }
 
+    /// Tests that a recorded algorithm is used, and that none takes its place: the library would choose the same one again.
+    fn a_recorded_algorithm_that_is_rejected_fails_its_product(device: &Device) {
+        // The sizes of no other test.
+        let (x, weight) = (tensor(device, [72, 136], 0.7), tensor(device, [136, 40], 0.3));
+        let (left, right) = (Factor::rows(&x).unwrap(), Factor::rows(&weight).unwrap());
+        let shape = Shape::from([72, 40]);
+        let prepared =
+            || planned(&left, &right, &shape, DType::F32, Epilogue::Plain, Factors::F32).expect("not refused");
+        let (problem, first) = prepared();
+        let bytes = first.into_result().expect("planned");
+        let recorded = algorithms::table().clone();
+        algorithms::table().spoil(&problem);
+        queue::forget(&x).unwrap();
+        let (_, spoiled) = prepared();
+        algorithms::table().extend(recorded);
+        let reason = spoiled.into_result().unwrap_err();
+        assert!(reason.contains("cublasLtMatmulAlgoCheck"), "{reason}");
+        assert_eq!(prepared().1.into_result(), Ok(bytes));
+    }
+
     fn a_refused_launch_and_a_fault_fail_the_result_with_their_reason(device: &Device) {
         let (x, weight) = (tensor(device, [64, 128], 0.7), tensor(device, [128, 32], 0.3));
         let (left, right) = (Factor::rows(&x).unwrap(), Factor::rows(&weight).unwrap());
@@ -423,6 +443,7 @@ pub(crate) mod tests {
         a_factor_without_memory_fails_the_product_with_its_reason,
         factors_of_other_streams_are_waited_for,
         a_resumed_run_computes_the_same_bits_by_its_recorded_algorithms,
+        a_recorded_algorithm_that_is_rejected_fails_its_product,
         a_refused_launch_and_a_fault_fail_the_result_with_their_reason,
     );
 }

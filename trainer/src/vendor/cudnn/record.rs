@@ -59,6 +59,16 @@ impl Choices {
         self.0.is_empty()
     }
 
+    /// Replaces the choices for a problem by one that no library accepts.
+    #[cfg(all(feature = "cuda", any(test, feature = "device-tests")))]
+    pub(crate) fn spoil(&mut self, problem: &str) {
+        for ((_, of), choice) in &mut self.0 {
+            if of == problem {
+                choice.engine = -1;
+            }
+        }
+    }
+
     /// Libraries and devices, other than `owner`, that have choices.
     pub fn others<'a>(&'a self, owner: &'a Owner) -> impl Iterator<Item = &'a Owner> {
         self.0.keys().map(|(of, _)| of).filter(move |&of| of != owner)
@@ -108,12 +118,13 @@ pub fn restore(run_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Number of choices that a run recorded.
+/// Libraries and devices of the choices that a run recorded, one per choice, in ascending order.
 ///
 /// # Errors
 /// If the file cannot be read, or is not such a file.
-pub fn count(run_dir: &Path) -> io::Result<usize> {
-    Ok(run_file::read(run_dir, FILE, Choices::from_json)?.map_or(0, |choices| choices.len()))
+pub fn owners(run_dir: &Path) -> io::Result<Vec<Owner>> {
+    let choices = run_file::read(run_dir, FILE, Choices::from_json)?.unwrap_or_default();
+    Ok(choices.0.into_keys().map(|(owner, _)| owner).collect())
 }
 
 /// Writes the process's table into a run's folder, whole or not at all. Writes nothing if it is empty.

@@ -96,12 +96,15 @@ impl Session {
         let graph = problem.graph(&self.target)?;
         // Looked up on its own: as the condition it would keep the table locked.
         let choice = record::table().get(&self.owner, key);
-        match choice.map(|choice| Plan::of(&self.target, &graph, &choice)) {
-            Some(Err(reason)) if recorded::is_other_rounding_allowed() => {
-                tracing::warn!("{problem} rounds differently than before: {reason}");
-            }
-            Some(planned) => return planned.map_err(|reason| CudnnError::Recorded(Box::new(reason))),
-            None => {}
+        let planned = recorded::usable(
+            problem,
+            choice.map(|choice| Plan::of(&self.target, &graph, &choice)),
+            CudnnError::is_fault,
+            |reason| CudnnError::Recorded(Box::new(reason)),
+            recorded::is_other_rounding_allowed(),
+        )?;
+        if let Some(plan) = planned {
+            return Ok(plan);
         }
         let plan = Plan::fastest(&self.target, &graph, problem.refused(), problem.most_workspace())?;
         record::table().insert(self.owner.clone(), key.to_owned(), plan.choice.clone());

@@ -94,11 +94,15 @@ impl Places {
     }
 
     /// Value of `CUDA_PATH` with which the code generator finds libdevice; `None` if it does already, if the variable is set,
-    /// which may be for another library, or if libdevice is nowhere.
+    /// which may be for another library, if libdevice is nowhere, or if it lies outside of the active environments, before whose
+    /// libraries those of `CUDA_PATH` come.
     #[must_use]
     pub fn cuda_path_for_libdevice(&self) -> Option<PathBuf> {
+        let is_theirs = |root: &Path| self.environments.iter().any(|environment| root.starts_with(environment));
         match self.libdevice() {
-            Libdevice::Elsewhere(root) if self.cuda_path.is_none() => Some(root),
+            Libdevice::Elsewhere(root) if self.cuda_path.is_none() => {
+                (self.environments.is_empty() || is_theirs(&root)).then_some(root)
+            }
             _ => None,
         }
     }
@@ -212,6 +216,17 @@ mod tests {
             ..Places::default()
         };
         assert_eq!(places.cuda_path_for_libdevice(), None);
+    }
+
+    #[test]
+    fn libdevice_of_the_systems_wheel_does_not_put_its_libraries_before_those_of_the_environment() {
+        let wheel = "usr/local/lib/python3.12/dist-packages/nvidia/cu13";
+        let tree = Tree::of(&[&format!("{wheel}/nvvm/libdevice/libdevice.10.bc"), WHEEL_FILE]);
+        let alone = tree.places();
+        assert_eq!(alone.cuda_path_for_libdevice(), Some(tree.at(wheel)));
+        let active = Places { environments: vec![tree.at("home/env")], ..alone };
+        assert_eq!(active.libdevice(), Libdevice::Elsewhere(tree.at(wheel)));
+        assert_eq!(active.cuda_path_for_libdevice(), None);
     }
 
     const SYSTEM_FILE: &str = "usr/lib/x86_64-linux-gnu/libcublasLt.so.12";
