@@ -13,15 +13,23 @@ mod device_batch;
 mod error;
 mod targets;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use flume::Receiver;
+use flume::{Receiver, RecvTimeoutError};
 use hiend_loader::batch::Batch;
 
 pub use device_batch::{DeviceBatch, Part};
 pub use error::{FeedError, SourceError};
 pub use targets::{HostCrops, Labels, Masked, Masks, TargetError, Targets};
+
+/// Interval at which a wait for a batch looks for a reason to give up.
+const LOOK: Duration = Duration::from_millis(100);
+/// Time that a feed which is dropped waits for its source, before the thread is left behind.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// Batches in the order of their steps.
 pub type BatchSource = Box<dyn Iterator<Item = Result<Batch, SourceError>> + Send>;
@@ -44,11 +52,14 @@ pub struct FeedConfig {
     pub micro_batch: Option<usize>,
 }
 
-/// Feeding thread and the channel from it. Dropping it ends both, once the source returns its next batch.
+/// Feeding thread and the channel from it. Dropping it ends both. A thread whose source has not returned two seconds
+/// later is left behind: it ends once the source returns, and does not use the device again.
 #[derive(Debug)]
 pub struct Feed<T> {
     batches: Option<Receiver<Result<Option<DeviceBatch<T>>, FeedError>>>,
     thread: Option<JoinHandle<()>>,
+    /// True while the thread waits for its source.
+    is_waiting: Arc<AtomicBool>,
     next_step: u64,
 }
 
@@ -65,9 +76,17 @@ impl<T: Send + 'static> Feed<T> {
     ) -> std::io::Result<Self> {
         let (sender, batches) = flume::bounded(1);
         let FeedConfig { start_step, crop_size, micro_batch } = config;
+        let is_waiting = Arc::new(AtomicBool::new(false));
+        let waits = Arc::clone(&is_waiting);
         let thread = std::thread::Builder::new().name("feed".into()).spawn(move || {
             for step in start_step.. {
-                let batch = match source.next() {
+                waits.store(true, Ordering::SeqCst);
+                let next = source.next();
+                waits.store(false, Ordering::SeqCst);
+                if sender.is_disconnected() {
+                    return;
+                }
+                let batch = match next {
                     Some(Ok(batch)) => device_batch::prepare(batch, step, &targets, &device, crop_size, micro_batch),
                     Some(Err(source)) => Err(FeedError::Source { step, source }),
                     None => return,
@@ -78,7 +97,7 @@ impl<T: Send + 'static> Feed<T> {
                 }
             }
         })?;
-        Ok(Self { batches: Some(batches), thread: Some(thread), next_step: start_step })
+        Ok(Self { batches: Some(batches), thread: Some(thread), is_waiting, next_step: start_step })
     }
 
     /// Returns true if [`Self::next_batch`] returns without waiting.
@@ -93,10 +112,32 @@ impl<T: Send + 'static> Feed<T> {
     /// # Errors
     /// [`FeedError`], after which every call fails.
     pub fn next_batch(&mut self) -> Result<Option<DeviceBatch<T>>, FeedError> {
+        self.next_batch_unless(|| None)
+    }
+
+    /// Waits for the next batch like [`Self::next_batch`], until `ended` returns the reason why no batch is needed any
+    /// more. It is asked at intervals of 0.1 s, and when the source fails, which that reason may have caused.
+    ///
+    /// # Errors
+    /// The reason, after which the batch can still be waited for; otherwise [`FeedError`], after which every call fails.
+    pub fn next_batch_unless<E: From<FeedError>>(
+        &mut self,
+        ended: impl Fn() -> Option<E>,
+    ) -> Result<Option<DeviceBatch<T>>, E> {
         let step = self.next_step;
-        let batch = self.batches.as_ref().and_then(|batches| batches.recv().ok());
+        let batch = loop {
+            match self.batches.as_ref().map(|batches| batches.recv_timeout(LOOK)) {
+                Some(Ok(batch)) => break batch,
+                Some(Err(RecvTimeoutError::Timeout)) => {
+                    if let Some(reason) = ended() {
+                        return Err(reason);
+                    }
+                }
+                Some(Err(RecvTimeoutError::Disconnected)) | None => break Err(FeedError::Ended { step }),
+            }
+        };
         self.next_step += 1;
-        batch.unwrap_or(Err(FeedError::Ended { step }))
+        batch.map_err(|error| ended().unwrap_or_else(|| error.into()))
     }
 }
 
@@ -104,10 +145,17 @@ impl<T> Drop for Feed<T> {
     fn drop(&mut self) {
         // Without a receiver the thread's next send fails, and the thread ends.
         self.batches = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread was reported when it happened, and is seen here as the end of the stream.
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        // A source may wait for minutes, for servers or storage that do not answer.
+        let deadline = Instant::now() + PARTING;
+        while !thread.is_finished() {
+            if Instant::now() >= deadline && self.is_waiting.load(Ordering::SeqCst) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
+        // A panic of the thread was reported when it happened, and is seen here as the end of the stream.
+        let _ = thread.join();
     }
 }
 
@@ -154,6 +202,34 @@ mod tests {
         let mut feed = start(Box::new(STREAM.open(0).take(1)), 0);
         feed.next_batch().unwrap();
         assert!(matches!(feed.next_batch(), Err(FeedError::Ended { step: 1 })));
+    }
+
+    #[test]
+    fn reason_to_give_up_ends_the_wait_for_a_source_that_does_not_answer() {
+        let (release, blocked) = flume::bounded::<()>(0);
+        let never = std::iter::from_fn(move || {
+            let _ = blocked.recv();
+            None
+        });
+        let mut feed = start(Box::new(STREAM.open(0).take(1).chain(never)), 0);
+        feed.next_batch().unwrap();
+        let lost = || Some(FeedError::Ended { step: 7 });
+        assert!(matches!(feed.next_batch_unless(lost), Err(FeedError::Ended { step: 7 })));
+        // The thread is left behind, which otherwise would be waited for without end.
+        drop(feed);
+        drop(release);
+    }
+
+    #[test]
+    fn reason_to_give_up_comes_before_an_error_of_the_source_and_after_a_batch() {
+        let failing = STREAM.open(0).take(1).chain(std::iter::once(Err("abandoned".into())));
+        let mut feed = start(Box::new(failing), 0);
+        let lost = || Some(FeedError::Ended { step: 7 });
+        while !feed.is_ready() {
+            std::thread::yield_now();
+        }
+        assert!(feed.next_batch_unless(lost).unwrap().is_some());
+        assert!(matches!(feed.next_batch_unless(lost), Err(FeedError::Ended { step: 7 })));
     }
 
     #[test]

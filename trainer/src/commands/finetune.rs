@@ -32,7 +32,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     running::settle_paths(&mut config)?;
     config.train.convolutions.settle();
     // Cases are divided before any server is asked, whose own errors would name neither flags nor the cause.
-    let (mut task, source) = match open_cache(&args.run)? {
+    let (mut task, source) = match open_cache(&args.run, &rank)? {
         Some(cache) => {
             warn_of_exclude(&cache, &config.stream, &rank);
             let served = config.clone();

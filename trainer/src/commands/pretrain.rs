@@ -36,7 +36,7 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
                 Source::Servers(Box::new(servers))
             }
             Ok(None) => {
-                let cache = open_cache(&args.run)?.context("clap requires --shards or --loader")?;
+                let cache = open_cache(&args.run, &rank)?.context("clap requires --shards or --loader")?;
                 warn_of_exclude(&cache, &config.stream, &rank);
                 Source::Shards(cache)
             }

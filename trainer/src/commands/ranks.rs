@@ -28,6 +28,8 @@ use crate::training::{Stop, TrainingError};
 pub(super) const LOST: u8 = 69;
 /// Exit code of ranks that disagree on the run (`EX_CONFIG` of `sysexits.h`). Starting them again would not help.
 pub(super) const DISAGREEMENT: u8 = 78;
+/// Interval at which a rank that waits for its data to be opened looks for a failure of another rank.
+const LOOK: Duration = Duration::from_millis(10);
 /// Time for the other ranks to save and end after one has failed, in addition to the time until they notice.
 const SAVING: Duration = Duration::from_mins(2);
 
@@ -92,6 +94,27 @@ impl Rank {
         match (all, self.num_sharing) {
             (None, 1) => 0,
             (all, sharing) => (all.map_or_else(cores, usize::from) / sharing).max(1),
+        }
+    }
+
+    /// Opens data on another thread, which is left behind if another rank fails while servers, storage or a file system do
+    /// not answer.
+    ///
+    /// # Errors
+    /// If another rank has failed, or the system refuses a thread.
+    pub(super) fn open_data<T: Send + 'static>(&self, open: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
+        let Some(group) = &self.group else { return Ok(open()) };
+        let thread = std::thread::Builder::new().name("open".into()).spawn(open);
+        let thread = thread.context("cannot start the open thread; see the limit on processes (ulimit -u)")?;
+        while !thread.is_finished() {
+            if let Some(failure) = group.failure() {
+                return Err(JoinError::from(failure).into());
+            }
+            std::thread::sleep(LOOK);
+        }
+        match thread.join() {
+            Ok(opened) => Ok(opened),
+            Err(panic) => std::panic::resume_unwind(panic),
         }
     }
 
@@ -195,6 +218,8 @@ fn train_together(
         note(format_args!("rank 0 waits for {} at {}", count(world.num_ranks - 1, "other rank"), world.master));
     }
     let group = ProcessGroup::join(world, &token, args.ranks.timeouts(), args.ranks.listen.as_deref())?;
+    // A rank that waits for object storage that does not answer ends with the others.
+    group.on_failure(hiend_cache::abandon_requests);
     rank.group = Some(Arc::clone(&group));
     // From here on, an error that occurs on every rank is reported by each of them, not as the failure of another one.
     let result = group.barrier().map_err(|failure| anyhow::Error::from(JoinError::from(failure))).and_then(|()| {
@@ -203,6 +228,11 @@ fn train_together(
         }
         train(rank)
     });
+    let result = match (result, group.failure()) {
+        // The wait was ended because of that failure.
+        (Err(error), Some(failure)) if hiend_cache::is_abandoned(&*error) => Err(JoinError::from(failure).into()),
+        (result, _) => result,
+    };
     match (&result, mpi) {
         // With a rank that is lost, MPI's end would wait for it without end; mpirun then ends what is left.
         (Ok(_), Some(mpi)) if group.failure().is_none() => mpi.end(),

@@ -16,10 +16,12 @@ use crate::cli::RunArgs;
 use crate::config::{DecodeOn, RunConfig, contradiction};
 use crate::training::Stream;
 
-/// Opens the cache named by `--shards`; `None` without the flag.
-pub(super) fn open_cache(args: &RunArgs) -> anyhow::Result<Option<Arc<Cache>>> {
-    let Some(shards) = &args.shards else { return Ok(None) };
-    Ok(Some(Arc::new(Cache::open_with(shards, args.storage.options())?)))
+/// Opens the cache that `--shards` names, for `rank`; `None` without the flag.
+pub(super) fn open_cache(args: &RunArgs, rank: &Rank) -> anyhow::Result<Option<Arc<Cache>>> {
+    let Some(shards) = args.shards.clone() else { return Ok(None) };
+    let options = args.storage.options();
+    let cache = rank.open_data(move || Cache::open_with(&shards, options))?;
+    Ok(Some(Arc::new(cache?)))
 }
 
 /// Warns of names in `stream.exclude` that match no dataset of a cache.
@@ -104,7 +106,7 @@ impl Servers {
             ..RemoteOptions::default()
         };
         let streamed = config.stream().clone();
-        let loader = RemoteLoader::connect(&service.loader, streamed.clone(), config.train().seed, options.clone())?;
+        let loader = connect(&service.loader, config, &options, rank)?;
         Ok(Some(Self { loader, streamed, options }))
     }
 
@@ -127,14 +129,10 @@ impl Servers {
 
     /// Opens the stream of `config`, into which a task may have filled settings of the datasets, such as the ignore
     /// label.
-    fn stream<C: RunConfig>(self, args: &RunArgs, config: &C) -> anyhow::Result<Stream> {
+    fn stream<C: RunConfig>(self, args: &RunArgs, config: &C, rank: &Rank) -> anyhow::Result<Stream> {
         let Self { loader, streamed, options } = self;
         let (urls, seed) = (&args.service.loader, config.train().seed);
-        let loader = if streamed == *config.stream() {
-            loader
-        } else {
-            RemoteLoader::connect(urls, config.stream().clone(), seed, options.clone())?
-        };
+        let loader = if streamed == *config.stream() { loader } else { connect(urls, config, &options, rank)? };
         Ok(Stream::of_servers(loader, urls, config.stream(), seed, &options))
     }
 
@@ -164,6 +162,18 @@ impl Servers {
     }
 }
 
+/// Connects to the servers at `urls` for the stream of a configuration.
+fn connect<C: RunConfig>(
+    urls: &[String],
+    config: &C,
+    options: &RemoteOptions,
+    rank: &Rank,
+) -> anyhow::Result<RemoteLoader> {
+    let (urls, streamed, seed, options) =
+        (urls.to_vec(), config.stream().clone(), config.train().seed, options.clone());
+    Ok(rank.open_data(move || RemoteLoader::connect(&urls, streamed, seed, options))??)
+}
+
 /// Source of a run's batches before its stream is opened.
 pub(super) enum Source {
     /// Shards in a cache.
@@ -184,7 +194,7 @@ impl Source {
     /// Opens the stream that `config` describes, or the share of it that belongs to `rank`.
     pub(super) fn stream<C: RunConfig>(self, args: &RunArgs, config: &C, rank: &Rank) -> anyhow::Result<Stream> {
         let cache = match self {
-            Self::Servers(servers) => return servers.stream(args, config),
+            Self::Servers(servers) => return servers.stream(args, config, rank),
             Self::Shards(cache) => cache,
         };
         let options = pipeline::LoaderOptions {

@@ -64,7 +64,9 @@ pub(super) fn follow<T: Task>(
         let mut pace = Pace::new();
         while step < end_step {
             let waited = std::time::Instant::now();
-            let batch = feed.next_batch()?;
+            // The group may fail while this rank waits for its data.
+            let lost = || ranks.group().failure().map(|failure| failed(failure, step));
+            let batch = feed.next_batch_unless(lost)?;
             let times = StepTimes::of(batch.as_ref(), waited.elapsed().as_secs_f64());
             let own = replica::counts(task, batch.as_ref());
             let agreed = ranks.exchange(own, options.stop.is_requested(), times, pace.lap());

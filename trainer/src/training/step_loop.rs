@@ -34,14 +34,16 @@ impl<T: Task> Run<'_, T> {
                 self.settle(watch)?;
             }
             let start = Instant::now();
-            let batch = match feed.next_batch() {
+            let batch = match feed.next_batch_unless(|| self.lost()) {
                 Ok(batch) => batch,
                 Err(mut error) => {
-                    self.settle(watch)?;
-                    if let Some(message) = error.device_message_mut() {
+                    self.settle_before(&error, watch)?;
+                    if let TrainingError::Feed(error) = &mut error
+                        && let Some(message) = error.device_message_mut()
+                    {
                         *message = self.explained(message);
                     }
-                    return Err(error.into());
+                    return Err(error);
                 }
             };
             let wait_secs = start.elapsed().as_secs_f64();
@@ -51,11 +53,7 @@ impl<T: Task> Run<'_, T> {
             let (queued, stop_agreed) = match taken {
                 Ok(taken) => taken,
                 Err(error) => {
-                    // Earlier steps are reported if the device can still answer for them. After a failed rank, a sum on
-                    // the device may have ended with any values.
-                    if !matches!(error, TrainingError::Rank { sound: false, .. }) {
-                        self.settle(watch)?;
-                    }
+                    self.settle_before(&error, watch)?;
                     return Err(error);
                 }
             };
@@ -108,6 +106,12 @@ impl<T: Task> Run<'_, T> {
             }
         }
         Ok(())
+    }
+
+    /// Error of a run whose ranks have failed; `None` as long as they have not.
+    fn lost(&self) -> Option<TrainingError> {
+        let failure = self.ranks.as_ref()?.group().failure()?;
+        Some(self.rank_error(failure))
     }
 
     /// Exchanges the facts of a step with the other ranks, if there are any.
@@ -167,6 +171,15 @@ impl<T: Task> Run<'_, T> {
             Some(queued) => self.report(queued, watch),
             None => Ok(()),
         }
+    }
+
+    /// Reports the queued step before the run ends with `error`, if the device can still answer for it: after a failed rank,
+    /// a sum on the device may have ended with any values.
+    fn settle_before(&mut self, error: &TrainingError, watch: &mut dyn FnMut(&Event<'_>)) -> Result<(), TrainingError> {
+        if matches!(error, TrainingError::Rank { sound: false, .. }) {
+            return Ok(());
+        }
+        self.settle(watch)
     }
 
     /// Waits for the results of a step and reports them. Weights after a loss that is not finite are never saved.

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
@@ -211,8 +212,22 @@ impl Running {
         None
     }
 
-    fn own_pid(&self) -> Pid {
+    pub(crate) fn own_pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    /// Waits for the end of a process that writes little more, at most for `limit`; returns exit code and standard error.
+    pub(crate) fn end_within(mut self, limit: Duration) -> (Option<i32>, String) {
+        let deadline = Instant::now() + limit;
+        while self.child.try_wait().unwrap().is_none() {
+            if Instant::now() >= deadline {
+                self.child.kill().unwrap();
+                let (_, stderr) = self.end();
+                panic!("the process did not end within {limit:?}: {stderr}");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.end()
     }
 
     /// Waits for the end; returns exit code and standard error.

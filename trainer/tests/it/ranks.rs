@@ -204,6 +204,53 @@ fn failing_rank_ends_all_and_is_named() {
     assert!(named(&errors[2]), "{errors:?}");
 }
 
+/// Lets rank `waits` of two wait for a batch that does not come while the other one fails, and checks that both name the
+/// rank that failed.
+fn fail_next_to_a_rank_that_waits(waits: usize, stream: fn() -> Stream) {
+    let dir = tempfile::tempdir().unwrap();
+    let errors: Vec<TrainingError> =
+        run(&config(), stream, dir.path(), 2, 6, false).into_iter().map(Result::unwrap_err).collect();
+    let named = match &errors[waits] {
+        TrainingError::Rank { failure, step: 3, .. } => failure.to_string(),
+        error => panic!("{error:?}"),
+    };
+    assert!(named.contains(") failed: no batch for step 3: gone"), "{named}");
+    assert!(named.starts_with(&format!("rank {} (", 1 - waits)), "{named}");
+    assert_eq!(hiend_cache::with_sources(&errors[1 - waits]), "no batch for step 3: gone");
+    let saved = checkpoint::latest(&dir.path().join("checkpoints")).unwrap().unwrap();
+    assert!(saved.ends_with("step-00000003"), "{}", saved.display());
+}
+
+/// Stream that gives no batch of step 3: rank `waits` waits a minute for it, the others fail.
+fn stream_that_stops(waits: usize) -> Stream {
+    let mut stream = STREAM.stream();
+    stream.open = Box::new(move |start, share| {
+        let fails = move |step: u64| {
+            if step != 3 {
+                return false;
+            }
+            if share.0 == waits {
+                // The thread is left behind.
+                std::thread::sleep(Duration::from_mins(1));
+            }
+            true
+        };
+        let batches = STREAM.share(start, share).zip(start..);
+        Ok(Box::new(batches.map(move |(batch, step)| if fails(step) { Err(SourceError::from("gone")) } else { batch })))
+    });
+    stream
+}
+
+#[test]
+fn failure_ends_a_rank_that_waits_for_its_data() {
+    fail_next_to_a_rank_that_waits(1, || stream_that_stops(1));
+}
+
+#[test]
+fn failure_ends_the_first_rank_while_it_waits_for_its_data() {
+    fail_next_to_a_rank_that_waits(0, || stream_that_stops(0));
+}
+
 #[test]
 fn rank_stopped_while_storage_is_away_stops_the_others() {
     let dir = tempfile::tempdir().unwrap();

@@ -55,6 +55,11 @@ impl Server {
         Self::of_cache(folder, name, &folder.path("cache").display().to_string(), &[])
     }
 
+    /// Process id of the server.
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id().try_into().unwrap())
+    }
+
     fn with_token(folder: &Folder, name: &str, token: &str) -> Self {
         Self::of_cache(folder, name, &folder.path("cache").display().to_string(), &[(TOKEN, token)])
     }
@@ -173,37 +178,97 @@ fn losses_of_ranks_survive_the_death_of_a_server() {
     assert_eq!(losses(&folder, "two"), one);
 }
 
-#[test]
-fn rank_whose_batches_stop_coming_is_late_although_it_is_alive() {
-    let folder = Folder::new();
-    let servers = ["a", "b"].map(|name| Server::start(&folder, name));
+/// Time in which a rank that waits for its data ends after another one has failed, on a busy machine. A rank that did not
+/// notice would wait for the five minutes of `--loader-retry`.
+const AT_ONCE: Duration = Duration::from_secs(30);
+
+/// Starts two ranks, each with its own one of the `servers`, and waits for step 2.
+fn start_ranks(folder: &Folder, servers: &[Server; 2], flags: &str) -> [Running; 2] {
     let master = free_address();
     let start = |rank: usize| {
         // Memory for three batches: a rank whose server is stopped soon waits.
         let mut command = folder.command(&format!(
-            "{PRETRAIN} --set train.micro_batch=1 --loader {} --run-dir run --memory 128KiB --step-timeout 20",
+            "{PRETRAIN} --set train.micro_batch=1 --loader {} --run-dir run --memory 128KiB {flags}",
             servers[rank].url
         ));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         as_torchrun(command, rank, master, "a token for tests only")
     };
-    let [mut first, second] = [start(0), start(1)];
-    first.wait_for_step(2);
-    let server = Pid::from_raw(servers[1].process.id().try_into().unwrap());
-    kill(server, Signal::SIGSTOP).unwrap();
-    let check = |rank: Running| {
-        let (code, stderr) = rank.end();
+    let mut ranks = [start(0), start(1)];
+    ranks[0].wait_for_step(2);
+    ranks
+}
+
+/// Checks that the last step of a run in the folder `run` is saved.
+fn check_saved(folder: &Folder) {
+    let last = losses(folder, "run").last().unwrap().0;
+    assert!(folder.path(&format!("run/checkpoints/step-{last:08}")).is_dir());
+}
+
+#[test]
+fn rank_whose_batches_stop_coming_is_late_although_it_is_alive_and_ends_with_the_others() {
+    let folder = Folder::new();
+    let servers = ["a", "b"].map(|name| Server::start(&folder, name));
+    let [first, second] = start_ranks(&folder, &servers, "--step-timeout 20");
+    kill(servers[1].pid(), Signal::SIGSTOP).unwrap();
+    let check = |(code, stderr): (Option<i32>, String)| {
         assert_eq!(code, Some(LOST), "{stderr}");
         let expected = "is alive but has not reached the next exchange for 20 s (--step-timeout)";
         let is_named = |line: &str| line.starts_with("error: rank 1 (") && line.contains(expected);
         assert!(stderr.lines().any(is_named), "{stderr}");
     };
-    check(first);
-    // The late rank learns of it once it has its batch, or no server gives it one.
-    kill(server, Signal::SIGCONT).unwrap();
-    check(second);
-    let last = losses(&folder, "run").last().unwrap().0;
-    assert!(folder.path(&format!("run/checkpoints/step-{last:08}")).is_dir());
+    check(first.end());
+    // Its server still does not answer.
+    check(second.end_within(AT_ONCE));
+    check_saved(&folder);
+}
+
+/// Stops the server of rank `waits` of two, kills the other rank, and checks that the one that waits ends and names it.
+fn kill_next_to_a_rank_that_waits(waits: usize) -> Folder {
+    let folder = Folder::new();
+    let servers = ["a", "b"].map(|name| Server::start(&folder, name));
+    let [first, second] = start_ranks(&folder, &servers, "");
+    kill(servers[waits].pid(), Signal::SIGSTOP).unwrap();
+    // Enough to use up the batches that were fetched. If it is not, the rank ends at its next exchange, and its feed waits.
+    std::thread::sleep(Duration::from_secs(1));
+    let (waiting, killed) = if waits == 0 { (first, second) } else { (second, first) };
+    kill(killed.own_pid(), Signal::SIGKILL).unwrap();
+    killed.end();
+    let (code, stderr) = waiting.end_within(AT_ONCE);
+    assert_eq!(code, Some(LOST), "{stderr}");
+    let named = format!("error: rank {} (", 1 - waits);
+    let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert!(matches!(errors[..], [error] if error.starts_with(&named) && error.contains("is gone")), "{stderr}");
+    folder
+}
+
+#[test]
+fn killed_first_rank_ends_a_rank_that_waits_for_its_data() {
+    kill_next_to_a_rank_that_waits(1);
+}
+
+#[test]
+fn killed_rank_ends_the_first_rank_while_it_waits_for_its_data() {
+    check_saved(&kill_next_to_a_rank_that_waits(0));
+}
+
+#[test]
+fn failed_rank_ends_a_rank_that_waits_for_servers_to_begin() {
+    let folder = Folder::new();
+    let master = free_address();
+    let start = |rank: usize, flags: &str| {
+        let url = format!("unix://{}", folder.path("none").display());
+        let mut command = folder.command(&format!("{PRETRAIN} --loader {url} --run-dir run {flags}"));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        as_torchrun(command, rank, master, "a token for tests only")
+    };
+    let [first, second] = [start(0, "--loader-retry 1"), start(1, "")];
+    let (code, stderr) = first.end();
+    assert!(code == Some(1) && stderr.contains("no server gave a batch"), "{stderr}");
+    let (code, stderr) = second.end_within(AT_ONCE);
+    assert_eq!(code, Some(LOST), "{stderr}");
+    let is_named = |line: &str| line.starts_with("error: rank 0 (") && line.contains("no server gave a batch");
+    assert!(stderr.lines().any(is_named), "{stderr}");
 }
 
 #[test]
