@@ -385,6 +385,27 @@ fn label_maps_in_a_folder_of_their_own_are_joined_by_the_names_of_images() {
     let [liver, lung] = ["m/a1_seg_liver.nii", "m/b1_seg_lung.nii"];
     Found::in_files(&["scans/deep/a1.nii", "scans/deep/b1.nii", liver, lung])
         .unused(&[(liver, UnusedReason::NamedLikeLabel), (lung, UnusedReason::NamedLikeLabel)]);
+    // Label maps of different kinds by their folders, and next to a label map in its place: the value 1 would be one class.
+    for labels in [
+        ["masks/liver/a1.nii", "masks/lung/b1.nii"],
+        ["liver_masks/a1.nii", "lung_masks/b1.nii"],
+        ["masks/1/a1.nii", "masks/2/b1.nii"],
+        ["masks/a1_seg_liver.nii", "masks2/b1_seg_lung.nii"],
+    ] {
+        Found::in_files(&["scans/deep/a1.nii", "scans/deep/b1.nii", labels[0], labels[1]])
+            .cases(&["data/scans/deep/a1 scans/deep/a1.nii -", "data/scans/deep/b1 scans/deep/b1.nii -"])
+            .unused(&[(labels[0], UnusedReason::NamedLikeLabel), (labels[1], UnusedReason::NamedLikeLabel)]);
+    }
+    let parts = ["lung/scans/deep/a1.nii", "lung/masks/in/a1.nii", "liver/scans/deep/b1.nii", "liver/masks/in/b1.nii"];
+    Found::in_files(&parts)
+        .unused(&[(parts[3], UnusedReason::NamedLikeLabel), (parts[1], UnusedReason::NamedLikeLabel)]);
+    Found::in_files(&["scans/deep/a1.nii", "masks/in/a1.nii", "scans/deep/b1.nii", "scans/deep/b1_seg.nii"])
+        .unused(&[("masks/in/a1.nii", UnusedReason::NamedLikeLabel)]);
+    // Parts of one dataset.
+    let parts = ["p1/scans/deep/a1.nii", "p1/masks/in/a1.nii", "p2/scans/deep/b1.nii", "p2/masks/in/b1.nii"];
+    let line =
+        |image: usize| format!("data/{} {} {}", parts[image].trim_end_matches(".nii"), parts[image], parts[image + 1]);
+    Found::in_files(&parts).cases(&[&line(0), &line(2)]).unused(&[]);
     // A folder of label maps elsewhere.
     let derived = "derived/lung/masks/a1.nii";
     Found::in_files(&["scans/deep/a1.nii", derived]).unused(&[(derived, UnusedReason::NamedLikeLabel)]);

@@ -298,8 +298,8 @@ impl fmt::Display for UnusedReason {
             Self::NotListed => "not listed in dataset.json",
             Self::LabelWithoutImage => "label map without an image of the same name",
             Self::NamedLikeLabel => {
-                "label map by its name or folder, but no image of the same name next to it; give it the name of its image, or of \
-                 the folder of its DICOM series"
+                "label map by its name or folder, but no image of the same name next to it; put it next to its image, with the \
+                 name of the image or of the folder of its DICOM series"
             }
             Self::MisplacedLabel { expected } => {
                 return write!(f, "label map by its name or folder, outside of {expected}, where it is expected");
