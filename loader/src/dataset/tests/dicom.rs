@@ -152,6 +152,41 @@ fn a_copied_series_is_one_case_with_the_first_name() {
 }
 
 #[test]
+fn a_series_copied_to_test_data_remains_in_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for (folder, uid) in [("Testing/p1", "1.2.4"), ("Training/p1", "1.2.4"), ("Testing/p2", "1.2.5")] {
+        series(&data.join(folder), uid, &|number| format!("{number}.dcm"));
+    }
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    found.cases(&["data/Training/p1 Training/p1/0.dcm -"]).skipped(&[]);
+    for (folder, expected) in [
+        ("Testing/p1", UnusedReason::SameFile { first: data.join("Training/p1/0.dcm") }),
+        ("Testing/p2", UnusedReason::TestSet),
+    ] {
+        let unused = found.listing.all_unused().filter(|unused| unused.path.starts_with(data.join(folder)));
+        assert!(unused.map(|unused| &unused.reason).eq([&expected; 4]), "{folder}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_series_linked_to_test_data_remains_in_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    series(&data.join("Training/p1"), "1.2.4", &|number| format!("{number}.dcm"));
+    std::fs::create_dir_all(data.join("Testing/p1")).unwrap();
+    for number in 0..4 {
+        let name = format!("p1/{number}.dcm");
+        std::fs::hard_link(data.join("Training").join(&name), data.join("Testing").join(&name)).unwrap();
+    }
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    found.cases(&["data/Training/p1 Training/p1/0.dcm -"]).skipped(&[]);
+    let same = |unused: &UnusedFile| matches!(unused.reason, UnusedReason::SameFile { .. });
+    assert_eq!(found.listing.all_unused().filter(|unused| same(unused)).count(), 4);
+}
+
+#[test]
 fn a_label_map_next_to_the_only_series_is_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
