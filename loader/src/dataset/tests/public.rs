@@ -329,11 +329,19 @@ fn the_folder_of_label_maps_may_have_words_before_its_name() {
     });
     let files: [&str; 5] = [&ct[0], &ct[1], &mr[0], &mr[1], "roi_loc_labelsTr/topcow_ct_001.txt"];
     let word = || "mr".to_owned();
-    Found::in_files(&files).cases(&[&format!("data/topcow_ct_001 {} {}", ct[0], ct[1])]).unused(&[
-        (files[3], UnusedReason::LabelOfOtherModality { word: word() }),
-        (files[2], UnusedReason::OtherModalityOfCase { word: word() }),
-        (files[4], UnusedReason::NotAVolume),
-    ]);
+    let used = DatasetNote::LabelFolder { used: "cow_seg_labelsTr".into(), expected: "labelsTr" };
+    Found::in_files(&files)
+        .cases(&[&format!("data/topcow_ct_001 {} {}", ct[0], ct[1])])
+        .unused(&[
+            (files[3], UnusedReason::LabelOfOtherModality { word: word() }),
+            (files[2], UnusedReason::OtherModalityOfCase { word: word() }),
+            (files[4], UnusedReason::NotAVolume),
+        ])
+        .notes(&[used]);
+    // A CT without the number of a channel is not used.
+    let [ct, mr] = ["imagesTr/topcow_ct_001.nii", "imagesTr/topcow_mr_001_0000.nii"];
+    Found::in_files(&[ct, mr, "imagesTr/topcow_ct_002_0000.nii"])
+        .unused(&[(ct, UnusedReason::NoChannel), (mr, UnusedReason::NamedLikeOtherModality { word: word() })]);
     // Of several, next to `labelsTr`, with other names, and as predictions, none is one.
     let misplaced = || UnusedReason::MisplacedLabel { expected: "labelsTr".into() };
     let image = "imagesTr/a_0000.nii";
@@ -345,6 +353,10 @@ fn the_folder_of_label_maps_may_have_words_before_its_name() {
         .cases(&[&format!("data/a {image} labelsTr/a.nii")])
         .unused(&[("x_labelsTr/a.nii", misplaced())]);
     Found::in_files(&[image, "x_labelsTr/b.nii"]).cases(&[&unlabelled]).unused(&[("x_labelsTr/b.nii", misplaced())]);
+    for folder in ["old_labelsTr", "backup-labelsTr", "my_Bak_labelsTr", "v1_labelsTr"] {
+        let label = format!("{folder}/a.nii");
+        Found::in_files(&[image, &label]).cases(&[&unlabelled]).unused(&[(label.as_str(), misplaced())]).notes(&[]);
+    }
     Found::in_files(&[image, "pred_labelsTr/a.nii"])
         .cases(&[&unlabelled])
         .unused(&[("pred_labelsTr/a.nii", UnusedReason::Prediction)]);

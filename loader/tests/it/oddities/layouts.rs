@@ -113,7 +113,7 @@ pub(super) const KINDS: &[Kind] = &[
         name: "PET next to the CT of its case",
         write: |data| data.scans(&["imagesTr/A__CT.nii.gz", "imagesTr/A__PT.nii.gz"]),
         seen: Seen::Names,
-        says: &["A__PT.nii.gz: `pt` in its name says that it is not a CT; the CT of its case is used"],
+        says: &["A__PT.nii.gz: `pt` in its name says that it is not a CT, and the CT of its case is used"],
         code: 0,
         holds: |stored| stored.has(&["A__CT"]),
     },
