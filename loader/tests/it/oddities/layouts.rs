@@ -144,6 +144,20 @@ pub(super) const KINDS: &[Kind] = &[
         holds: |stored| stored.has(&["a", "b"]),
     },
     Kind {
+        name: "label maps of two organs apart from their images",
+        write: |data| {
+            data.scans(&["scans/deep/a.nii", "scans/deep/b.nii"]);
+            data.labels(&["masks/liver/a.nii", "masks/lung/b.nii"]);
+        },
+        seen: Seen::Names,
+        says: &[
+            "masks/liver/a.nii: label map by its name or folder, but no image of the same name next to it",
+            "masks/lung/b.nii: label map by its name or folder, but no image of the same name next to it",
+        ],
+        code: 3,
+        holds: |stored| stored.has(&["scans/deep/a", "scans/deep/b"]),
+    },
+    Kind {
         name: "label map without its image",
         write: |data| {
             data.odd(Nifti::scan().file());
