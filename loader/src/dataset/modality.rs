@@ -93,8 +93,8 @@ impl Modalities {
     }
 }
 
-/// Converted cases of a folder by the names of their CTs without the words for modalities: `CHUM-001` for `CHUM-001__CT`. Only names with a
-/// word for CT count, because it shows that such words of the other names mean modalities, too.
+/// Converted cases of a folder by the names of their CTs without the words for modalities: `CHUM-001` for `CHUM-001__CT`. Only
+/// names with a word for CT count, because it shows that such words of the other names mean modalities, too.
 pub(super) struct CtCases(HashSet<Vec<String>>);
 
 impl CtCases {

@@ -7,9 +7,8 @@ use super::apart::is_apart;
 use super::tree::{FileId, Folder, TreeFile};
 use super::{CaseFiles, Listing, UnusedFile, UnusedReason};
 
-/// Keeps each scan once. Links to one image with different label maps are different cases; of equal ones the first
-/// counts in the order of datasets and cases: of those in no folder for tests or validation, if there are any, and of these, of those
-/// reached without links.
+/// Keeps each scan once. Links to one image with different label maps are different cases; of equal ones, those in folders for
+/// tests or validation come last, and links after files; the first of them counts in the order of datasets and cases.
 pub(super) fn keep_once(tree: &Folder, listing: &mut Listing) {
     let files: HashMap<&Path, &TreeFile> = tree.all_files().map(|file| (file.path.as_path(), file)).collect();
     let id = |path: &Path| files.get(path).and_then(|file| file.id);
