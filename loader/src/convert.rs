@@ -50,6 +50,7 @@ mod pass;
 mod same_scan;
 mod share;
 mod source;
+mod stock;
 mod suspicion;
 mod unnamed;
 mod unseen;
@@ -59,8 +60,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hiend_cache::prune::{Pruned, RunLock, prune};
-use hiend_cache::{Cache, Case, CodecPreset, Location, OpenOptions, RollingShardWriter};
+use hiend_cache::prune::{Pruned, RunLock};
+use hiend_cache::{CodecPreset, Location, OpenOptions, RollingShardWriter};
 
 use crate::budget::{ByteBudget, cores};
 use crate::case::{CaseFiles, SkippedCase};
@@ -187,6 +188,8 @@ pub struct Summary {
     pub unnamed: Vec<UnnamedLabels>,
     /// Bytes of superseded records in the cache.
     pub superseded_bytes: u64,
+    /// Cases of lost shards that were neither converted again nor given up. Programs refuse a cache that lacks any.
+    pub lost: Vec<String>,
     /// Result of pruning; `None` if it was not requested, or another run was writing into the cache.
     pub pruned: Option<Pruned>,
     /// True if the run was asked to stop before the end of the list.
@@ -387,11 +390,12 @@ impl<'a> Conversion<'a> {
         };
         let stored = convert_all();
         summary.interrupted = stop.is_requested() && num_left > 0;
-        // A run that comes to its end has converted the lost cases of its share, or told why it skipped them. Claims may be
-        // older than the loss.
+        // A run that comes to its end has converted the lost cases of its share, or told why it skipped them; an older record does
+        // not replace that of a skipped one. Claims may be older than the loss.
         let is_over = stored.is_ok() && !summary.interrupted && options.claim.is_none();
         let (own, listed) = (folder::listed(&share), folder::listed(datasets));
-        let is_given_up = |key: &str| (is_over && own.contains(key)) || (options.forget_lost && !listed.contains(key));
+        let is_skipped = |key: &str| is_over && own.contains(key) && !known.records.contains_key(key);
+        let is_given_up = |key: &str| is_skipped(key) || (options.forget_lost && !listed.contains(key));
         // A case that ends the run does not take the finished ones with it.
         if let Err(ConvertError::Suspect(_)) | Ok(()) = &stored {
             let written = shards.finish()?;
@@ -402,7 +406,7 @@ impl<'a> Conversion<'a> {
         }
         stored?;
         claiming.map_or(Ok(()), |claiming| claiming.leave(num_left == 0))?;
-        take_stock(out, datasets, &options, (&lock, &stop), &mut summary)?;
+        stock::take(out, datasets, &options, (&lock, &stop), &mut summary)?;
         if summary.pruned.is_some() {
             // Lists the cases of each shard, and the names of the classes that are left.
             folder::write_manifest(out, datasets, &config, Names::Replaced, &is_given_up)?;
@@ -410,55 +414,6 @@ impl<'a> Conversion<'a> {
         summary.secs = started.elapsed().as_secs_f64();
         Ok(summary)
     }
-}
-
-/// Examines the cache once everything is converted, and prunes it if that was requested.
-fn take_stock(
-    out: &Location,
-    datasets: &[Dataset],
-    options: &ConvertOptions,
-    (lock, stop): (&RunLock, &Stop),
-    summary: &mut Summary,
-) -> Result<(), ConvertError> {
-    // A case that cannot be read today is still in the data: what the cache has of it stays.
-    let listed = folder::listed(datasets);
-    if options.prune && !summary.interrupted {
-        refuse_vacant(out, datasets, &listed)?;
-        summary.pruned = prune(lock, options.shard_bytes, |key| listed.contains(key))?;
-    }
-    let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;
-    // Cases of a missing shard are still to be converted, by the next run or one with another share.
-    if let Some(other) = faults.into_iter().find(|fault| !matches!(fault, hiend_cache::Error::MissingShard { .. })) {
-        return Err(other.into());
-    }
-    summary.superseded_bytes = cache.superseded_bytes();
-    // In object storage, each index takes a request.
-    if !summary.interrupted && out.url().is_none() {
-        let skipped: HashSet<&str> = summary.skipped.iter().map(|skipped| skipped.case.as_str()).collect();
-        summary.unseen = unseen::find(&cache, datasets, &skipped);
-        summary.unnamed = unnamed::find(&cache, datasets, options.worker, stop);
-    }
-    summary.not_in_data = cache.cases().iter().filter(|case| !listed.contains(case.key())).count();
-    let same = same_scan::find(&cache, &listed);
-    summary.twice = same.twice;
-    summary.repeated = same.repeated;
-    Ok(())
-}
-
-/// Refuses to prune cases below folders that are now empty.
-fn refuse_vacant(out: &Location, datasets: &[Dataset], listed: &HashSet<String>) -> Result<(), ConvertError> {
-    let vacant: Vec<&String> = datasets.iter().flat_map(|dataset| &dataset.vacant).collect();
-    let cache = Cache::open_with(out, OpenOptions::for_one_pass())?;
-    // `D/p1` stands for itself and for `D/p1/ct`, not for `D/p10`.
-    let is_below = |key: &str, prefix: &str| {
-        let rest = key.strip_prefix(prefix);
-        rest.is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
-    };
-    let is_vacant = |key: &str| !listed.contains(key) && vacant.iter().any(|prefix| is_below(key, prefix));
-    let mut gone = cache.cases().iter().map(Case::key).filter(|key| is_vacant(key));
-    let Some(example) = gone.next() else { return Ok(()) };
-    let example = example.to_owned();
-    Err(ConvertError::Vacant { path: out.as_path().to_owned(), count: 1 + gone.count(), example })
 }
 
 fn store(

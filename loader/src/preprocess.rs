@@ -167,7 +167,10 @@ pub enum PreprocessError {
     )]
     Constant,
     /// Image and label have different numbers of voxels.
-    #[error("label of shape {label:?} for an image of shape {image:?}")]
+    #[error(
+        "label of shape {label:?} for an image of shape {image:?}; use the label map of this image, or move it away to convert \
+         the scan without labels"
+    )]
     LabelShape {
         /// Shape of the label map, in RAS+ order.
         label: [usize; 3],

@@ -254,6 +254,7 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<
     dict.set_item("twice", pairs(&summary.twice))?;
     dict.set_item("repeated", pairs(&summary.repeated))?;
     dict.set_item("superseded_bytes", summary.superseded_bytes)?;
+    dict.set_item("lost", &summary.lost)?;
     dict.set_item("pruned_cases", summary.pruned.as_ref().map(|pruned| pruned.cases))?;
     dict.set_item("secs", summary.secs)?;
     Ok(dict)

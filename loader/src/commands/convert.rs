@@ -120,8 +120,10 @@ fn conclude(
         print("--on-suspect does not apply to cases in the cache; --exclude NAME --prune removes them.")?;
     }
     unused::list(task)?;
+    let lost = lost_line(args, summary);
     if summary.interrupted {
-        print("Interrupted. The cache is complete up to here; run the command again to continue.")?;
+        let kept = "The cache is complete up to here; run the command again to continue.";
+        print(format_args!("Interrupted. {}", lost.as_deref().unwrap_or(kept)))?;
         return Ok(ExitCode::from(INTERRUPTED));
     }
     if num_listed > 0 && summary.converted + summary.unchanged + summary.elsewhere == 0 {
@@ -143,9 +145,27 @@ fn conclude(
     if args.prune && summary.pruned.is_none() {
         anyhow::bail!("{}: not pruned, because another run is writing here; try again later", shown(&args.out));
     }
-    print(format_args!("Next: hiend-train --shards {}", shown(&args.out)))?;
-    let is_complete = summary.skipped.is_empty() && task.num_unused(Weight::Missed) == 0;
+    print(lost.unwrap_or_else(|| format!("Next: hiend-train --shards {}", shown(&args.out))))?;
+    // The cases of other shares are not missed in this one.
+    let has_lost = !summary.lost.is_empty() && args.worker.is_none();
+    let is_complete = summary.skipped.is_empty() && !has_lost && task.num_unused(Weight::Missed) == 0;
     Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::from(SKIPPED) })
+}
+
+/// Line on the cases that the cache still lacks because their shards are lost, and how to get them back; `None` if there are none.
+fn lost_line(args: &cli::Convert, summary: &Summary) -> Option<String> {
+    let example = summary.lost.first()?;
+    let remedy = if summary.interrupted {
+        "run the command again"
+    } else if summary.skipped.iter().any(|skipped| summary.lost.contains(&skipped.case)) {
+        "correct the skipped ones, or give them up with --exclude NAME --forget-lost"
+    } else if args.claim {
+        "run the command without --claim"
+    } else {
+        "run the other shares (--worker)"
+    };
+    let cases = count(summary.lost.len(), "case");
+    Some(format!("The cache still lacks {cases} of lost shards, such as {example}, and programs refuse it; {remedy}."))
 }
 
 /// Prints the number of cases that are in the cache but not in the data, and the scans that are there twice.

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use hiend_cache::VolumeReader;
+use hiend_cache::{Cache, VolumeReader};
 
 use super::*;
 use crate::dataset::survey;

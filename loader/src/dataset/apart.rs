@@ -37,6 +37,12 @@ pub(super) fn take_out(root: &Path, listed: &HashSet<PathBuf>, listing: &mut Lis
     }
 }
 
+/// Returns true if a folder of the case's image, below `root`, says that the case is kept apart from training: of copies, the other
+/// one is used.
+pub(super) fn is_apart(root: &Path, case: &CaseFiles) -> bool {
+    parts(root, case).iter().any(|(_, split)| *split != Split::Training)
+}
+
 /// Folders of an image whose names say which part of a dataset they hold: the folder around each of them, and the part.
 fn parts(root: &Path, case: &CaseFiles) -> Vec<(PathBuf, Split)> {
     let Ok(below) = case.image.strip_prefix(root) else { return Vec::new() };

@@ -4,9 +4,9 @@
 //! A series whose files are in several folders is skipped, because none of them may hold all of it. Folders that lead to the
 //! very same files, by links, count as one, and so do copies: folders with byte-identical files, whatever their names.
 //!
-//! Of copies, the case is kept whose name comes first. In other formats, all cases of equal images are converted, and reported
-//! by `convert::same_scan`, because each may have a label map of its own. A series in two folders cannot be converted from
-//! either, unless one holds nothing that the other lacks.
+//! Of copies, the case is kept whose name comes first among those in no folder for tests or validation, if there are any. In
+//! other formats, all cases of equal images are converted, and reported by `convert::same_scan`, because each may have a label map
+//! of its own. A series in two folders cannot be converted from either, unless one holds nothing that the other lacks.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -14,6 +14,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::Dataset;
+use super::apart::is_apart;
 use super::dicom_head::{DicomHead, is_without_preamble};
 use super::hub::HubLinks;
 use super::modality::Modalities;
@@ -28,6 +29,8 @@ struct FoundCase {
     uid: String,
     case: CaseFiles,
     files: BTreeSet<FileId>,
+    /// True for a case in a folder for tests or validation, which may be taken out later.
+    is_apart: bool,
     /// Rank among cases of the same files, lowest first: names that end in `.dcm` come before others, and paths
     /// without links before those with links.
     rank: [bool; 2],
@@ -83,7 +86,7 @@ impl FoundSeries {
                 role: ImageRole::Assumed,
                 label: None,
             };
-            self.cases.push(FoundCase { uid: series.uid, case, files: ids, rank });
+            self.cases.push(FoundCase { uid: series.uid, is_apart: is_apart(root, &case), case, files: ids, rank });
         }
         for path in &linked {
             let first = self.hub.link(path).unwrap_or(path).to_owned();
@@ -141,7 +144,7 @@ impl FoundSeries {
 
     /// Keeps one of the cases that have the very same files.
     fn keep_once(&mut self, dataset: &mut Dataset) {
-        self.cases.sort_by_key(|found| found.rank);
+        self.cases.sort_by_key(|found| (found.is_apart, found.rank));
         let mut first_of: BTreeMap<BTreeSet<FileId>, PathBuf> = BTreeMap::new();
         self.cases.retain(|found| match first_of.entry(found.files.clone()) {
             Entry::Vacant(place) => {
@@ -155,10 +158,11 @@ impl FoundSeries {
         });
     }
 
-    /// Keeps the first, by name, of the cases of one series that have byte-identical files. Only files of such cases with files of
+    /// Keeps the first, by name, of the cases of one series that have byte-identical files; one in a folder for tests or validation only
+    /// if no other is there: the scan would be lost for training. Only files of such cases with files of
     /// equal sizes are read; a case with a file that cannot be read is kept.
     fn keep_first_copy(&mut self, dataset: &mut Dataset) {
-        self.cases.sort_by(|a, b| a.case.case_id.cmp(&b.case.case_id));
+        self.cases.sort_by(|a, b| (a.is_apart, &a.case.case_id).cmp(&(b.is_apart, &b.case.case_id)));
         let mut num_of: HashMap<&str, usize> = HashMap::new();
         for found in &self.cases {
             *num_of.entry(found.uid.as_str()).or_default() += 1;

@@ -77,7 +77,7 @@ fn visit(
     let (label_stems, image_stems): (Vec<&str>, Vec<&str>) =
         folder.volumes().map(|(_, stem)| stem).partition(|stem| is_label_name(stem));
     let names = ChannelNames::of(image_stems.iter().copied(), label_stems.into_iter());
-    let cts = CtCases::of(image_stems.into_iter());
+    let mut foreign: Vec<(&TreeFile, &str, String)> = Vec::new();
     for file in folder.files.iter().filter(|file| !taken.contains(&file.path)) {
         let mut unused = |reason| dataset.unused.push(UnusedFile { path: file.path.clone(), reason });
         match (file.stem(), of_labels) {
@@ -94,12 +94,13 @@ fn visit(
             (Some(stem), _) if is_label_name(stem) => labels.entry(case_key(stem)).or_default().push(file),
             (Some(stem), _) if matches!(names.role(stem), NameRole::Further(_)) => unused(UnusedReason::OtherChannel),
             (Some(stem), _) => match modalities.foreign_word(stem) {
-                Some(word) => unused(cts.of_image(stem, word)),
+                Some(word) => foreign.push((file, stem, word)),
                 None => images.entry(case_key(stem)).or_default().push((file, stem)),
             },
         }
     }
     join_originals(&images, &mut labels);
+    let first = dataset.cases.len();
     let ambiguous = ambiguous_labels(folder, &images, &labels);
     let reason = |is_ambiguous| if is_ambiguous { UnusedReason::AmbiguousLabel } else { UnusedReason::NamedLikeLabel };
     for (key, files) in &images {
@@ -132,6 +133,12 @@ fn visit(
             }
         }
     }
+    let cts = CtCases::of(&dataset.cases[first..]);
+    let of_foreign = |(file, stem, word): (&TreeFile, &str, String)| UnusedFile {
+        path: file.path.clone(),
+        reason: cts.of_image(stem, word),
+    };
+    dataset.unused.extend(foreign.into_iter().map(of_foreign));
     for (key, files) in labels {
         let reason = reason(ambiguous.keys.contains(&key));
         let unused = files.into_iter().map(|file| {

@@ -9,12 +9,15 @@
 //!   words of its folder with it: `TCIA_pancreas_labels/label0001` is that of `PANCREAS_0001`, as in NIH Pancreas-CT.
 //!
 //! Two label maps of one case, and one of two scans, are not used. The names of the cases remain.
+//!
+//! The value 1 is one class in all label maps of a dataset. Therefore they are joined only where no case has one in its place, and
+//! where all that can be joined are of one kind by their names ([`Kind`]): label maps in `masks/liver` and `masks/lung` are not used.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::modality::Modalities;
-use super::roles::{case_key, is_label_folder, label_key, loose_key};
+use super::roles::{case_key, is_label_folder, label_key, loose_key, without_numbers};
 use super::tree::name_of;
 use super::words::parts;
 use super::{Dataset, UnusedReason};
@@ -32,21 +35,36 @@ pub(super) fn join(root: &Path, dataset: &mut Dataset, modalities: Modalities) {
             by_folder.entry(folder.to_owned()).or_default().push(label);
         }
     }
-    if by_folder.is_empty() {
+    if by_folder.is_empty() || dataset.cases.iter().any(|case| case.label.is_some()) {
         return;
     }
     let scans = scans(root, dataset, modalities);
+    let scans = Scans::of(&scans);
+    let mut kinds: HashSet<Kind> = HashSet::new();
     let mut labels_of: BTreeMap<usize, Vec<PathBuf>> = BTreeMap::new();
     for (folder, labels) in &by_folder {
         // Folders within this one come next.
         let is_innermost = by_folder.range(folder.clone()..).nth(1).is_none_or(|(next, _)| !next.starts_with(folder));
-        let found = match labels.as_slice() {
-            [label] if is_innermost => of_only_series(folder, label, &scans).map(|case| vec![(case, label)]),
+        let of_series = match labels.as_slice() {
+            [label] if is_innermost => of_only_series(folder, label, &scans).map(|case| (case, label)),
             _ => None,
         };
-        for (case, label) in found.unwrap_or_else(|| of_names(root, folder, labels, &scans)) {
+        let (kind, found) = match of_series {
+            Some(found) => {
+                let around = unnumbered(root, folder.parent().unwrap_or(root));
+                (Kind::OfSeries { around }, vec![found])
+            }
+            None => of_names(root, folder, labels, &scans),
+        };
+        if !found.is_empty() {
+            kinds.insert(kind);
+        }
+        for (case, label) in found {
             labels_of.entry(case).or_default().push(label.path.clone());
         }
+    }
+    if kinds.len() > 1 {
+        return;
     }
     let mut taken: HashSet<PathBuf> = HashSet::new();
     for (case, labels) in labels_of {
@@ -59,6 +77,23 @@ pub(super) fn join(root: &Path, dataset: &mut Dataset, modalities: Modalities) {
         dataset.unused.retain(|unused| !taken.contains(&unused.path));
         dataset.renew_missing_labels(false);
     }
+}
+
+/// Label maps of one kind, as far as names tell. Names of folders around them are without numbers, because those are of cases and of
+/// parts of a dataset.
+#[derive(PartialEq, Eq, Hash)]
+enum Kind {
+    /// Label maps next to the only series of their folders, which lie in the folder `around`.
+    OfSeries { around: String },
+    /// Label maps joined by their names.
+    OfNames {
+        /// Names of the folders around those of label maps.
+        around: String,
+        /// Names of the folders of label maps, from the outermost to the innermost one.
+        folders: Vec<String>,
+        /// Parts of the files' names behind those of the cases.
+        behind: Vec<String>,
+    },
 }
 
 /// A label map that no case has.
@@ -119,6 +154,42 @@ impl Scan {
     }
 }
 
+/// Scans in the order of their places, and by each of their names.
+struct Scans<'a> {
+    all: Vec<&'a Scan>,
+    by_key: HashMap<&'a str, Vec<&'a Scan>>,
+}
+
+impl<'a> Scans<'a> {
+    fn of(scans: &'a [Scan]) -> Self {
+        let mut all: Vec<&Scan> = scans.iter().collect();
+        all.sort_by_key(|scan| &scan.place);
+        let mut by_key: HashMap<&str, Vec<&Scan>> = HashMap::new();
+        for &scan in &all {
+            for key in &scan.keys {
+                by_key.entry(key).or_default().push(scan);
+            }
+        }
+        Self { all, by_key }
+    }
+
+    /// Scans in a folder and those within it.
+    fn within(&self, folder: &Path) -> impl Iterator<Item = &'a Scan> {
+        within(&self.all, folder)
+    }
+
+    /// Scans of a name in a folder and those within it.
+    fn named(&self, key: &str, folder: &Path) -> impl Iterator<Item = &'a Scan> {
+        within(self.by_key.get(key).map(Vec::as_slice).unwrap_or_default(), folder)
+    }
+}
+
+/// Scans in a folder and those within it, of scans in the order of their places, in which they follow each other.
+fn within<'a>(scans: &[&'a Scan], folder: &Path) -> impl Iterator<Item = &'a Scan> {
+    let first = scans.partition_point(|scan| scan.place.as_path() < folder);
+    scans[first..].iter().copied().take_while(move |scan| scan.place.starts_with(folder))
+}
+
 /// All scans of a dataset: its cases, those skipped, and scans of other modalities, to which label maps may belong as well.
 fn scans(root: &Path, dataset: &Dataset, modalities: Modalities) -> Vec<Scan> {
     let is_other = |image: &Path| {
@@ -127,7 +198,7 @@ fn scans(root: &Path, dataset: &Dataset, modalities: Modalities) -> Vec<Scan> {
     let cases = dataset.cases.iter().enumerate().map(|(at, case)| {
         let mut scan = Scan::of(root, &case.image, Some(at));
         // The modality of a series is known.
-        if case.label.is_some() || (!scan.is_series && is_other(&case.image)) {
+        if !scan.is_series && is_other(&case.image) {
             scan.case = None;
         }
         scan
@@ -147,8 +218,8 @@ fn scans(root: &Path, dataset: &Dataset, modalities: Modalities) -> Vec<Scan> {
 
 /// The case of the only scan in a folder and those within it, if that is a series which the names of folders or nothing but words
 /// for label maps join to the only label map there.
-fn of_only_series(folder: &Path, label: &Label, scans: &[Scan]) -> Option<usize> {
-    let mut within = scans.iter().filter(|scan| scan.place.starts_with(folder));
+fn of_only_series(folder: &Path, label: &Label, scans: &Scans<'_>) -> Option<usize> {
+    let mut within = scans.within(folder);
     let only = within.next().filter(|scan| scan.is_series && within.next().is_none())?;
     let key = case_key(&label.stem);
     let mut around = only.place.ancestors().take_while(|around| around.starts_with(folder));
@@ -157,11 +228,8 @@ fn of_only_series(folder: &Path, label: &Label, scans: &[Scan]) -> Option<usize>
 }
 
 /// Cases with the label maps of their names, from a folder without images whose label maps have the same words behind the names of
-/// their cases. Images lie next to the folder of label maps, or deeper.
-fn of_names<'a>(root: &Path, folder: &Path, labels: &'a [Label], scans: &[Scan]) -> Vec<(usize, &'a Label)> {
-    if scans.iter().any(|scan| scan.place == folder) || labels.iter().any(|label| label.behind != labels[0].behind) {
-        return Vec::new();
-    }
+/// their cases, and the kind of these label maps. Images lie next to the folder of label maps, or deeper.
+fn of_names<'a>(root: &Path, folder: &Path, labels: &'a [Label], scans: &Scans<'_>) -> (Kind, Vec<(usize, &'a Label)>) {
     let mut outermost = folder;
     for around in folder.ancestors().take_while(|around| around.starts_with(root)) {
         if is_label_folder(&name_of(around)) {
@@ -169,20 +237,27 @@ fn of_names<'a>(root: &Path, folder: &Path, labels: &'a [Label], scans: &[Scan])
         }
     }
     let base = outermost.parent().filter(|base| base.starts_with(root)).unwrap_or(root);
-    let mut by_key: HashMap<&str, Vec<&Scan>> = HashMap::new();
-    for scan in scans.iter().filter(|scan| scan.place.starts_with(base)) {
-        for key in &scan.keys {
-            by_key.entry(key).or_default().push(scan);
-        }
+    let behind = labels[0].behind.clone();
+    let is_usable = scans.within(folder).next().is_none_or(|first| first.place != folder)
+        && labels.iter().all(|label| label.behind == behind);
+    let kind = Kind::OfNames { around: unnumbered(root, base), folders: folders_below(base, folder).collect(), behind };
+    if !is_usable {
+        return (kind, Vec::new());
     }
     let words = parts(&name_of(folder));
     let of_label = |label: &'a Label| {
         let names = label.names(&words);
-        let mut found = names.iter().filter_map(|name| by_key.get(name.as_str())).flatten();
+        let mut found = names.iter().flat_map(|name| scans.named(name, base));
         let only = found.next().filter(|_| found.next().is_none())?;
         Some((only.case?, label))
     };
-    labels.iter().filter_map(of_label).collect()
+    let found = labels.iter().filter_map(of_label).collect();
+    (kind, found)
+}
+
+/// Path from below `root` to `place` without numbers.
+fn unnumbered(root: &Path, place: &Path) -> String {
+    without_numbers(&folders_below(root, place).collect::<Vec<_>>().join("/"))
 }
 
 /// Names of the folders from below `root` to `place`.

@@ -98,11 +98,7 @@ impl Parts {
     fn add(&mut self, part: &Folder, labels: Option<&Folder>) {
         let (own, foreign): (Vec<Named<'_>>, Vec<Named<'_>>) =
             part.volumes().partition(|(_, stem)| self.modalities.foreign_word(stem).is_none());
-        let cts = CtCases::of(own.iter().map(|(_, stem)| *stem));
-        for (file, stem) in foreign {
-            let word = self.modalities.foreign_word(stem);
-            self.reasons.extend(word.map(|word| (file.path.clone(), cts.of_image(stem, word))));
-        }
+        let first = self.dataset.cases.len();
         let labels: Vec<Named<'_>> = labels.into_iter().flat_map(Folder::volumes).collect();
         let names = ChannelNames::of(own.iter().map(|(_, stem)| *stem), labels.iter().map(|(_, stem)| *stem));
         let (further, images): (Vec<Named<'_>>, Vec<Named<'_>>) =
@@ -140,6 +136,11 @@ impl Parts {
             } else {
                 self.dataset.cases.push(case);
             }
+        }
+        let cts = CtCases::of(&self.dataset.cases[first..]);
+        for (file, stem) in foreign {
+            let word = self.modalities.foreign_word(stem);
+            self.reasons.extend(word.map(|word| (file.path.clone(), cts.of_image(stem, word))));
         }
     }
 

@@ -7,7 +7,9 @@ use super::description::Description;
 use super::roles::is_role_word;
 use super::unused::reason::UnusedReason;
 use super::words::words;
+use crate::case::CaseFiles;
 use crate::preprocess::normalize::Normalize;
+use crate::volume::file_stem;
 
 /// Words that mark an image of another modality: names of modalities, and of sequences as datasets of MR write them.
 const OTHER_MODALITIES: [&str; 37] = [
@@ -91,15 +93,15 @@ impl Modalities {
     }
 }
 
-/// Cases of a folder by the names of their CTs without the words for modalities: `CHUM-001` for `CHUM-001__CT`. Only names with a
-/// word for CT count, because it shows that such words of the other names mean modalities, too.
+/// Converted cases of a folder by the names of their CTs without the words for modalities: `CHUM-001` for `CHUM-001__CT`. Only
+/// names with a word for CT count, because it shows that such words of the other names mean modalities, too.
 pub(super) struct CtCases(HashSet<Vec<String>>);
 
 impl CtCases {
-    /// Collects the names of a folder's images, without their endings.
-    pub(super) fn of<'a>(stems: impl Iterator<Item = &'a str>) -> Self {
-        let is_ct = |stem: &&str| has_ct_word(stem) && other_modality(stem).is_none();
-        Self(stems.filter(is_ct).map(without_modality).collect())
+    /// Collects the names of the cases' images.
+    pub(super) fn of(cases: &[CaseFiles]) -> Self {
+        let stems = cases.iter().filter_map(|case| file_stem(case.image.file_name()?.to_str()?));
+        Self(stems.filter(|stem| has_ct_word(stem) && other_modality(stem).is_none()).map(without_modality).collect())
     }
 
     /// The reason not to convert an image whose name has a `word` for another modality.
@@ -155,6 +157,7 @@ fn other_modality(stem: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::case::ImageRole;
 
     #[test]
     fn other_modalities_are_known_by_name() {
@@ -185,7 +188,15 @@ mod tests {
     #[test]
     fn images_of_other_modalities_are_joined_to_the_cts_of_their_cases() {
         let cts = ["CHUM-001__CT", "topcow_ct_001_0000", "ct_train_1001_image", "p7", "q_PET_CT"];
-        let cts = CtCases::of(cts.into_iter());
+        let cts = cts.map(|stem| CaseFiles {
+            dataset: "D".into(),
+            case_id: stem.into(),
+            image: format!("{stem}.nii.gz").into(),
+            slices: Vec::new(),
+            role: ImageRole::Assumed,
+            label: None,
+        });
+        let cts = CtCases::of(&cts);
         for name in ["CHUM-001__PT", "topcow_mr_001_0000", "topcow_mr_001", "mr_train_1001_label"] {
             assert!(cts.has(name), "{name}");
         }

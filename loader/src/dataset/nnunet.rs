@@ -3,7 +3,7 @@
 //!
 //! A folder with `imagesTs` and no `imagesTr` is converted from `imagesTs` and `labelsTs`. Names without channel numbers
 //! are read where no file of the folder has one and `dataset.json` does not demand them. The folder of label maps may have words
-//! before its name, as in `TopCoW` (`cow_seg_labelsTr`).
+//! before its name, as in `TopCoW` (`cow_seg_labelsTr`), which a note tells.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::Description;
 use super::modality::{CtCases, Modalities};
+use super::pair::is_earlier_version;
 use super::roles::{case_key, channel, is_prediction_folder};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, apart, is_named_like_label, lies_in, of_earlier_labels, rest};
@@ -24,8 +25,9 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
         .into_iter()
         .find_map(|(images, labels)| Some((folder.folder(images)?, labels)))?;
     let label_folder = folder.folder(labels).or_else(|| longer_named(folder, images, labels));
-    let labels = label_folder.map_or(labels, |folder| folder.name.as_str());
     let mut dataset = Dataset::described(folder.name.clone(), description);
+    dataset.notes.extend(label_folder.and_then(|used| note_on_name(used, labels)));
+    let labels = label_folder.map_or(labels, |folder| folder.name.as_str());
     let ending = description.and_then(|description| description.file_ending.as_deref());
     // Of several files of one name, nnU-Net reads the one with this ending.
     let is_preferred = |file: &TreeFile| ending.is_some_and(|ending| file.name.to_lowercase().ends_with(ending));
@@ -84,7 +86,7 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
             dataset.skipped.push(SkippedCase::new(&case, &case.image, several_channels(are_demanded)));
         }
     }
-    let cts = CtCases::of(stems.keys().copied());
+    let cts = CtCases::of(&dataset.cases);
     dataset.unused = rest(folder, &taken, |file| {
         let stem = file.stem().unwrap_or_default();
         let word = modalities.foreign_word(stem);
@@ -136,13 +138,19 @@ fn by_stem<'a>(
     stems
 }
 
+/// Note on a folder of label maps with another name than the `expected` one.
+fn note_on_name(used: &Folder, expected: &'static str) -> Option<DatasetNote> {
+    (used.name != expected).then(|| DatasetNote::LabelFolder { used: used.name.clone(), expected })
+}
+
 /// The only folder with volumes whose name ends in `labels` behind other words, as `cow_seg_labelsTr`, if at least half of its
-/// label maps have the names of images.
+/// label maps have the names of images. A folder named like an earlier version is none.
 fn longer_named<'a>(folder: &'a Folder, images: &Folder, labels: &str) -> Option<&'a Folder> {
     let is_longer = |child: &&Folder| {
         let words = child.name.strip_suffix(labels);
         words.is_some_and(|words| words.ends_with(['_', '-']))
             && !is_prediction_folder(&child.name)
+            && !is_earlier_version(&child.name)
             && child.volumes().next().is_some()
     };
     let mut longer = folder.folders.iter().filter(is_longer);

@@ -57,6 +57,13 @@ pub enum DatasetNote {
         /// Names of the folders, in a list for people.
         folders: String,
     },
+    /// The folder of label maps has words before the name that nnU-Net reads.
+    LabelFolder {
+        /// Name of the folder.
+        used: String,
+        /// Name that nnU-Net reads.
+        expected: &'static str,
+    },
     /// `dataset.json` lists one label map for several images.
     SharedLabel {
         /// The first such label map.
@@ -129,6 +136,11 @@ impl fmt::Display for DatasetNote {
                 f,
                 "several folders have label maps for the same images ({folders}), and none is used; keep one of them next to the \
                  images, and move the others out of the data"
+            ),
+            Self::LabelFolder { used, expected } => write!(
+                f,
+                "label maps are read from {}, because there is no {expected}; move the folder out of the data if they are others",
+                escape_name(used)
             ),
             Self::SharedLabel { label, cases: [first, second], count } => {
                 let more = match count.saturating_sub(1) {

@@ -8,6 +8,7 @@ use super::roles::{
     may_name_cts, without_numbers,
 };
 use super::tree::{Folder, TreeFile};
+use super::words::words;
 use crate::case::ImageRole;
 
 /// Conditions on the names of folders of images. The first condition that any folder meets is the one that counts.
@@ -21,7 +22,7 @@ const IMAGE_RANKS: [fn(&str) -> bool; 5] = [
 /// Conditions on the names of folders of label maps.
 const LABEL_RANKS: [fn(&str) -> bool; 2] = [|name| is_label_folder(name) && !Split::is_apart(name), is_label_folder];
 
-/// Last words of the names of earlier versions of a folder: `labels_old` next to `labels`.
+/// Words for earlier versions of a folder: `labels_old` next to `labels`.
 const EARLIER_WORDS: [&str; 4] = ["old", "backup", "bak", "v1"];
 
 /// Largest number of sets of folders among which one of images is looked for by the names of its files.
@@ -137,6 +138,11 @@ fn drop_earlier(sets: &mut Vec<Vec<&Folder>>) {
 pub(super) fn later_version(name: &str) -> Option<&str> {
     let (later, word) = name.rsplit_once(['_', '-', ' ', '.'])?;
     EARLIER_WORDS.contains(&word.to_lowercase().as_str()).then_some(later)
+}
+
+/// Returns true if a word of a folder's name, wherever it is, says that it is an earlier version of another one: `old_labelsTr`.
+pub(super) fn is_earlier_version(name: &str) -> bool {
+    words(name).any(|word| EARLIER_WORDS.contains(&word.as_str()))
 }
 
 /// The only folders of images and of label maps by their names among folders that meet a condition.

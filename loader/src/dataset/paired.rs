@@ -150,7 +150,7 @@ fn join(
         }
     }
     let places = [&pair.images, &pair.labels, &pair.competing].map(|folders| paths(folders));
-    let cts = CtCases::of(stems.iter().copied());
+    let cts = CtCases::of(&dataset.cases);
     let reason = |file: &TreeFile| explain(file, pair, &places, &names, (&cts, modalities));
     dataset.unused = all.iter().flat_map(|folder| rest(folder, &taken, reason)).collect();
     dataset.note_missing_labels(!pair.labels.is_empty());

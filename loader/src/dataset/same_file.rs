@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::apart::is_apart;
 use super::tree::{FileId, Folder, TreeFile};
 use super::{CaseFiles, Listing, UnusedFile, UnusedReason};
 
-/// Keeps each scan once. Links to one image with different label maps are different cases; of equal ones the first
-/// counts that is reached without links, else the first in the order of datasets and cases.
+/// Keeps each scan once. Links to one image with different label maps are different cases; of equal ones, those in folders for
+/// tests or validation come last, and links after files; the first of them counts in the order of datasets and cases.
 pub(super) fn keep_once(tree: &Folder, listing: &mut Listing) {
     let files: HashMap<&Path, &TreeFile> = tree.all_files().map(|file| (file.path.as_path(), file)).collect();
     let id = |path: &Path| files.get(path).and_then(|file| file.id);
@@ -16,15 +17,14 @@ pub(super) fn keep_once(tree: &Folder, listing: &mut Listing) {
     let mut first_of: HashMap<Vec<FileId>, PathBuf> = HashMap::new();
     // Images, label maps and masks of cases.
     let mut used: HashMap<FileId, PathBuf> = HashMap::new();
-    for linked in [false, true] {
-        let cases = listing.datasets.iter().flat_map(|dataset| &dataset.cases);
-        for case in cases.filter(|case| is_linked(case) == linked) {
-            if let Some(key) = key(case) {
-                for (id, path) in key.iter().zip(case.files()) {
-                    used.entry(*id).or_insert_with(|| path.to_owned());
-                }
-                first_of.entry(key).or_insert_with(|| case.image.clone());
+    let mut cases: Vec<&CaseFiles> = listing.datasets.iter().flat_map(|dataset| &dataset.cases).collect();
+    cases.sort_by_cached_key(|case| (is_apart(&tree.path, case), is_linked(case)));
+    for case in cases {
+        if let Some(key) = key(case) {
+            for (id, path) in key.iter().zip(case.files()) {
+                used.entry(*id).or_insert_with(|| path.to_owned());
             }
+            first_of.entry(key).or_insert_with(|| case.image.clone());
         }
     }
     for dataset in &mut listing.datasets {

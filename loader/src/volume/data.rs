@@ -1,6 +1,7 @@
 //! Voxels that follow a text header, or that lie in a separate file in the folder of the header.
 
 use std::fmt::Display;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::dtype::{Dtype, Stored};
@@ -49,6 +50,21 @@ pub(super) enum Encoding {
     Text,
 }
 
+impl Data {
+    /// Offset of the encoded voxels in a file of `len` bytes, without the lines to skip.
+    fn start_in(&self, len: u64, info: &VolumeInfo) -> Result<u64, VolumeFault> {
+        match self.start {
+            Start::At(start) => Ok(start),
+            Start::FromEnd(least) => {
+                let start = len.checked_sub(info.data_bytes).filter(|start| *start >= least);
+                let promised = least.saturating_add(info.data_bytes);
+                let missing = promised.saturating_sub(len);
+                start.ok_or(VolumeFault::Missing { shape: info.shape, missing, promised })
+            }
+        }
+    }
+}
+
 /// Parser of a header at the beginning of a file.
 pub(super) type Parse = fn(&[u8]) -> Result<Header, VolumeFault>;
 
@@ -74,11 +90,40 @@ fn is_single(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ["nrrd", "mha"].iter().any(|single| ending.eq_ignore_ascii_case(single)))
 }
 
-/// Reads a volume's text header.
+/// Reads a volume's text header. The file with raw voxels must be as long as the header says, or longer.
 pub(super) fn read_info(path: &Path, parse: Parse) -> Result<VolumeInfo, VolumeFault> {
     let header = parse(&header_text::read(open_regular(path)?)?)?;
-    header.data_path(path)?;
-    Ok(header.info)
+    let data_path = header.data_path(path)?;
+    let Header { mut info, data } = header;
+    // Lines to skip are counted when the voxels are read.
+    if data.encoding == Encoding::Raw && data.skip_lines == 0 {
+        let surplus = match &data_path {
+            None => raw_surplus(&open_regular(path)?, &data, &info)?,
+            Some(data_path) => open_regular(data_path)
+                .and_then(|file| raw_surplus(&file, &data, &info))
+                .map_err(|fault| of_data_file(data_path, stand_in_at(data_path).unwrap_or(fault)))?,
+        };
+        info.note_surplus(surplus);
+    }
+    Ok(info)
+}
+
+/// Number of bytes behind the last voxel of a file with raw voxels.
+fn raw_surplus(file: &File, data: &Data, info: &VolumeInfo) -> Result<u64, VolumeFault> {
+    let len = file.metadata().map_err(|err| VolumeFault::read(&err))?.len();
+    let offset = data.start_in(len, info)?.saturating_add(data.skip_bytes);
+    check_complete(info, offset, usize::try_from(len).unwrap_or(usize::MAX))?;
+    Ok(surplus(info, offset, len))
+}
+
+/// Fault of a file that is known to replace one with voxels.
+fn stand_in_at(path: &Path) -> Option<VolumeFault> {
+    stand_in::fault(&header_text::read(open_regular(path).ok()?).ok()?)
+}
+
+/// Number of bytes behind the last voxel in a file of `len` bytes, whose first voxel lies at `offset`.
+fn surplus(info: &VolumeInfo, offset: u64, len: u64) -> u64 {
+    len.saturating_sub(offset.saturating_add(info.data_bytes))
 }
 
 /// Path of the separate file with the voxels of the header that `parse` understands; `None` if there is none, or the
@@ -133,15 +178,7 @@ pub(crate) fn of_data_file(data_path: &Path, problem: impl Display) -> VolumeFau
 /// Returns the decoded bytes, the offset of the first voxel, and the number of bytes behind the last one.
 fn decode(file: Vec<u8>, data: &Data, info: &VolumeInfo) -> Result<(Vec<u8>, u64, u64), VolumeFault> {
     let len = file.len() as u64;
-    let mut start = match data.start {
-        Start::At(start) => start,
-        Start::FromEnd(least) => {
-            let start = len.checked_sub(info.data_bytes).filter(|start| *start >= least);
-            let promised = least.saturating_add(info.data_bytes);
-            let missing = promised.saturating_sub(len);
-            start.ok_or(VolumeFault::Missing { shape: info.shape, missing, promised })?
-        }
-    };
+    let mut start = data.start_in(len, info)?;
     let rest = |start: u64| usize::try_from(start).ok().and_then(|start| file.get(start..)).unwrap_or_default();
     for _ in 0..data.skip_lines {
         match rest(start).iter().position(|&byte| byte == b'\n') {
@@ -155,7 +192,7 @@ fn decode(file: Vec<u8>, data: &Data, info: &VolumeInfo) -> Result<(Vec<u8>, u64
     match data.encoding {
         Encoding::Raw => {
             let offset = start.saturating_add(data.skip_bytes);
-            let surplus = len.saturating_sub(offset.saturating_add(info.data_bytes));
+            let surplus = surplus(info, offset, len);
             Ok((file, offset, surplus))
         }
         Encoding::Zlib if !rest(start).starts_with(&inflate::GZIP_MAGIC) => {

@@ -45,7 +45,7 @@ fn digest(line: &str) -> String {
 }
 
 fn servers_of_a_bucket_give_the_local_stream(server: &str) {
-    // Lines that fill a pipe, so that the client is amid its stream as long as they are not read.
+    // Lines that fill a pipe, so that the client is within its stream as long as they are not read.
     const STREAM: [&str; 5] =
         ["--batches=1500", "--visits-per-batch=1", "--crop-size=16", "--crops-per-visit=1", "--memory=4MiB"];
     let place = Place::with_phantoms(server, 3);

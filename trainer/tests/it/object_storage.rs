@@ -59,7 +59,7 @@ fn losses_with_shards_in_a_bucket_are_those_with_local_shards() {
         assert_eq!(losses(&folder, run), local, "{run}");
     }
 
-    // Two servers of the bucket, one of which is killed amid the run. The run itself knows no bucket.
+    // Two servers of the bucket, one of which is killed during the run. The run itself knows no bucket.
     let [first, second] = ["a", "b"].map(|name| Server::of_cache(&folder, name, &url, &variables));
     let args = format!("{pretrain} --loader {},{} --run-dir served --memory 128KiB", first.url, second.url);
     let (code, stderr) = train(&folder, &args, 2, || first.kill());

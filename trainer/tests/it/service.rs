@@ -137,7 +137,7 @@ fn losses_survive_the_death_of_a_server() {
     let straight = losses(&folder, "straight");
     assert_eq!(straight.len(), 8);
 
-    // Two servers, one of which is killed amid the run.
+    // Two servers, one of which is killed during the run.
     let (first, second) = (Server::start(&folder, "a"), Server::start(&folder, "b"));
     let urls = format!("{},{}", first.url, second.url);
     let args = format!("{PRETRAIN} --loader {urls} --run-dir two --max-steps 8 --memory 8MiB");

@@ -88,8 +88,8 @@ def shard(
         ``dataset.json`` does not name), ``voxels``, ``bytes_in``, ``bytes_out``, ``shards``, ``not_in_data``, ``twice``
         (a list of pairs: a case that is not in the data, and one of the data with the same image), ``repeated`` (a list
         of pairs: a case of the data, and the first one of the data with the same image),
-        ``superseded_bytes``, ``pruned_cases`` and ``secs``. All data were converted if ``skipped`` and ``not_used`` are
-        empty.
+        ``superseded_bytes``, ``lost`` (a list of cases of lost shards that the cache still lacks: it cannot be opened),
+        ``pruned_cases`` and ``secs``. All data were converted if ``skipped``, ``not_used`` and ``lost`` are empty.
 
     Raises:
         HiendError: If the data cannot be listed, no case can be converted, or the cache cannot be written.

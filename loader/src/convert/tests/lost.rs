@@ -104,12 +104,13 @@ fn a_lost_shard_is_missed_until_its_cases_are_converted_again() {
         stop.request();
         let interrupted = Conversion::new(&data, &datasets, &cache).config(config.clone()).stop(stop).run().unwrap();
         assert_eq!((interrupted.interrupted, interrupted.converted), (true, 0));
+        assert_eq!(interrupted.lost, ["data/b"]);
         assert!(misses(&place, &lost));
     }
     let planned = changes(&data, &datasets, &cache, &config, &ConvertOptions::default()).unwrap();
     assert_eq!(planned.new, ["data/b"]);
     let summary = place.convert();
-    assert_eq!((summary.converted, summary.unchanged), (1, 2));
+    assert_eq!((summary.converted, summary.unchanged, summary.lost), (1, 2, vec![]));
     assert!(!misses(&place, &lost));
     assert_eq!(place.keys(), ["data/a", "data/b", "data/c"]);
 }
@@ -120,8 +121,9 @@ fn a_lost_shard_is_missed_until_its_cases_are_given_up() {
     let share = |number| ConvertOptions { worker: (number, 2), ..ConvertOptions::default() };
     let mut converted = 0;
     for number in [0, 1] {
-        converted += place.convert_with(share(number)).unwrap().converted;
-        assert_eq!(misses(&place, &lost), converted == 0, "{number}");
+        let summary = place.convert_with(share(number)).unwrap();
+        converted += summary.converted;
+        assert_eq!((misses(&place, &lost), summary.lost.len()), (converted == 0, 1 - converted), "{number}");
     }
     assert_eq!(converted, 1);
 
@@ -141,11 +143,27 @@ fn label_maps_that_are_gone_do_not_leave_the_case_of_a_lost_record_without_label
     let expected = place.label_counts("data/a");
     place.write("imagesTr/a_0000.nii", &image().scaling(1.0, 5.0));
     place.convert();
-    std::fs::remove_file(place.cache().join("g0002-w000-0000.shard")).unwrap();
+    let lost = place.cache().join("g0002-w000-0000.shard");
+    std::fs::remove_file(&lost).unwrap();
     std::fs::remove_file(place.data().join("labelsTr/a.nii")).unwrap();
     let summary = place.convert();
     assert!(summary.skipped[0].reason.contains("no label map is left in its dataset"), "{:?}", summary.skipped);
-    assert_eq!(place.label_counts("data/a"), expected);
+    // Nor does the older record return.
+    assert_eq!(summary.lost, ["data/a"]);
+    assert!(misses(&place, &lost));
+    place.write("labelsTr/a.nii", &label(1, 1));
+    assert_eq!((place.convert().converted, place.label_counts("data/a")), (1, expected));
+}
+
+#[test]
+fn a_skipped_case_whose_only_record_is_lost_is_given_up() {
+    let place = Place::new(&[("imagesTr/a_0000.nii", image()), ("imagesTr/b_0000.nii", image().scaling(1.0, 5.0))]);
+    place.convert_with(ConvertOptions { shard_bytes: 1, ..ConvertOptions::default() }).unwrap();
+    let lost = Cache::open(place.cache()).unwrap().case("data/b").unwrap().shard().path().to_owned();
+    std::fs::remove_file(&lost).unwrap();
+    std::fs::write(place.data().join("imagesTr/b_0000.nii"), "cut").unwrap();
+    let summary = place.convert();
+    assert_eq!((summary.skipped.len(), summary.lost, place.keys()), (1, vec![], vec!["data/a".to_owned()]));
 }
 
 #[test]

@@ -152,6 +152,41 @@ fn a_copied_series_is_one_case_with_the_first_name() {
 }
 
 #[test]
+fn a_series_copied_to_test_data_remains_in_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for (folder, uid) in [("Testing/p1", "1.2.4"), ("Training/p1", "1.2.4"), ("Testing/p2", "1.2.5")] {
+        series(&data.join(folder), uid, &|number| format!("{number}.dcm"));
+    }
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    found.cases(&["data/Training/p1 Training/p1/0.dcm -"]).skipped(&[]);
+    for (folder, expected) in [
+        ("Testing/p1", UnusedReason::SameFile { first: data.join("Training/p1/0.dcm") }),
+        ("Testing/p2", UnusedReason::TestSet),
+    ] {
+        let unused = found.listing.all_unused().filter(|unused| unused.path.starts_with(data.join(folder)));
+        assert!(unused.map(|unused| &unused.reason).eq([&expected; 4]), "{folder}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_series_linked_to_test_data_remains_in_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    series(&data.join("Training/p1"), "1.2.4", &|number| format!("{number}.dcm"));
+    std::fs::create_dir_all(data.join("Testing/p1")).unwrap();
+    for number in 0..4 {
+        let name = format!("p1/{number}.dcm");
+        std::fs::hard_link(data.join("Training").join(&name), data.join("Testing").join(&name)).unwrap();
+    }
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    found.cases(&["data/Training/p1 Training/p1/0.dcm -"]).skipped(&[]);
+    let same = |unused: &UnusedFile| matches!(unused.reason, UnusedReason::SameFile { .. });
+    assert_eq!(found.listing.all_unused().filter(|unused| same(unused)).count(), 4);
+}
+
+#[test]
 fn a_label_map_next_to_the_only_series_is_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
@@ -202,25 +237,54 @@ fn label_maps_in_a_folder_of_their_own_are_joined_to_series_by_the_names_of_fold
         ("Pancreas-CT/PANCREAS_0001/11-24-2015-PANCREAS0001/Pancreas-1", "1.2.1"),
         ("Pancreas-CT/PANCREAS_0002/a", "1.2.2"),
         ("Pancreas-CT/PANCREAS_0002/b", "1.2.3"),
-        ("patients/q1/CT", "1.2.4"),
     ] {
         series(&data.join(folder), uid, &|number| format!("{number}.dcm"));
     }
     let labels = [1, 2, 3].map(|number| format!("TCIA_pancreas_labels-02-05-2017/label{number:04}.nii.gz"));
-    touch(&data, &[&labels[0], &labels[1], &labels[2], "masks/q1.nii.gz"]);
+    touch(&data, &[&labels[0], &labels[1], &labels[2]]);
     let found = Found { listing: survey(&data).unwrap(), dir };
     let first = "Pancreas-CT/PANCREAS_0001/11-24-2015-PANCREAS0001/Pancreas-1";
+    let image = format!("data/{first} {first}/0.dcm");
+    let others = ["a", "b"].map(|name| {
+        let folder = format!("Pancreas-CT/PANCREAS_0002/{name}");
+        format!("data/{folder} {folder}/0.dcm -")
+    });
+    found.cases(&[&format!("{image} {}", labels[0]), &others[0], &others[1]]).unused(&[
+        (labels[1].as_str(), UnusedReason::NamedLikeLabel),
+        (labels[2].as_str(), UnusedReason::NamedLikeLabel),
+    ]);
+    // Label maps of another kind: a folder of its own, and next to a series.
+    for (folder, label) in [("patients/q1/CT", "masks/q1.nii.gz"), ("q1/CT", "q1/label.nii.gz")] {
+        let Found { dir, .. } = &found;
+        let data = dir.path().join("data");
+        series(&data.join(folder), "1.2.4", &|number| format!("{number}.dcm"));
+        touch(&data, &[label]);
+        let both = survey(&data).unwrap();
+        assert!(both.datasets[0].cases.iter().all(|case| case.label.is_none()), "{label}");
+        assert_eq!(both.all_unused().filter(|unused| unused.reason == UnusedReason::NamedLikeLabel).count(), 4);
+        std::fs::remove_dir_all(data.join(folder)).unwrap();
+        std::fs::remove_file(data.join(label)).unwrap();
+    }
+}
+
+#[test]
+fn label_maps_are_those_of_the_series_below_their_folder_whatever_is_next_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for (number, folder) in ["p1/a", "p1-b/a", "p1/a-b", "p10", "p2/a"].into_iter().enumerate() {
+        series(&data.join(folder), &format!("1.2.{number}"), &|number| format!("{number}.dcm"));
+    }
+    touch(&data, &["p1-b/label.nii.gz", "p1/label.nii.gz", "p10/label.nii.gz", "p2/label.nii.gz"]);
+    let found = Found { listing: survey(&data).unwrap(), dir };
     found
         .cases(&[
-            &format!("data/{first} {first}/0.dcm {}", labels[0]),
-            "data/Pancreas-CT/PANCREAS_0002/a Pancreas-CT/PANCREAS_0002/a/0.dcm -",
-            "data/Pancreas-CT/PANCREAS_0002/b Pancreas-CT/PANCREAS_0002/b/0.dcm -",
-            "data/patients/q1/CT patients/q1/CT/0.dcm masks/q1.nii.gz",
+            "data/p1-b/a p1-b/a/0.dcm p1-b/label.nii.gz",
+            "data/p1/a p1/a/0.dcm -",
+            "data/p1/a-b p1/a-b/0.dcm -",
+            "data/p10 p10/0.dcm p10/label.nii.gz",
+            "data/p2/a p2/a/0.dcm p2/label.nii.gz",
         ])
-        .unused(&[
-            (labels[1].as_str(), UnusedReason::NamedLikeLabel),
-            (labels[2].as_str(), UnusedReason::NamedLikeLabel),
-        ]);
+        .unused(&[("p1/label.nii.gz", UnusedReason::NamedLikeLabel)]);
 }
 
 #[cfg(unix)]

@@ -22,6 +22,17 @@ fn a_link_to_its_parent_is_named_and_each_scan_is_listed_once() {
 }
 
 #[test]
+fn a_scan_linked_to_test_data_remains_in_training() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    touch(&data, &["test/a.nii", "train/b.nii"]);
+    std::fs::hard_link(data.join("test/a.nii"), data.join("train/a.nii")).unwrap();
+    let found = Found { listing: survey(&data).unwrap(), dir };
+    let same = UnusedReason::SameFile { first: data.join("train/a.nii") };
+    found.cases(&["data/train/a train/a.nii -", "data/train/b train/b.nii -"]).unused(&[("test/a.nii", same)]);
+}
+
+#[test]
 fn a_dataset_of_links_is_a_dataset() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

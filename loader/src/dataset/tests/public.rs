@@ -329,11 +329,19 @@ fn the_folder_of_label_maps_may_have_words_before_its_name() {
     });
     let files: [&str; 5] = [&ct[0], &ct[1], &mr[0], &mr[1], "roi_loc_labelsTr/topcow_ct_001.txt"];
     let word = || "mr".to_owned();
-    Found::in_files(&files).cases(&[&format!("data/topcow_ct_001 {} {}", ct[0], ct[1])]).unused(&[
-        (files[3], UnusedReason::LabelOfOtherModality { word: word() }),
-        (files[2], UnusedReason::OtherModalityOfCase { word: word() }),
-        (files[4], UnusedReason::NotAVolume),
-    ]);
+    let used = DatasetNote::LabelFolder { used: "cow_seg_labelsTr".into(), expected: "labelsTr" };
+    Found::in_files(&files)
+        .cases(&[&format!("data/topcow_ct_001 {} {}", ct[0], ct[1])])
+        .unused(&[
+            (files[3], UnusedReason::LabelOfOtherModality { word: word() }),
+            (files[2], UnusedReason::OtherModalityOfCase { word: word() }),
+            (files[4], UnusedReason::NotAVolume),
+        ])
+        .notes(&[used]);
+    // A CT without the number of a channel is not used.
+    let [ct, mr] = ["imagesTr/topcow_ct_001.nii", "imagesTr/topcow_mr_001_0000.nii"];
+    Found::in_files(&[ct, mr, "imagesTr/topcow_ct_002_0000.nii"])
+        .unused(&[(ct, UnusedReason::NoChannel), (mr, UnusedReason::NamedLikeOtherModality { word: word() })]);
     // Of several, next to `labelsTr`, with other names, and as predictions, none is one.
     let misplaced = || UnusedReason::MisplacedLabel { expected: "labelsTr".into() };
     let image = "imagesTr/a_0000.nii";
@@ -345,6 +353,10 @@ fn the_folder_of_label_maps_may_have_words_before_its_name() {
         .cases(&[&format!("data/a {image} labelsTr/a.nii")])
         .unused(&[("x_labelsTr/a.nii", misplaced())]);
     Found::in_files(&[image, "x_labelsTr/b.nii"]).cases(&[&unlabelled]).unused(&[("x_labelsTr/b.nii", misplaced())]);
+    for folder in ["old_labelsTr", "backup-labelsTr", "my_Bak_labelsTr", "v1_labelsTr"] {
+        let label = format!("{folder}/a.nii");
+        Found::in_files(&[image, &label]).cases(&[&unlabelled]).unused(&[(label.as_str(), misplaced())]).notes(&[]);
+    }
     Found::in_files(&[image, "pred_labelsTr/a.nii"])
         .cases(&[&unlabelled])
         .unused(&[("pred_labelsTr/a.nii", UnusedReason::Prediction)]);
@@ -385,6 +397,27 @@ fn label_maps_in_a_folder_of_their_own_are_joined_by_the_names_of_images() {
     let [liver, lung] = ["m/a1_seg_liver.nii", "m/b1_seg_lung.nii"];
     Found::in_files(&["scans/deep/a1.nii", "scans/deep/b1.nii", liver, lung])
         .unused(&[(liver, UnusedReason::NamedLikeLabel), (lung, UnusedReason::NamedLikeLabel)]);
+    // Label maps of different kinds by their folders, and next to a label map in its place: the value 1 would be one class.
+    for labels in [
+        ["masks/liver/a1.nii", "masks/lung/b1.nii"],
+        ["liver_masks/a1.nii", "lung_masks/b1.nii"],
+        ["masks/1/a1.nii", "masks/2/b1.nii"],
+        ["masks/a1_seg_liver.nii", "masks2/b1_seg_lung.nii"],
+    ] {
+        Found::in_files(&["scans/deep/a1.nii", "scans/deep/b1.nii", labels[0], labels[1]])
+            .cases(&["data/scans/deep/a1 scans/deep/a1.nii -", "data/scans/deep/b1 scans/deep/b1.nii -"])
+            .unused(&[(labels[0], UnusedReason::NamedLikeLabel), (labels[1], UnusedReason::NamedLikeLabel)]);
+    }
+    let parts = ["lung/scans/deep/a1.nii", "lung/masks/in/a1.nii", "liver/scans/deep/b1.nii", "liver/masks/in/b1.nii"];
+    Found::in_files(&parts)
+        .unused(&[(parts[3], UnusedReason::NamedLikeLabel), (parts[1], UnusedReason::NamedLikeLabel)]);
+    Found::in_files(&["scans/deep/a1.nii", "masks/in/a1.nii", "scans/deep/b1.nii", "scans/deep/b1_seg.nii"])
+        .unused(&[("masks/in/a1.nii", UnusedReason::NamedLikeLabel)]);
+    // Parts of one dataset.
+    let parts = ["p1/scans/deep/a1.nii", "p1/masks/in/a1.nii", "p2/scans/deep/b1.nii", "p2/masks/in/b1.nii"];
+    let line =
+        |image: usize| format!("data/{} {} {}", parts[image].trim_end_matches(".nii"), parts[image], parts[image + 1]);
+    Found::in_files(&parts).cases(&[&line(0), &line(2)]).unused(&[]);
     // A folder of label maps elsewhere.
     let derived = "derived/lung/masks/a1.nii";
     Found::in_files(&["scans/deep/a1.nii", derived]).unused(&[(derived, UnusedReason::NamedLikeLabel)]);

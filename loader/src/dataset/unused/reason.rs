@@ -144,7 +144,7 @@ pub enum UnusedReason {
         /// Word that marks the other modality.
         word: String,
     },
-    /// An image of another modality next to the CT of its case.
+    /// An image of another modality next to the converted CT of its case.
     OtherModalityOfCase {
         /// Word that marks the other modality.
         word: String,
@@ -298,8 +298,8 @@ impl fmt::Display for UnusedReason {
             Self::NotListed => "not listed in dataset.json",
             Self::LabelWithoutImage => "label map without an image of the same name",
             Self::NamedLikeLabel => {
-                "label map by its name or folder, but no image of the same name next to it; give it the name of its image, or of \
-                 the folder of its DICOM series"
+                "label map by its name or folder, but no image of the same name next to it; put it next to its image, with the \
+                 name of the image or of the folder of its DICOM series"
             }
             Self::MisplacedLabel { expected } => {
                 return write!(f, "label map by its name or folder, outside of {expected}, where it is expected");
@@ -308,7 +308,10 @@ impl fmt::Display for UnusedReason {
                 return write!(f, "`{word}` in its name says that it is not a CT; rename it if it is");
             }
             Self::OtherModalityOfCase { word } => {
-                return write!(f, "`{word}` in its name says that it is not a CT; the CT of its case is used");
+                return write!(
+                    f,
+                    "`{word}` in its name says that it is not a CT, and the CT of its case is used; rename it if it is a CT"
+                );
             }
             Self::LabelOfOtherModality { word } => {
                 return write!(f, "label map of an image that is not a CT, by `{word}` in its name; the CT of its case is used");

@@ -196,3 +196,20 @@ fn cases_of_lost_and_damaged_shards_are_converted_again() {
     assert_eq!(voxels(&place.path("cache")), before);
     place.verify(0);
 }
+
+#[test]
+fn a_run_that_leaves_lost_cases_to_others_does_not_call_the_cache_usable() {
+    let place = Place::with_phantoms(3);
+    place.convert(&["--shard-size", "1kB"], 0);
+    let before = voxels(&place.path("cache"));
+    std::fs::remove_file(&hiend_cache::list_shards(place.path("cache")).unwrap()[0]).unwrap();
+    // A share without cases.
+    let ran = place.convert(&["--worker", "999/1000"], 0);
+    let told = "The cache still lacks 1 case of lost shards, such as Dataset001_Phantom/phantom_00";
+    assert!(ran.out.contains(told) && ran.out.contains("; run the other shares (--worker).\n"), "{}", ran.out);
+    assert!(!ran.out.contains("Next: hiend-train"), "{}", ran.out);
+    place.verify(1);
+    let ran = place.convert(&[], 0);
+    assert!(ran.out.contains("Next: hiend-train") && !ran.out.contains("still lacks"), "{}", ran.out);
+    assert_eq!(voxels(&place.path("cache")), before);
+}

@@ -147,10 +147,7 @@ pub(super) const KINDS: &[Kind] = &[
     Kind {
         name: "NRRD in LPS",
         write: |data| {
-            let header = "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 12 11 10\n\
-                          space directions: (6,0,0) (0,6,0) (0,0,6)\nkinds: domain domain domain\nendian: little\n\
-                          encoding: raw\nspace origin: (-33,-30,-27)\n\n";
-            data.file("odd.nrrd", [header.as_bytes(), &lps()].concat());
+            data.file("odd.nrrd", [NRRD.as_bytes(), &lps()].concat());
             data.scans(&["whole.nii"]);
         },
         seen: Seen::Header,
@@ -171,6 +168,42 @@ pub(super) const KINDS: &[Kind] = &[
         holds: Stored::is_right,
     },
     Kind {
+        name: "NRRD that was cut short",
+        write: |data| {
+            let voxels = lps();
+            data.file("odd.nrrd", [NRRD.as_bytes(), &voxels[..voxels.len() - 10]].concat());
+            data.scans(&["whole.nii"]);
+        },
+        seen: Seen::Header,
+        says: &["odd: header promises 12 x 11 x 10 voxels, but 10 of"],
+        code: 3,
+        holds: Stored::is_left_out,
+    },
+    Kind {
+        name: "MetaImage with more voxels than its header states",
+        write: |data| {
+            data.file("odd.mhd", format!("{META}ElementDataFile = odd.raw\n"));
+            data.file("odd.raw", [lps(), vec![0; 12 * 11 * 2]].concat());
+            data.scans(&["whole.nii"]);
+        },
+        seen: Seen::Header,
+        says: &["data/odd: the file holds voxels behind the last slice of its header, enough for 1 more"],
+        code: 0,
+        holds: Stored::is_right,
+    },
+    Kind {
+        name: "pointer of Git LFS in place of the voxels of a header",
+        write: |data| {
+            data.file("odd.mhd", format!("{META}ElementDataFile = odd.raw\n"));
+            data.file("odd.raw", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n");
+            data.scans(&["whole.nii"]);
+        },
+        seen: Seen::Header,
+        says: &["\"odd.raw\" next to this header: a Git LFS pointer in place of the file; run git lfs pull"],
+        code: 3,
+        holds: Stored::is_left_out,
+    },
+    Kind {
         name: "header whose file of voxels is missing",
         write: |data| {
             data.file("odd.mhd", format!("{META}ElementDataFile = odd.raw\n"));
@@ -182,6 +215,11 @@ pub(super) const KINDS: &[Kind] = &[
         holds: Stored::is_left_out,
     },
 ];
+
+/// Header of an NRRD file in LPS.
+const NRRD: &str = "NRRD0004\ntype: short\ndimension: 3\nspace: left-posterior-superior\nsizes: 12 11 10\n\
+    space directions: (6,0,0) (0,6,0) (0,0,6)\nkinds: domain domain domain\nendian: little\nencoding: raw\n\
+    space origin: (-33,-30,-27)\n\n";
 
 /// Header of a `MetaImage` in LPS, without the place of its voxels.
 const META: &str = "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n\

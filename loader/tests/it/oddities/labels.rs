@@ -101,7 +101,9 @@ pub(super) const KINDS: &[Kind] = &[
         name: "label map of another shape",
         write: |data| data.odd_label(Nifti::of([12, 11, 9], [SIDE; 3], |_, number| i16::from(number > 500)).file()),
         seen: Seen::Header,
-        says: &["Dataset001_Odd/odd: label of shape [12, 11, 9] for an image of shape [12, 11, 10]"],
+        says: &[
+            "Dataset001_Odd/odd: label of shape [12, 11, 9] for an image of shape [12, 11, 10]; use the label map of this image",
+        ],
         code: 3,
         holds: is_left_out,
     },

@@ -113,7 +113,7 @@ pub(super) const KINDS: &[Kind] = &[
         name: "PET next to the CT of its case",
         write: |data| data.scans(&["imagesTr/A__CT.nii.gz", "imagesTr/A__PT.nii.gz"]),
         seen: Seen::Names,
-        says: &["A__PT.nii.gz: `pt` in its name says that it is not a CT; the CT of its case is used"],
+        says: &["A__PT.nii.gz: `pt` in its name says that it is not a CT, and the CT of its case is used"],
         code: 0,
         holds: |stored| stored.has(&["A__CT"]),
     },
@@ -142,6 +142,20 @@ pub(super) const KINDS: &[Kind] = &[
         says: &["several folders have label maps for the same images (Infection_Mask, Lung_Mask), and none is used"],
         code: 3,
         holds: |stored| stored.has(&["a", "b"]),
+    },
+    Kind {
+        name: "label maps of two organs apart from their images",
+        write: |data| {
+            data.scans(&["scans/deep/a.nii", "scans/deep/b.nii"]);
+            data.labels(&["masks/liver/a.nii", "masks/lung/b.nii"]);
+        },
+        seen: Seen::Names,
+        says: &[
+            "masks/liver/a.nii: label map by its name or folder, but no image of the same name next to it",
+            "masks/lung/b.nii: label map by its name or folder, but no image of the same name next to it",
+        ],
+        code: 3,
+        holds: |stored| stored.has(&["scans/deep/a", "scans/deep/b"]),
     },
     Kind {
         name: "label map without its image",

@@ -1,0 +1,64 @@
+//! State of the cache after a conversion: superseded, lost and repeated cases, and pruning.
+
+use std::collections::HashSet;
+
+use hiend_cache::prune::prune;
+use hiend_cache::{Cache, Case, Location, OpenOptions};
+
+use super::{ConvertError, ConvertOptions, RunLock, Stop, Summary, folder, same_scan, unnamed, unseen};
+use crate::dataset::Dataset;
+
+/// Examines the cache once everything is converted, and prunes it if that was requested.
+pub(super) fn take(
+    out: &Location,
+    datasets: &[Dataset],
+    options: &ConvertOptions,
+    (lock, stop): (&RunLock, &Stop),
+    summary: &mut Summary,
+) -> Result<(), ConvertError> {
+    // A case that cannot be read today is still in the data: what the cache has of it stays.
+    let listed = folder::listed(datasets);
+    if options.prune && !summary.interrupted {
+        refuse_vacant(out, datasets, &listed)?;
+        summary.pruned = prune(lock, options.shard_bytes, |key| listed.contains(key))?;
+    }
+    let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;
+    for fault in faults {
+        let hiend_cache::Error::MissingShard { path } = fault else { return Err(fault.into()) };
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // Of a missing shard, the manifest lists the cases that are still to be converted.
+        summary.lost.extend(cache.manifest().cases.get(name.as_ref()).into_iter().flatten().cloned());
+    }
+    summary.lost.sort();
+    summary.superseded_bytes = cache.superseded_bytes();
+    // In object storage, each index takes a request.
+    if !summary.interrupted && out.url().is_none() {
+        let skipped: HashSet<&str> = summary.skipped.iter().map(|skipped| skipped.case.as_str()).collect();
+        // Lost cases may have the classes.
+        if summary.lost.is_empty() {
+            summary.unseen = unseen::find(&cache, datasets, &skipped);
+        }
+        summary.unnamed = unnamed::find(&cache, datasets, options.worker, stop);
+    }
+    summary.not_in_data = cache.cases().iter().filter(|case| !listed.contains(case.key())).count();
+    let same = same_scan::find(&cache, &listed);
+    summary.twice = same.twice;
+    summary.repeated = same.repeated;
+    Ok(())
+}
+
+/// Refuses to prune cases below folders that are now empty.
+fn refuse_vacant(out: &Location, datasets: &[Dataset], listed: &HashSet<String>) -> Result<(), ConvertError> {
+    let vacant: Vec<&String> = datasets.iter().flat_map(|dataset| &dataset.vacant).collect();
+    let cache = Cache::open_with(out, OpenOptions::for_one_pass())?;
+    // `D/p1` stands for itself and for `D/p1/ct`, not for `D/p10`.
+    let is_below = |key: &str, prefix: &str| {
+        let rest = key.strip_prefix(prefix);
+        rest.is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
+    };
+    let is_vacant = |key: &str| !listed.contains(key) && vacant.iter().any(|prefix| is_below(key, prefix));
+    let mut gone = cache.cases().iter().map(Case::key).filter(|key| is_vacant(key));
+    let Some(example) = gone.next() else { return Ok(()) };
+    let example = example.to_owned();
+    Err(ConvertError::Vacant { path: out.as_path().to_owned(), count: 1 + gone.count(), example })
+}
