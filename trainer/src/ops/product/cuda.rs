@@ -153,14 +153,10 @@ enum NotPlanned {
         result: DType,
     },
     /// Shapes or layouts that are not those of a product.
-    #[error("{left:?} and {right:?} are not stored as factors of a product {result:?}")]
+    #[error("{:?} and {:?} are not stored as factors of a product {:?}", shapes[0], shapes[1], shapes[2])]
     Layout {
-        /// Shape of the left factor.
-        left: Shape,
-        /// Shape of the right factor.
-        right: Shape,
-        /// Shape of the result.
-        result: Shape,
+        /// Shapes of the left factor, the right one and the result.
+        shapes: Box<[Shape; 3]>,
     },
     /// The library does not compute it.
     #[error(transparent)]
@@ -227,7 +223,7 @@ fn problem(
     };
     described().ok_or_else(|| {
         let [left, right] = [left, right].map(|factor| factor.tensor.meta.shape().clone());
-        NotPlanned::Layout { left, right, result: shape.clone() }
+        NotPlanned::Layout { shapes: Box::new([left, right, shape.clone()]) }
     })
 }
 
