@@ -82,9 +82,14 @@ fn visit(
         let mut unused = |reason| dataset.unused.push(UnusedFile { path: file.path.clone(), reason });
         match (file.stem(), of_labels) {
             (None, of_labels) => unused(match (of_other_file(file).unwrap_or(UnusedReason::NotAVolume), of_labels) {
-                (UnusedReason::DicomInDataset, Some(UnusedReason::NamedLikeLabel | UnusedReason::AmbiguousLabel)) => {
-                    UnusedReason::DicomLabels
-                }
+                (
+                    UnusedReason::DicomInDataset,
+                    Some(
+                        UnusedReason::NamedLikeLabel
+                        | UnusedReason::AmbiguousLabel
+                        | UnusedReason::InPredictionFolder { .. },
+                    ),
+                ) => UnusedReason::DicomLabels,
                 // Arrays are probabilities next to the predictions of a model.
                 (UnusedReason::DicomInDataset, Some(reason))
                 | (UnusedReason::Arrays { .. }, Some(reason @ UnusedReason::Prediction)) => reason.clone(),

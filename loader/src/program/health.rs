@@ -36,6 +36,11 @@ pub struct Stall {
 }
 
 impl Stall {
+    /// Number of the stage.
+    pub(super) fn number(&self) -> usize {
+        self.id.0
+    }
+
     /// Returns `true` if `other` is the same stall, seen at another time.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.id == other.id

@@ -2,6 +2,7 @@
 //!
 //! A hanging disk, network or device raises no error: without a word, a program that waits for it looks like one at work.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -75,18 +76,26 @@ enum Change {
     GoesOn(Stall),
 }
 
-/// Stages that stood still at the last look.
+/// Stages that stood still at the last look, and how long stages have stood still before.
 #[derive(Debug, Default)]
-struct Stalls(Vec<Stall>);
+struct Stalls {
+    now: Vec<Stall>,
+    /// Time from which a stage counts as standing still again, by its number: twice that of the last time. A stage that is slow
+    /// by nature, such as a training whose steps take hours, is reported a few times and not at every step.
+    patience: BTreeMap<usize, Duration>,
+}
 
 impl Stalls {
     /// Looks at the stages of `health`; returns the changes since the last look.
     fn look(&mut self, health: &Health, now: Instant) -> Vec<Change> {
-        let before = std::mem::replace(&mut self.0, health.stalls_at(now));
+        let is_long = |stall: &Stall| self.patience.get(&stall.number()).is_none_or(|patience| stall.still > *patience);
+        let stalls: Vec<Stall> = health.stalls_at(now).into_iter().filter(is_long).collect();
+        let before = std::mem::replace(&mut self.now, stalls);
         let is_new = |stall: &&Stall| !before.iter().any(|known| known.is_same(stall));
-        let stalled = self.0.iter().filter(is_new).cloned().map(Change::Stalled).collect::<Vec<_>>();
-        let over = before.into_iter().filter(|stall| health.goes_on_after(stall)).map(Change::GoesOn);
-        over.chain(stalled).collect()
+        let stalled = self.now.iter().filter(is_new).cloned().map(Change::Stalled).collect::<Vec<_>>();
+        let over: Vec<Stall> = before.into_iter().filter(|stall| health.goes_on_after(stall)).collect();
+        self.patience.extend(over.iter().map(|stall| (stall.number(), 2 * stall.still)));
+        over.into_iter().map(Change::GoesOn).chain(stalled).collect()
     }
 }
 
@@ -125,11 +134,14 @@ mod tests {
         let over = ["training after step 7 goes on", "the loader goes on"];
         assert_eq!(look(&mut stalls, &health, later(0)), over);
         assert_eq!(look(&mut stalls, &health, later(0)), [""; 0]);
+        // No longer than before.
+        batches.beat();
+        assert_eq!(look(&mut stalls, &health, later(1000)), [""; 0]);
+        assert_eq!(look(&mut stalls, &health, later(9000)).len(), 2);
         // A stage that went on and stands still again between two looks.
         batches.beat();
-        assert_eq!(look(&mut stalls, &health, later(1000)).len(), 2);
-        batches.beat();
-        assert_eq!(look(&mut stalls, &health, later(1000))[0], "the loader goes on");
+        assert_eq!(look(&mut stalls, &health, later(9000)), ["the loader goes on"]);
+        assert!(look(&mut stalls, &health, later(20_000))[0].starts_with("no progress of the loader for "));
     }
 
     #[test]

@@ -389,8 +389,11 @@ fn dicom_in_a_folder_of_label_maps_is_named_as_such() {
     let dir = tempfile::tempdir().unwrap();
     write_series(&dir.path().join("p1/CT"), &slices());
     write_series(&dir.path().join("p1/MASKS_DICOM/liver"), &slices());
+    // A cohort of a study of outcome prediction, whose scans are not lost without a word.
+    write_series(&dir.path().join("prediction_cohort/p2"), &slices());
     let listing = survey(dir.path()).unwrap();
     assert_eq!(listing.datasets[0].cases.len(), 1);
     let reasons: Vec<&UnusedReason> = listing.all_unused().map(|unused| &unused.reason).collect();
-    assert_eq!(reasons, [&UnusedReason::DicomLabels; 4]);
+    assert_eq!(reasons, [&UnusedReason::DicomLabels; 8]);
+    assert_eq!(reasons[0].weight(), Weight::Missed);
 }

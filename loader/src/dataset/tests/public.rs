@@ -427,7 +427,8 @@ fn label_maps_in_a_folder_of_their_own_are_joined_by_the_names_of_images() {
 fn images_without_label_maps_next_to_a_dataset_are_told_by_their_folder() {
     // FLARE22.
     let unlabelled = |folder: &str| UnusedReason::Unlabelled { folder: folder.into() };
-    assert_eq!(unlabelled("unlabeledCase").weight(), Weight::Named);
+    // Pre-training would use them.
+    assert_eq!(unlabelled("unlabeledCase").weight(), Weight::Missed);
     Found::in_files(&["images/x.nii", "labels/x.nii", "unlabeledCase/u.nii", "unlabeledCase/u_mask.nii"])
         .cases(&["data/x images/x.nii labels/x.nii"])
         .unused(&[

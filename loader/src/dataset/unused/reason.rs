@@ -38,7 +38,7 @@ pub enum UnusedReason {
     },
     /// A DICOM file whose ending is not one of DICOM.
     DicomByContent,
-    /// A DICOM file in a folder named like label maps, or below one.
+    /// A DICOM file in a folder named like label maps or like predictions with further words, or below one.
     DicomLabels,
     /// A volume by its first bytes, without the ending of one.
     VolumeByContent(VolumeContent),
@@ -214,7 +214,6 @@ impl UnusedReason {
             | Self::OtherModalityOfCase { .. }
             | Self::LabelOfOtherModality { .. }
             | Self::EarlierLabels { .. }
-            | Self::Unlabelled { .. }
             | Self::OtherGrid { .. }
             | Self::InPredictionFolder { .. }
             | Self::NnunetOutput { .. }
@@ -248,7 +247,8 @@ impl fmt::Display for UnusedReason {
                 return write!(f, "{format} by its content, but not by its name; rename it to end in {ending}");
             }
             Self::DicomLabels => {
-                "DICOM in a folder named like label maps, which are not read from DICOM; rename the folder if it holds scans"
+                "DICOM in a folder named like label maps or predictions, which are not read from DICOM; rename the folder if it \
+                 holds scans"
             }
             Self::DicomByContent => "DICOM by its content, but not by its name; rename it to end in .dcm",
             Self::TestData => "test data next to a training set",
@@ -298,7 +298,7 @@ impl fmt::Display for UnusedReason {
             Self::NotListed => "not listed in dataset.json",
             Self::LabelWithoutImage => "label map without an image of the same name",
             Self::NamedLikeLabel => {
-                "label map by its name or folder, but no image of the same name next to it; put it next to its image, with the \
+                "label map by its name or folder, but no image of the same name next to it, or several of either; put it next to its image, with the \
                  name of the image or of the folder of its DICOM series"
             }
             Self::MisplacedLabel { expected } => {
@@ -322,7 +322,7 @@ impl fmt::Display for UnusedReason {
             Self::Unlabelled { folder } => {
                 return write!(
                     f,
-                    "image without a label map, by its folder {folder}, next to a dataset; converted from a folder of its own only"
+                    "image without a label map, by its folder {folder}, next to a dataset; to use it, convert {folder} on its own"
                 );
             }
             Self::OtherGrid { used } => return write!(f, "CT on another grid than the label map; {used} is used"),
