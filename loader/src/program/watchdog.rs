@@ -88,13 +88,13 @@ struct Stalls {
 impl Stalls {
     /// Looks at the stages of `health`; returns the changes since the last look.
     fn look(&mut self, health: &Health, now: Instant) -> Vec<Change> {
-        let is_long = |stall: &Stall| self.patience.get(&stall.number()).is_none_or(|patience| stall.still > *patience);
-        let stalls: Vec<Stall> = health.stalls_at(now).into_iter().filter(is_long).collect();
-        let before = std::mem::replace(&mut self.now, stalls);
-        let is_new = |stall: &&Stall| !before.iter().any(|known| known.is_same(stall));
-        let stalled = self.now.iter().filter(is_new).cloned().map(Change::Stalled).collect::<Vec<_>>();
-        let over: Vec<Stall> = before.into_iter().filter(|stall| health.goes_on_after(stall)).collect();
+        let before = std::mem::take(&mut self.now);
+        let over: Vec<Stall> = before.iter().filter(|stall| health.goes_on_after(stall)).cloned().collect();
         self.patience.extend(over.iter().map(|stall| (stall.number(), 2 * stall.still)));
+        let is_long = |stall: &Stall| self.patience.get(&stall.number()).is_none_or(|patience| stall.still > *patience);
+        self.now = health.stalls_at(now).into_iter().filter(is_long).collect();
+        let is_new = |stall: &&Stall| !before.iter().any(|known| known.is_same(stall));
+        let stalled = self.now.iter().filter(is_new).cloned().map(Change::Stalled);
         over.into_iter().map(Change::GoesOn).chain(stalled).collect()
     }
 }
