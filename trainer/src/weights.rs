@@ -193,7 +193,7 @@ impl StateDict {
     /// Rejects the tensors of an encoder alone.
     ///
     /// # Errors
-    /// If there is no tensor of a decoder.
+    /// [`WeightsError::EncoderAlone`] if no tensor belongs to a decoder.
     pub(crate) fn check_has_decoder(&self) -> Result<(), WeightsError> {
         let has_decoder = self.tensors.keys().any(|key| key.contains("decoder"));
         if has_decoder { Ok(()) } else { Err(WeightsError::EncoderAlone) }

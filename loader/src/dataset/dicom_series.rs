@@ -4,8 +4,8 @@
 //! A series whose files are in several folders is skipped, because none of them may hold all of it. Folders that lead to the
 //! very same files, by links, count as one, and so do copies: folders with byte-identical files, whatever their names.
 //!
-//! Of copies, the case is kept whose name comes first among those in no folder for tests or validation, if there are any. In
-//! other formats, all cases of equal images are converted, and reported by `convert::same_scan`, because each may have a label map
+//! One of several copies becomes a case: the first by name, where possible outside folders for tests or validation. In other
+//! formats, all cases of equal images are converted, and reported by `convert::same_scan`, because each may have a label map
 //! of its own. A series in two folders cannot be converted from either, unless one holds nothing that the other lacks.
 
 use std::collections::btree_map::Entry;

@@ -40,6 +40,19 @@ fn cache_of(shape: [usize; 3], chunk: usize) -> (tempfile::TempDir, Cache) {
     (dir, cache)
 }
 
+/// Plan of a visit with this many crops.
+fn plan(num_crops: usize, augment: Chain) -> VisitPlan {
+    VisitPlan {
+        crop_size: [24, 24, 21],
+        num_crops,
+        foreground_rate: 0.75,
+        sample_by: SampleBy::Intensity,
+        augment,
+        units: Units::Window(WINDOW),
+        seed: 3,
+    }
+}
+
 /// Cuts one crop in the form `F` and finishes it; returns the slot's images and labels.
 fn cut<F: CutForm>(
     case: &Case,
@@ -131,15 +144,7 @@ fn every_form_equals_the_unfused_recipe_bit_for_bit() {
 fn visit_reports_its_crops_and_its_work() {
     let (_dir, cache) = cache_of([40, 37, 50], 16);
     let case = &cache.cases()[0];
-    let plan = VisitPlan {
-        crop_size: [24, 24, 21],
-        num_crops: 6,
-        foreground_rate: 0.75,
-        sample_by: SampleBy::Intensity,
-        augment: Chain::nnunet(),
-        units: Units::Window(WINDOW),
-        seed: 3,
-    };
+    let plan = plan(6, Chain::nnunet());
     let id = DrawId { seed: 3, epoch: 2, case: case_key(case.key()), crop: 0 };
     let held = plan.held_voxels(&id, VoxelForm::Boxes);
     let (mut images, mut labels) = (vec![0; held], vec![0; held]);
@@ -216,15 +221,7 @@ fn picked_voxels_are_counted_within_their_chunk() {
 fn crops_of_floats_are_boxes_after_the_chain() {
     let (_dir, cache) = cache_of([40, 37, 50], 16);
     let case = &cache.cases()[0];
-    let plan = VisitPlan {
-        crop_size: [24, 24, 21],
-        num_crops: 12,
-        foreground_rate: 0.75,
-        sample_by: SampleBy::Intensity,
-        augment: Chain::nnunet(),
-        units: Units::Window(WINDOW),
-        seed: 3,
-    };
+    let plan = plan(12, Chain::nnunet());
     let id = DrawId { seed: 3, epoch: 2, case: case_key(case.key()), crop: 0 };
     let held = plan.held_voxels(&id, VoxelForm::Boxes);
     let (mut boxed, mut boxed_labels) = (vec![0; held], vec![0; held]);
@@ -257,17 +254,8 @@ fn crops_of_floats_are_boxes_after_the_chain() {
 
 #[test]
 fn staged_bytes_are_those_of_resampled_crops_of_floats() {
-    let plan = |augment| VisitPlan {
-        crop_size: [24, 24, 21],
-        num_crops: 12,
-        foreground_rate: 0.75,
-        sample_by: SampleBy::Intensity,
-        augment,
-        units: Units::Window(WINDOW),
-        seed: 3,
-    };
     let id = DrawId { seed: 3, epoch: 0, case: 1, crop: 0 };
-    let nnunet = plan(Chain::nnunet());
+    let nnunet = plan(12, Chain::nnunet());
     let mut voxels = 0;
     for crop in 0..12 {
         let params = nnunet.augment.sample_params(&DrawId { crop, ..id });
@@ -279,7 +267,7 @@ fn staged_bytes_are_those_of_resampled_crops_of_floats() {
     assert_eq!(nnunet.staged_bytes(&id, VoxelForm::Floats, false), 4 * voxels);
     assert_eq!(nnunet.staged_bytes(&id, VoxelForm::Floats, true), 5 * voxels);
     assert_eq!(nnunet.staged_bytes(&id, VoxelForm::Boxes, true), 0);
-    assert_eq!(plan(Chain::recipe()).staged_bytes(&id, VoxelForm::Floats, true), 0);
+    assert_eq!(plan(12, Chain::recipe()).staged_bytes(&id, VoxelForm::Floats, true), 0);
     assert_eq!(nnunet.held_voxels(&id, VoxelForm::Floats), 12 * 24 * 24 * 21);
     assert_ne!(nnunet.held_voxels(&id, VoxelForm::Boxes), 12 * 24 * 24 * 21);
 }

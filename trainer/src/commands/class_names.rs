@@ -65,7 +65,7 @@ mod tests {
         assert_eq!(error, format!("--flag: no class `Lever`; did you mean `liver`? {classes}"));
         let twice = class_named("--flag", [(1, "liver"), (2, "liver")], "liver").unwrap_err().to_string();
         assert_eq!(twice, "--flag: the classes 1 and 2 are both named `liver`; give a number");
-        // A number between classes is no class.
+        // No class has the number 3, although 2 and 5 exist.
         assert_eq!(class("3").unwrap_err(), format!("--flag: no class `3` {classes}"));
     }
 

@@ -360,11 +360,7 @@ fn standing_best<C>(
             state.step
         );
         if let Some(best) = state.best {
-            let _ = write!(
-                warning,
-                ", and the best checkpoint is chosen again; that of step {} is no longer kept as the best",
-                best.step
-            );
+            let _ = write!(warning, "; the best checkpoint, so far that of step {}, is chosen again", best.step);
         }
         return Ok((None, Some(warning)));
     }

@@ -1,7 +1,7 @@
 //! Answers of a library on whether it computes a problem, kept for as long as the process runs.
 //!
 //! A fault, such as exhausted memory, is not an answer: it is not kept, and no other kernel takes the library's place.
-//! What the library would have computed fails with the fault as its reason, and with it the run.
+//! The operation fails with the fault as the reason, which ends the run.
 
 use std::collections::HashMap;
 use std::fmt::Display;

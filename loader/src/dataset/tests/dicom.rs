@@ -145,7 +145,7 @@ fn a_copied_series_is_one_case_with_the_first_name() {
     let files = [0, 1, 2, 3].map(|number| format!("raw/p1/{number}.dcm"));
     let unused: Vec<(&str, UnusedReason)> = files.iter().map(|file| (file.as_str(), reason.clone())).collect();
     found.cases(&["data/copy copy/IM6 -"]).skipped(&[]).unused(&unused);
-    // A part of the files is no copy.
+    // A folder with some of the files does not count as a copy.
     std::fs::remove_file(data.join("raw/p1/3.dcm")).unwrap();
     let listing = survey(&data).unwrap();
     assert_eq!((listing.datasets[0].cases.len(), listing.datasets[0].skipped.len()), (0, 2));

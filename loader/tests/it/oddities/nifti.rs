@@ -63,7 +63,7 @@ impl Nifti {
         Self::of(SHAPE, steps, hu)
     }
 
-    /// The same with more voxels: of two cases, a dry run converts the larger one as its first sample.
+    /// Like [`Self::scan`], with more voxels. A dry run of two cases converts the larger one as its first sample.
     pub(super) fn larger() -> Self {
         Self::of([14, 13, 12], [SIDE; 3], hu)
     }
@@ -161,7 +161,7 @@ impl Nifti {
         self.numbers(DATA_TYPE, &[16, 32])
     }
 
-    /// The same file in the other order of bytes, with 16-bit voxels.
+    /// Bytes of the file in big-endian order. Voxels must have 16 bits.
     pub(super) fn big_endian(self) -> Vec<u8> {
         let mut bytes = self.file();
         // Fields of one byte each and texts remain.
