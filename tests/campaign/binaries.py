@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Attacks on the real programs: system calls that fail, kills inside system calls, and a disk that fills.
+"""Attacks on the real programs: system calls that fail, kills inside system calls and at random moments, and a full disk.
 
     tests/campaign/binaries.py inject            # every kind of system call fails, in turn and with several errors
     tests/campaign/binaries.py kill              # SIGKILL inside system calls that write
+    tests/campaign/binaries.py moments           # SIGKILL at random moments
     tests/campaign/binaries.py full              # a small tmpfs fills (needs root, or a user namespace that may mount)
     options: --programs shard,train,finetune  --tries N (each program)  --seed SEED  --bin target/release
 
-Needs `strace`. The programs must be built: cargo build --release --locked. After each attack: no panic and no death by
+Needs `strace`, except for `moments`. The programs must be built: cargo build --release --locked. After each attack: no panic and no death by
 a signal of its own; a run that fails ends with one line `error: ...`; what it left passes `verify`; the same command,
 undisturbed, completes it with the result of a run that was never disturbed.
 """
@@ -254,6 +255,36 @@ def attack(program, work, kind, tries, rng):
     print(f"{program.name}, {kind}: {sum(tally.values())} tries: {tally}", flush=True)
 
 
+def moments(program, work, tries, rng):
+    """SIGKILL after a random time, up to a tenth longer than an undisturbed run; half of the runs are killed twice."""
+    undisturbed = work / "undisturbed"
+    start = time.time()
+    program.must(program.command(undisturbed))
+    span = 1.1 * (time.time() - start)
+    expected = program.check(undisturbed)
+    print(f"{program.name}: kills within {span:.2f} s", flush=True)
+    tally = {}
+    for attempt in range(tries):
+        out = work / f"try-{attempt}"
+        for _ in range(rng.choice([1, 2])):
+            delay = rng.uniform(0, span)
+            child = subprocess.Popen(program.command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            try:
+                _, text = child.communicate(timeout=delay)
+                outcome = judge(subprocess.CompletedProcess(child.args, child.returncode, "", text), program.name)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.communicate()
+                outcome = "killed"
+            tally[outcome] = tally.get(outcome, 0) + 1
+            program.sound(out)
+        program.must(program.command(out))
+        if program.check(out) != expected:
+            sys.exit(f"{program.name}, killed after {delay:.3f} s: another result than that of an undisturbed run")
+        shutil.rmtree(out)
+    print(f"{program.name}, kill at random moments: {tries} runs, {sum(tally.values())} tries: {tally}", flush=True)
+
+
 def fill(program, work, tries, rng):
     """Runs on file systems of every size between nothing and enough."""
     mount = work / "small"
@@ -284,7 +315,7 @@ def fill(program, work, tries, rng):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["inject", "kill", "full"])
+    parser.add_argument("kind", choices=["inject", "kill", "moments", "full"])
     parser.add_argument("--programs", default="shard,train,finetune")
     parser.add_argument("--tries", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
@@ -298,6 +329,8 @@ def main():
             rng = random.Random(args.seed)
             if args.kind == "full":
                 fill(program, work, args.tries, rng)
+            elif args.kind == "moments":
+                moments(program, work, args.tries, rng)
             else:
                 attack(program, work, args.kind, args.tries, rng)
 
