@@ -11,6 +11,8 @@
 //! - A block appears complete by a rename, or not at all. Any process may be killed at any time: what it leaves behind is
 //!   a temporary file without a lock, which the next process removes, and a usage that counts too much, which the next
 //!   eviction counts again.
+//! - Nothing here has to be intact: blocks are counted again whenever a process opens the cache, and a damaged marker is
+//!   written again in a folder that holds nothing else than a disk cache does.
 //! - Blocks are not synced. After a power cut one may hold other bytes; every byte of a shard is covered by a checksum, so
 //!   that the reader finds it, discards the block and fetches it again.
 //! - The name of a block contains the object's version, so that an object that was replaced never gets old bytes.
@@ -108,7 +110,8 @@ impl DiskCache {
         let space = Space::new(&dir, bytes, mapped_bytes);
         let mapped = Lru::new(mapped_bytes);
         let cache = Self { bytes, access, space, mapped, has_failed: AtomicBool::new(false), _user: user, dir };
-        cache.require(BLOCK_LEN)?;
+        cache.check_room(BLOCK_LEN)?;
+        cache.space.require(BLOCK_LEN);
         let cache = Arc::new(cache);
         open.push((cache.dir.clone(), Arc::downgrade(&cache)));
         Ok(cache)
@@ -141,12 +144,21 @@ impl DiskCache {
     /// Checks that the cache can keep `bytes` bytes at a time, next to what each process that uses it now may keep mapped.
     /// Processes that come later and leave less room than that cause a warning.
     ///
+    /// Evicts blocks beyond the size, if there are any: it may be smaller than before, and a power cut may have undone
+    /// evictions.
+    ///
     /// # Errors
-    /// If it is smaller; the error states the size that would do.
+    /// If the cache is smaller, with the size that would do; if a block cannot be evicted.
     pub fn require(&self, bytes: u64) -> Result<(), DiskCacheError> {
+        self.check_room(bytes)?;
+        self.space.require(bytes);
+        Ok(self.space.reserve(0, |evicted| self.mapped.remove(evicted))?)
+    }
+
+    /// Checks that the cache can keep `bytes` bytes at a time.
+    fn check_room(&self, bytes: u64) -> Result<(), DiskCacheError> {
         let users = space::num_users(&self.dir)?;
         if bytes <= self.space.room(users) {
-            self.space.require(bytes);
             return Ok(());
         }
         let needed = sufficient_bytes(bytes, users);
@@ -266,7 +278,7 @@ impl BlockStore for DiskCache {
     fn discard(&self, key: BlockKey) {
         self.mapped.remove(key);
         // A file that cannot be removed fails its check again when it is read.
-        let _ = std::fs::remove_file(self.path_of(key));
+        let _ = durable::remove_file(&self.path_of(key));
     }
 
     fn held_bytes(&self) -> u64 {

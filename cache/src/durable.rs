@@ -39,8 +39,8 @@ pub use new_file::NewFile;
 use operation::{Operation, announced};
 #[cfg(feature = "object-store")]
 pub(crate) use stale::is_temporary;
-pub use stale::remove_stale;
 pub(crate) use stale::remove_stale_named;
+pub use stale::{remove_stale, remove_stale_beside};
 pub(crate) use temporary::{TemporaryFile, Unnamed};
 
 /// Prefix of temporary file names. Short and fixed, so that a name of the maximum length can still be written.

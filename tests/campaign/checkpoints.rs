@@ -2,7 +2,8 @@
 //!
 //! A run of a few steps with a checkpoint after each is recorded. After each cut the checkpoints that were reported are
 //! there up to the number to keep, and the best one, every checkpoint under its final name is whole and loads, the journal
-//! is not behind the newest, and the run resumes with the losses and validations of one that was never disturbed.
+//! is not behind the newest, pictures are those of a run that was never disturbed, and the run resumes with its losses and
+//! validations.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use hiend_trainer::model::hi_end_mae::HiEndMaeConfig;
 use hiend_trainer::model::init::WeightInit;
 use hiend_trainer::pretrain::Pretraining;
 use hiend_trainer::training::{
-    self, CHECKPOINTS, Event, JOURNAL, Resume, Stream, Task, TrainOptions, TrainingError, train,
+    self, CHECKPOINTS, Event, JOURNAL, PICTURES, Resume, Stream, Task, TrainOptions, TrainingError, train,
 };
 
 use crate::conversion::{convert, error_chain, temporaries};
@@ -196,7 +197,10 @@ impl<T: Task> Lab<T> {
             let image = &images[usize::try_from(seed).unwrap() * 7919 % images.len()];
             let left = self.path(&format!("left-{seed}"));
             image.leave(Loss::of_seed(seed), &left);
-            let mut result = self.check(&left, image.num_reported);
+            let mut result = self.check(&left, image.num_reported).and_then(|newest| {
+                check_pictures(&left, &run, image.num_reported)?;
+                Ok(newest)
+            });
             if seed.is_multiple_of(resumed)
                 && let Ok(newest) = result
             {
@@ -230,6 +234,8 @@ impl<T: Task> Lab<T> {
                 assert!(chain.contains(&*run.to_string_lossy()) && chain.contains("os error"), "{place}: {chain}");
             }
             let newest = self.check(&run, num_reported).unwrap_or_else(|fault| panic!("{place}: {fault}"));
+            // A picture that cannot be written is lost with a warning.
+            assert_eq!(check_pictures(&run, &self.path("straight"), 0), Ok(()), "{place}");
             if let Ok(told) = result {
                 assert_eq!(told, straight, "{place}");
             } else if let Err(fault) = self.resume(&run, newest, &straight) {
@@ -238,6 +244,22 @@ impl<T: Task> Lab<T> {
             std::fs::remove_dir_all(&run).unwrap();
         }
     }
+}
+
+/// Compares the pictures of a run with those of the undisturbed run in `straight`. Those of the first `num_reported` steps
+/// are there; another one is whole or absent.
+fn check_pictures(run: &Path, straight: &Path, num_reported: usize) -> Result<(), String> {
+    for step in 1..=STEPS {
+        let name = Path::new(PICTURES).join(format!("step-{step:06}.png"));
+        let expected = std::fs::read(straight.join(&name)).unwrap();
+        match std::fs::read(run.join(&name)) {
+            Ok(bytes) if bytes == expected => {}
+            Ok(_) => return Err(format!("{} has other bytes than were written", name.display())),
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound && step > num_reported as u64 => {}
+            Err(err) => return Err(format!("{}: {err}", name.display())),
+        }
+    }
+    Ok(())
 }
 
 fn tiny() -> PretrainConfig {

@@ -6,9 +6,11 @@
 mod bytes;
 mod checkpoints;
 mod conversion;
+mod disk_cache;
 mod effort;
 mod finetuning;
 mod operations;
 mod results;
 mod scans;
 mod simulator;
+mod web_server;

@@ -1,6 +1,6 @@
 //! The bytes of a disk cache: counted, reserved, and freed by evicting the blocks used least recently.
 
-use std::fs::TryLockError;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,7 +19,7 @@ pub(super) const TMP: &str = "tmp";
 /// Folder of the locks of processes at work.
 pub(super) const USERS: &str = "users";
 /// File that holds the number of bytes of all blocks; locked while the number changes.
-const USAGE: &str = "usage";
+pub(super) const USAGE: &str = "usage";
 /// Fraction of the capacity that an eviction leaves in use, in tenths.
 const KEPT_TENTHS: u64 = 9;
 
@@ -78,6 +78,8 @@ pub(super) fn enter(dir: &Path) -> Result<User, FileError> {
 /// Removes what killed processes left, and counts the bytes of all blocks.
 pub(super) fn recount(dir: &Path) -> Result<u64, FileError> {
     let _lock = FileLock::exclusive(&dir.join(USAGE))?;
+    // A marker that was being written.
+    durable::remove_stale(dir)?;
     durable::remove_stale_named(&dir.join(TMP), TEMPORARY_PREFIX)?;
     let used = block_files(dir)?.iter().map(|block| block.len).sum();
     write_usage(dir, used)?;
@@ -141,10 +143,10 @@ impl Space {
             if used <= kept {
                 break;
             }
-            match std::fs::remove_file(&path) {
+            match durable::remove_file(&path) {
                 Ok(()) => {}
-                Err(err) if err.kind() == io::ErrorKind::NotFound => {}
-                Err(err) => return Err(FileError::at(path, "evict")(err)),
+                Err(err) if err.source.kind() == io::ErrorKind::NotFound => {}
+                Err(err) => return Err(err),
             }
             on_evicted(key);
             used -= len;
@@ -164,7 +166,8 @@ fn read_usage(dir: &Path) -> Option<u64> {
 fn write_usage(dir: &Path, bytes: u64) -> Result<(), FileError> {
     // Written in place, because the file is the lock. A torn write has another length or counts what an eviction corrects.
     let path = dir.join(USAGE);
-    std::fs::write(&path, bytes.to_le_bytes()).map_err(FileError::at(path, "write"))
+    let write = || durable::append_to(&mut File::create(&path)?, &path, &bytes.to_le_bytes());
+    write().map_err(FileError::at(&path, "write"))
 }
 
 /// Number of processes that use the cache, this one included; removes the files of dead ones.
@@ -173,7 +176,7 @@ pub(super) fn num_users(dir: &Path) -> Result<u64, FileError> {
     let mut count = 0;
     for entry in std::fs::read_dir(&users).map_err(FileError::at(&users, "list"))? {
         let path = entry.map_err(FileError::at(&users, "list"))?.path();
-        let Ok(file) = std::fs::File::open(&path) else { continue };
+        let Ok(file) = File::open(&path) else { continue };
         match file.try_lock() {
             // No process holds the lock.
             Ok(()) => {

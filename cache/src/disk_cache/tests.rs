@@ -74,6 +74,41 @@ fn size_bounds_all_blocks_and_old_ones_go_first() {
 }
 
 #[test]
+fn blocks_beyond_a_size_that_suffices_are_evicted() {
+    let dir = tempfile::tempdir().unwrap();
+    let block = vec![7; usize::try_from(BLOCK_LEN).unwrap()];
+    {
+        let cache = open(dir.path(), 20 * BLOCK_LEN);
+        (0..10).for_each(|number| cache.put(key(1, number), &block));
+    }
+    let size = || size_of(&dir.path().join(space::BLOCKS));
+    let cache = open(dir.path(), 4 * BLOCK_LEN);
+    assert!(matches!(cache.require(5 * BLOCK_LEN), Err(DiskCacheError::TooSmall { .. })));
+    assert_eq!(size(), 10 * BLOCK_LEN, "a size that is refused costs no block");
+    cache.require(BLOCK_LEN).unwrap();
+    assert!((1..=cache.room()).contains(&size()), "{}", size());
+}
+
+#[test]
+fn damaged_marker_is_written_again_in_a_folder_without_other_files() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path(), 1 << 30).put(key(1, 0), b"abc");
+    let marker = dir.path().join(marker::NAME);
+    let whole = std::fs::read(&marker).unwrap();
+    for damaged in [b"".as_slice(), [0; 40].as_slice(), &whole[..20]] {
+        std::fs::write(&marker, damaged).unwrap();
+        let cache = open(dir.path(), 1 << 30);
+        assert_eq!(content(&cache, key(1, 0), 3).unwrap(), b"abc");
+        assert_eq!(std::fs::read(&marker).unwrap(), whole);
+    }
+    std::fs::write(&marker, b"").unwrap();
+    std::fs::write(dir.path().join("notes"), b"mine").unwrap();
+    let options = DiskCacheOptions { dir: Some(dir.path().to_owned()), bytes: Some(1 << 30) };
+    assert!(matches!(DiskCache::open(&options, Access::Mmap), Err(DiskCacheError::NotOurs { .. })));
+    assert_eq!(std::fs::read(&marker).unwrap(), b"");
+}
+
+#[test]
 fn folder_with_other_files_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("g0001-w000-0000.shard"), b"source").unwrap();
@@ -163,8 +198,11 @@ fn files_of_killed_processes_are_removed_and_the_rest_counted_anew() {
     std::fs::write(dir.path().join(space::TMP).join(".block-killed.tmp"), b"half").unwrap();
     std::fs::write(dir.path().join(space::USERS).join("user-dead.lock"), b"").unwrap();
     std::fs::write(dir.path().join("usage"), b"torn").unwrap();
+    let of_marker = dir.path().join(".hiend-killed.tmp");
+    std::fs::write(&of_marker, b"half").unwrap();
     let cache = open(dir.path(), 1 << 30);
     assert_eq!(std::fs::read_dir(dir.path().join(space::TMP)).unwrap().count(), 0);
+    assert!(!of_marker.exists());
     assert_eq!(std::fs::read(dir.path().join("usage")).unwrap(), 3u64.to_le_bytes());
     cache.put(key(1, 1), b"de");
     assert_eq!(std::fs::read(dir.path().join("usage")).unwrap(), 5u64.to_le_bytes());

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX, remove_file};
+use super::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX, parent, remove_file};
 use crate::error::FileError;
 use crate::lookup;
 
@@ -14,6 +14,13 @@ use crate::lookup;
 /// If the folder cannot be listed or a file cannot be removed.
 pub fn remove_stale(dir: &Path) -> Result<usize, FileError> {
     remove_stale_named(dir, TEMPORARY_PREFIX)
+}
+
+/// Removes the temporary files that killed processes left next to `path`, a file that is about to be written.
+///
+/// They only take space, so an error here is ignored. A folder that cannot be written fails the write.
+pub fn remove_stale_beside(path: &Path) {
+    let _ = remove_stale(parent(path));
 }
 
 /// Returns `true` if a file's name is that of a temporary file of this module.

@@ -10,7 +10,7 @@ use super::FileError;
 pub enum DiskCacheError {
     /// A folder that is not empty and not a disk cache.
     #[error(
-        "{}: holds files and is not a disk cache (no file {marker} in it); expected a new or an empty folder",
+        "{}: holds files and is not a disk cache (no valid file {marker} in it); expected a new or an empty folder",
         dir.display()
     )]
     NotOurs {
@@ -75,7 +75,7 @@ mod tests {
         let texts = [
             (
                 DiskCacheError::NotOurs { dir: dir(), marker: "mark" },
-                "(no file mark in it); expected a new or an empty",
+                "(no valid file mark in it); expected a new or an empty",
             ),
             (DiskCacheError::Version { dir: dir() }, "blocks: a disk cache of another version; expected"),
             (DiskCacheError::NoFolder, "XDG_CACHE_HOME and HOME"),

@@ -121,9 +121,7 @@ impl Canvas {
     /// # Errors
     /// If the file cannot be written; the error does not name it.
     pub fn write_png(&self, path: &Path) -> io::Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // Stale files are only clutter, so an error here is ignored. A folder that cannot be written fails below.
-        let _ = durable::remove_stale(folder);
+        durable::remove_stale_beside(path);
         durable::write_with(path, |out| self.encode_png(out)).map_err(|error| error.source)
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hiend_cache::durable;
+use hiend_cache::{FileError, durable};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::picture::{Canvas, Rgb};
@@ -145,14 +145,17 @@ impl Page {
     }
 
     /// Writes the page to `index.html` in a folder, which is created if it does not exist, and returns the file's path.
+    /// The file appears complete or not at all.
+    ///
+    /// Removes temporary files that killed processes left in the folder.
     ///
     /// # Errors
     /// If the folder cannot be created or the file cannot be written.
-    pub fn write(&self, folder: &Path) -> io::Result<PathBuf> {
-        let name = |error: io::Error, path: &Path| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        std::fs::create_dir_all(folder).map_err(|error| name(error, folder))?;
+    pub fn write(&self, folder: &Path) -> Result<PathBuf, FileError> {
+        durable::create_dir_all(folder)?;
         let path = folder.join(FILE_NAME);
-        durable::write(&path, self.to_html().as_bytes()).map_err(io::Error::other)?;
+        durable::remove_stale_beside(&path);
+        durable::write(&path, self.to_html().as_bytes())?;
         Ok(path)
     }
 }

@@ -22,8 +22,7 @@ where
     T: DataElement + bytemuck::Pod,
 {
     let at = |reason| VolumeError { path: path.to_owned(), reason };
-    // Stale files only take space, so an error here is ignored. A folder that cannot be written fails below.
-    let _ = path.parent().map(durable::remove_stale);
+    durable::remove_stale_beside(path);
     let expected: usize = scan.shape.iter().product();
     if voxels.len() != expected {
         let message = format!("{} voxels for a scan of {expected}", voxels.len());

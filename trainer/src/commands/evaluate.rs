@@ -102,15 +102,15 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         print_text(evaluation.to_table().trim_end())?;
     }
     // A file that cannot be written keeps none of the others from being written.
-    let csv = args.csv.as_ref().map(|path| durable::write(path, evaluation.to_csv().as_bytes()));
+    let csv = args.csv.as_ref().map(|path| evaluation.write_csv(path));
     let summary = args.summary.as_ref().map(|path| {
         let files: Vec<(&Path, &Path)> =
             labels.iter().map(|(case_id, label)| (label.as_path(), predictions[case_id].as_path())).collect();
         let keys = classes.nnunet_keys(evaluation);
+        durable::remove_stale_beside(path);
         durable::write(path, nnunet_summary(evaluation, &keys, &files).as_bytes())
     });
     let report = args.report.as_ref().map(|folder| -> anyhow::Result<()> {
-        durable::create_dir_all(folder)?;
         let files = report::Files { labels: &labels, predictions, num_unpredicted };
         note(format_args!("report: {}", report::write(evaluation, &classes, &files, folder)?.display()));
         Ok(())

@@ -10,6 +10,9 @@ mod table;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
+
+use hiend_cache::{FileError, durable};
 
 use super::bootstrap::{Bootstrap, Interval};
 use super::overlap::{Absent, Overlap, overlaps};
@@ -278,6 +281,17 @@ impl Evaluation {
             }
         }
         csv
+    }
+
+    /// Writes [`Self::to_csv`] to a file, which appears complete or not at all.
+    ///
+    /// Removes temporary files that killed processes left in its folder.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write_csv(&self, path: &Path) -> Result<(), FileError> {
+        durable::remove_stale_beside(path);
+        durable::write(path, self.to_csv().as_bytes())
     }
 
     /// JSON with the same figures, and their means with 95% confidence intervals. A figure that was not measured is

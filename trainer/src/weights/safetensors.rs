@@ -34,9 +34,12 @@ pub fn read(path: &Path) -> Result<StateDict, WeightsError> {
 /// The metadata `format: pt` informs Python's readers that the layouts are `PyTorch`'s. The file has the mode of any new
 /// file (0666 without the umask).
 ///
+/// Removes temporary files that killed processes left in its folder.
+///
 /// # Errors
 /// If the file cannot be written; `path` is then unchanged.
 pub fn write(path: &Path, state: &StateDict) -> Result<(), WeightsError> {
+    durable::remove_stale_beside(path);
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     durable::write_path(path, |temporary| {
         let permissions = std::fs::File::create(temporary)?.metadata()?.permissions();

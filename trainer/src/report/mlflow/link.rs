@@ -60,9 +60,17 @@ impl Link {
         }
     }
 
-    pub(super) fn write(&self, run_dir: &Path) -> Result<(), MlflowError> {
+    /// Writes the link of a run. The file appears complete or not at all.
+    ///
+    /// Removes temporary files that killed processes left in the run's folder.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn write(&self, run_dir: &Path) -> Result<(), MlflowError> {
         let mut text = serde_json::to_vec_pretty(self).map_err(io::Error::from).map_err(MlflowError::System)?;
         text.push(b'\n');
-        Ok(durable::write(&Self::path(run_dir), &text)?)
+        let path = Self::path(run_dir);
+        durable::remove_stale_beside(&path);
+        Ok(durable::write(&path, &text)?)
     }
 }

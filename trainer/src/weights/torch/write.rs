@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytemuck::cast_slice;
 use hiend_cache::FileError;
-use hiend_cache::durable::NewFile;
+use hiend_cache::durable::{self, NewFile};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -19,9 +19,12 @@ const ALIGNMENT: u16 = 64;
 
 /// Writes a checkpoint: a dictionary of the tensors under `tensors_key`, and of `more`.
 ///
+/// Removes temporary files that killed processes left in its folder.
+///
 /// # Errors
 /// If the file cannot be written.
 pub fn write(path: &Path, tensors_key: &str, state: &StateDict, more: Vec<(String, Value)>) -> Result<(), FileError> {
+    durable::remove_stale_beside(path);
     let mut file = NewFile::create(path)?;
     write_archive(&mut file, tensors_key, state, more).map_err(FileError::at(path, "write"))?;
     file.commit()
