@@ -26,6 +26,7 @@ pub mod metrics_server;
 mod output;
 mod panics;
 mod storage;
+mod table;
 mod values;
 pub mod watchdog;
 
@@ -44,6 +45,7 @@ pub use log::{LogError, VARIABLE as LOG_VARIABLE};
 pub use output::{StdoutError, escape, is_one_output, note, print};
 pub use panics::end_at_panic;
 pub use storage::{AccessArg, RetryArg, StorageArgs};
+pub use table::{Table, terminal_width};
 pub use values::{
     Expected, NormalizeArg, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_some_bytes,
     parse_spacing, parse_window,

@@ -166,13 +166,14 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
     let (cases, suspects) = (cache.cases(), suspects(cache));
     print(facts(totals(cache)))?;
     let (header, rows) = by_dataset(cache);
-    let mut datasets = Table::with_header(header);
+    let mut datasets = Table::bordered().with_header(header);
     for row in rows {
         datasets.row(row);
     }
     print(datasets.align_right(1..6))?;
 
-    let mut by_case = Table::with_header(["case", "shape", "spacing, mm", "labels", "size", "B/voxel", "shard"]);
+    let mut by_case =
+        Table::bordered().with_header(["case", "shape", "spacing, mm", "labels", "size", "B/voxel", "shard"]);
     let shown = if max_rows == 0 { cases.len() } else { max_rows };
     for case in cases.iter().take(shown) {
         let record = case.record();
@@ -186,7 +187,7 @@ fn summary(cache: &Cache, max_rows: usize) -> anyhow::Result<()> {
             file_name(case.shard().path()),
         ]);
     }
-    print(by_case.align_right([4, 5]))?;
+    print(by_case.align_right([4, 5]).in_two_lines(1..4))?;
     if cases.len() > shown {
         print(format_args!("... and {} more; --rows 0 lists all", cases.len() - shown))?;
     }
@@ -301,7 +302,7 @@ fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
         print(facts(rows))?;
     }
     if !index.occupancy.classes.is_empty() {
-        let mut classes = Table::with_header(["label", "name", "voxels", "%", "ml"]);
+        let mut classes = Table::bordered().with_header(["label", "name", "voxels", "%", "ml"]);
         let millilitres: f64 = geometry.spacing.iter().product::<f64>() / 1e3;
         for (class, counts) in &index.occupancy.classes {
             let total = counts.total();

@@ -153,7 +153,7 @@ fn clock(secs: f64) -> String {
 }
 
 fn by_dataset(datasets: &[DatasetPlan]) -> Table {
-    let mut table = Table::with_header([
+    let mut table = Table::bordered().with_header([
         "dataset",
         "cases",
         "labelled",
@@ -175,5 +175,5 @@ fn by_dataset(datasets: &[DatasetPlan]) -> Table {
             size(dataset.largest_case_bytes),
         ]);
     }
-    table.align_right(1..8)
+    table.align_right(1..8).in_two_lines([6])
 }

@@ -25,7 +25,7 @@ pub(super) fn run(args: &cli::Replay) -> anyhow::Result<ExitCode> {
             print(serde_json::to_string(crop)?)?;
         }
     } else {
-        let mut table = Table::with_header(["", "case", "epoch", "crop", "origin", "augmentation"]);
+        let mut table = Table::bordered().with_header(["", "case", "epoch", "crop", "origin", "augmentation"]);
         for (number, crop) in replay.crops.iter().enumerate() {
             let [x, y, z] = crop.origin;
             table.row([
@@ -37,7 +37,7 @@ pub(super) fn run(args: &cli::Replay) -> anyhow::Result<ExitCode> {
                 crop.augmentation.join("; "),
             ]);
         }
-        print(table.align_right([0, 2, 3]))?;
+        print(table.align_right([0, 2, 3]).in_two_lines([4]))?;
         print(format_args!("step {}, digest {}, shape {:?}", replay.step, replay.digest, replay.shape))?;
     }
     if let Some(path) = &args.png {

@@ -249,7 +249,7 @@ impl Neighbours {
 fn volumes_in(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
     let unreadable = |source| DatasetError::Unreadable { path: folder.to_owned(), source };
     let entries = match std::fs::read_dir(folder) {
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(err) if is_absent(&err) => return Ok(Vec::new()),
         entries => entries.map_err(unreadable)?,
     };
     let mut volumes = Vec::new();
@@ -266,7 +266,13 @@ fn volumes_in(folder: &Path) -> Result<Vec<PathBuf>, DatasetError> {
 fn exists(path: &Path) -> Result<bool, DatasetError> {
     match std::fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(err) if is_absent(&err) => Ok(false),
         Err(source) => Err(DatasetError::Unreadable { path: path.to_owned(), source }),
     }
+}
+
+/// Returns true if nothing is at a path, or nothing can be: a folder in it is a file, or a name is invalid or too long.
+fn is_absent(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | InvalidFilename | InvalidInput)
 }

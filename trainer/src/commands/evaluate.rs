@@ -13,7 +13,7 @@ use hiend_cache::{durable, lookup};
 use hiend_loader::case::shown;
 use hiend_loader::geometry::spacing;
 use hiend_loader::preprocess::label_place::Shift;
-use hiend_loader::program::check_extension;
+use hiend_loader::program::{check_extension, terminal_width};
 use hiend_loader::volume::{LabelVolume, VolumeInfo, read_labels};
 
 use super::{note, outputs, print_text};
@@ -87,7 +87,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
             json["num_unpredicted_labels"] = num_unpredicted.into();
             print_text(json)?;
         } else {
-            print_text(comparison.to_table().trim_end())?;
+            print_text(comparison.to_table(terminal_width()).trim_end())?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -99,7 +99,7 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         json["num_unpredicted_labels"] = num_unpredicted.into();
         print_text(json)?;
     } else {
-        print_text(evaluation.to_table().trim_end())?;
+        print_text(evaluation.to_table(terminal_width()).trim_end())?;
     }
     // A file that cannot be written keeps none of the others from being written.
     let csv = args.csv.as_ref().map(|path| evaluation.write_csv(path));

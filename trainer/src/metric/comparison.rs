@@ -105,9 +105,9 @@ impl Comparison {
         Self { lines, overall }
     }
 
-    /// Aligned text, one line per class and metric.
+    /// Aligned text, one row per class and metric, that fits into `width` characters, if it is given.
     #[must_use]
-    pub fn to_table(&self) -> String {
+    pub fn to_table(&self, width: Option<u16>) -> String {
         let headings = ["class", "metric", "cases", "A", "B", "B - A", "95% interval", "p", "unpaired"];
         let mut rows = vec![headings.map(str::to_owned).to_vec()];
         let row = |class: &str, metric: usize, of: &PairedDifference| {
@@ -132,7 +132,7 @@ impl Comparison {
         };
         rows.extend(self.lines.iter().map(|line| row(&line.class, line.metric, &line.difference)));
         rows.push(row("mean fg", 0, &self.overall));
-        aligned(&rows)
+        aligned(&rows, &[1, 6], width)
     }
 
     /// JSON with the same values.
@@ -195,8 +195,11 @@ mod tests {
             (&json["classes"][0]["class"], &json["classes"][0]["metric"]),
             (&"liver, whole".into(), &"dice".into())
         );
-        let table = comparison.to_table();
+        let table = comparison.to_table(None);
         assert_eq!(table.lines().count(), 1 + 2 * METRICS.len() + 1);
         assert!(table.lines().last().unwrap().starts_with("mean fg"), "{table}");
+        let narrow = comparison.to_table(Some(80));
+        assert!(table.lines().any(|line| line.chars().count() > 80), "{table}");
+        assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
     }
 }

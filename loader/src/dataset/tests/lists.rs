@@ -28,6 +28,36 @@ fn names_of_images_outside_of_the_folder_of_the_list_hold_no_path_of_the_machine
 }
 
 #[test]
+fn a_list_that_leads_out_of_the_data_leaves_out_its_dataset_only() {
+    for path in ["../../outside.nii", "/outside.nii"] {
+        let json = format!(r#"{{"training": ["imagesTr/a.nii", {{"image": "imagesTr/b.nii", "label": "{path}"}}]}}"#);
+        let files = ["Dataset001_A/imagesTr/a.nii", "Dataset001_A/imagesTr/b.nii", "Dataset002_B/imagesTr/c_0000.nii"];
+        let found = Found::in_described(&files, &[("Dataset001_A/dataset.json", &json)]);
+        found.cases(&["Dataset002_B/c Dataset002_B/imagesTr/c_0000.nii -"]).skipped(&[]);
+        let expected = format!("{path} lies outside ");
+        let is_named = |unused: &&UnusedFile| unused.reason.to_string().starts_with(&expected);
+        assert_eq!(found.listing.all_unused().filter(is_named).count(), 1, "{path}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_listed_path_that_no_file_can_have_is_missing() {
+    let long = "x".repeat(300);
+    for (place, name) in [("imagesTr/a.nii", "b"), ("imagesTr", long.as_str()), (long.as_str(), "b")] {
+        listed(&["imagesTr/a.nii"], &format!(r#""training": ["imagesTr/a.nii", "{place}/{name}.nii"]"#))
+            .cases(&["data/a imagesTr/a.nii -"])
+            .skipped(&[(format!("data/{name}").as_str(), "listed in dataset.json but missing")]);
+    }
+    for label in [r"labelsTr/b\u0000.nii", "imagesTr/a.nii/b.nii"] {
+        let lists = format!(r#""training": ["imagesTr/a.nii", {{"image": "imagesTr/b.nii", "label": "{label}"}}]"#);
+        listed(&["imagesTr/a.nii", "imagesTr/b.nii"], &lists)
+            .cases(&["data/a imagesTr/a.nii -"])
+            .skipped(&[("data/b", "listed in dataset.json but missing")]);
+    }
+}
+
+#[test]
 fn an_image_listed_with_and_without_a_label_map_is_named_as_such() {
     listed(&["a.nii", "b.nii", "l.nii"], r#""training": [{"image": "a.nii", "label": "l.nii"}, "a.nii", "b.nii"]"#)
         .cases(&["data/b b.nii -"])

@@ -50,13 +50,13 @@ pub(super) const KINDS: &[Kind] = &[
         name: "listed path out of the data",
         write: |data| {
             data.file("../outside.nii", Nifti::scan().file());
-            data.scans(&["Dataset001_Odd/imagesTr/whole.nii.gz"]);
-            data.description(r#"{"training": ["imagesTr/whole.nii.gz", "../../outside.nii"]}"#);
+            data.scans(&["Dataset001_Odd/imagesTr/odd.nii.gz", "Dataset002_Whole/imagesTr/whole_0000.nii"]);
+            data.description(r#"{"training": ["imagesTr/odd.nii.gz", "../../outside.nii"]}"#);
         },
         seen: Seen::Names,
-        says: &["Dataset001_Odd/dataset.json: ../../outside.nii lies outside "],
-        code: 1,
-        holds: |_| {},
+        says: &["; the dataset is left out", "Dataset001_Odd/dataset.json: ../../outside.nii lies outside "],
+        code: 3,
+        holds: Stored::is_left_out,
     },
     Kind {
         name: "image that is not listed",

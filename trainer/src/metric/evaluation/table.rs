@@ -1,9 +1,10 @@
 //! Means of an evaluation as aligned text.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use hiend_loader::plural;
-use hiend_loader::program::escape_name;
+use hiend_loader::program::{Table, escape_name};
 
 use super::{CaseMetrics, ClassMetrics, Evaluation};
 use crate::metric::bootstrap::Interval;
@@ -14,15 +15,18 @@ use crate::metric::surface::Surface;
 const HEADINGS: [&str; 9] =
     ["class", "cases", "Dice", "95% interval", "surface Dice", "HD95 mm", "ASSD mm", "missed", "only predicted"];
 
+/// Columns of intervals, and of means that may be followed by a number of cases.
+const IN_TWO_LINES: [usize; 4] = [3, 4, 5, 6];
+
 impl Evaluation {
-    /// Means over cases by class, as aligned text.
+    /// Means over cases by class, as aligned text that fits into `width` characters, if it is given.
     ///
     /// `cases` are those with a Dice. The surface Dice is 0 where only the prediction has the class, and the mean distances are
     /// over the cases where both maps have it; a mean of another number of cases is shown with that number. `missed` counts the
     /// cases where only the label has the class, `only predicted` those where only the prediction has.
     #[must_use]
-    pub fn to_table(&self) -> String {
-        let mut table = aligned(&self.table_rows());
+    pub fn to_table(&self, width: Option<u16>) -> String {
+        let mut table = aligned(&self.table_rows(), &IN_TWO_LINES, width);
         match self.class_names.keys().filter(|class| !self.occurs(**class)).count() {
             0 => {}
             1 => table.push_str("1 class that occurs in no map is not listed\n"),
@@ -96,24 +100,16 @@ impl Evaluation {
     }
 }
 
-/// Formats rows as lines, with the first column aligned to the left and the others to the right. Control characters in
-/// names are escaped.
-pub(in crate::metric) fn aligned(rows: &[Vec<String>]) -> String {
-    let escaped =
-        |row: &Vec<String>| -> Vec<String> { row.iter().map(|cell| escape_name(cell).into_owned()).collect() };
-    let rows: Vec<Vec<String>> = rows.iter().map(escaped).collect();
-    let num_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..num_columns).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in &rows {
-        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-            let _ = if column == 0 { write!(text, "{cell:width$}") } else { write!(text, "  {cell:>width$}") };
-        }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-    }
-    text
+/// Formats a header and rows as lines that fit into `width` characters, if it is given, with the first column aligned to the left
+/// and the others to the right. `in_two_lines` are the columns whose values may be broken for that. Control characters in names are
+/// escaped.
+pub(in crate::metric) fn aligned(rows: &[Vec<String>], in_two_lines: &[usize], width: Option<u16>) -> String {
+    let mut escaped = rows.iter().map(|row| row.iter().map(|cell| escape_name(cell)));
+    let header: Vec<Cow<'_, str>> = escaped.next().into_iter().flatten().collect();
+    let num_columns = header.len();
+    let mut table = Table::plain().with_header(header);
+    escaped.for_each(|row| table.row(row));
+    format!("{}\n", table.align_right(1..num_columns).in_two_lines(in_two_lines.iter().copied()).within(width))
 }
 
 /// Formats a value for the table: rounded, or `-` for NaN.
@@ -137,7 +133,7 @@ mod tests {
 
     #[test]
     fn table_has_means_and_counts_missed_classes() {
-        let table = evaluation().to_table();
+        let table = evaluation().to_table(None);
         let lines = cells(&table);
         assert_eq!(lines[0][4], "surface Dice 1 mm");
         assert_eq!(lines[2], ["liver, whole", "2", "0.5000", "0.0000 to 1.0000", "0.5000", "1.00", "1.00", "0", "0"]);
@@ -148,11 +144,22 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_terminal_holds_all_columns() {
+        let table = evaluation().to_table(Some(80));
+        assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+        // Intervals of background, liver and mean.
+        assert_eq!(table.lines().filter(|line| line.trim() == "to 1.0000").count(), 3, "{table}");
+        for word in ["liver, whole", "spleen", "interval", "surface", "predicted"] {
+            assert_eq!(table.lines().filter(|line| line.contains(word)).count(), 1, "{word}\n{table}");
+        }
+    }
+
+    #[test]
     fn distances_without_the_missed_cases_say_over_how_many_they_are() {
         let mut evaluation = evaluation();
         let missed = &mut evaluation.cases[1].classes[1];
         (missed.hd95_mm, missed.assd_mm) = (f64::INFINITY, f64::INFINITY);
-        let table = evaluation.to_table();
+        let table = evaluation.to_table(None);
         assert_eq!(cells(&table)[2][4..], ["0.5000", "0.00 of 1 case", "0.00 of 1 case", "1", "0"]);
     }
 
@@ -166,7 +173,7 @@ mod tests {
         // The number 3 is no class, 4 is one.
         evaluation.class_names.insert(4, "kidney".into());
         evaluation.cases.iter_mut().for_each(|case| case.classes.extend([absent, absent]));
-        let table = evaluation.to_table();
+        let table = evaluation.to_table(None);
         assert!(!table.contains("kidney"), "{table}");
         assert_eq!(table.lines().last(), Some("1 class that occurs in no map is not listed"));
     }
@@ -176,7 +183,7 @@ mod tests {
         let mut evaluation = evaluation();
         evaluation.conventions.tolerances.by_class.insert(2, 3.5);
         evaluation.conventions.surface = Surface::Area;
-        let table = evaluation.to_table();
+        let table = evaluation.to_table(None);
         let lines = cells(&table);
         assert_eq!(
             (lines[0][4], lines[2][4], lines[3][4]),

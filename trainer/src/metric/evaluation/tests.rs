@@ -96,7 +96,7 @@ fn a_class_that_only_the_prediction_has_is_not_missed() {
     assert_eq!((&means["num_missed"], &means["num_only_predicted"]), (&0.into(), &1.into()));
     let class = &json["cases"][0]["classes"][2];
     assert_eq!((&class["missed"], &class["only_predicted"]), (&false.into(), &true.into()));
-    let table = evaluation.to_table();
+    let table = evaluation.to_table(None);
     let row: Vec<&str> = table.lines().nth(3).unwrap().split_whitespace().collect();
     assert_eq!((row[0], row[1], &row[row.len() - 2..]), ("spleen", "0", &["0", "1"][..]), "{table}");
     // The case has a surface Dice for the class, but no Dice.
@@ -104,7 +104,7 @@ fn a_class_that_only_the_prediction_has_is_not_missed() {
     assert_eq!(row[4..8], ["0.0000", "of", "1", "case"], "{table}");
     let of_nnunet = Conventions { absent: Absent::NnUnet, ..Conventions::default() };
     let case = evaluate_case("c", &map(&[0, 1, 0, 0]), &map(&[0, 1, 2, 0]), LabelSpace::new(3), &of_nnunet);
-    let table = Evaluation { cases: vec![case.unwrap()], ..evaluation }.to_table();
+    let table = Evaluation { cases: vec![case.unwrap()], ..evaluation }.to_table(None);
     let row: Vec<&str> = table.lines().nth(3).unwrap().split_whitespace().collect();
     assert_eq!((row[1], row[2], row[4]), ("1", "0.0000", "0.0000"), "{table}");
 }

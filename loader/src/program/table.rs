@@ -1,0 +1,273 @@
+//! Tables of results, which are wrapped in a terminal that is too narrow for them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Width, presets};
+
+use crate::escape::escape_name;
+
+/// Smallest width of a column of texts in a narrow terminal, in characters, if its texts are that long.
+const MIN_TEXT: u16 = 12;
+
+/// A table being filled. Control characters in its cells are escaped.
+///
+/// If standard output is a terminal that is narrower than the table, headings and texts are wrapped. A pipe or a file receives the
+/// table in its full width.
+#[derive(Clone, Debug)]
+pub struct Table {
+    has_borders: bool,
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+    /// Columns that are aligned to the right, by number from 0.
+    right: BTreeSet<usize>,
+    /// Columns whose values may take two lines, by number from 0.
+    in_two_lines: BTreeSet<usize>,
+    /// Width to fit into, in characters; `None` for any width.
+    width: Option<u16>,
+}
+
+impl Table {
+    /// Creates a table with a border around it, for standard output.
+    #[must_use]
+    pub fn bordered() -> Self {
+        Self {
+            has_borders: true,
+            header: Vec::new(),
+            rows: Vec::new(),
+            right: BTreeSet::new(),
+            in_two_lines: BTreeSet::new(),
+            width: terminal_width(),
+        }
+    }
+
+    /// Creates a table without borders, for standard output.
+    #[must_use]
+    pub fn plain() -> Self {
+        Self { has_borders: false, ..Self::bordered() }
+    }
+
+    /// Gives names to the columns.
+    #[must_use]
+    pub fn with_header(mut self, names: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        self.header = escaped(names);
+        self
+    }
+
+    /// Adds a row. A cell may have several lines.
+    pub fn row(&mut self, cells: impl IntoIterator<Item: AsRef<str>>) {
+        self.rows.push(escaped(cells));
+    }
+
+    /// Aligns columns to the right, by number from 0. Their values stay on one line in a narrow terminal.
+    #[must_use]
+    pub fn align_right(mut self, columns: impl IntoIterator<Item = usize>) -> Self {
+        self.right.extend(columns);
+        self
+    }
+
+    /// Lets the values of columns, by number from 0, take two lines each in a narrow terminal.
+    #[must_use]
+    pub fn in_two_lines(mut self, columns: impl IntoIterator<Item = usize>) -> Self {
+        self.in_two_lines.extend(columns);
+        self
+    }
+
+    /// Replaces the width of the terminal, in characters. `None` stands for any width.
+    #[must_use]
+    pub fn within(mut self, width: Option<u16>) -> Self {
+        self.width = width;
+        self
+    }
+
+    /// The table with all cells in full width.
+    fn full(&self) -> comfy_table::Table {
+        self.laid_out(&self.rows, |number| match number {
+            _ if self.has_borders => (1, 1),
+            0 => (0, 0),
+            _ => (2, 0),
+        })
+    }
+
+    /// The table wrapped to a width, with less space between the columns.
+    fn narrow(&self, width: u16) -> comfy_table::Table {
+        let longest_words: Vec<usize> = self.header.iter().map(|name| longest(name.split(' '))).collect();
+        let longest_word = |number: usize| longest_words.get(number).copied().unwrap_or_default();
+        let broken = |(number, cell): (usize, &String)| {
+            let is_broken = self.in_two_lines.contains(&number) && length(cell) > longest_word(number);
+            if is_broken { two_lines(cell) } else { cell.clone() }
+        };
+        let rows: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().enumerate().map(broken).collect()).collect();
+        let last = self.num_columns().saturating_sub(1);
+        let padding = |number: usize| {
+            if self.has_borders { (1, u16::from(number == last)) } else { (u16::from(number > 0), 0) }
+        };
+        let mut table = self.laid_out(&rows, padding);
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        for number in 0..=last {
+            let values = rows.iter().filter_map(|row| row.get(number)).flat_map(|cell| cell.split('\n'));
+            let values = u16::try_from(longest(values)).unwrap_or(u16::MAX);
+            let words = u16::try_from(longest_word(number)).unwrap_or(u16::MAX);
+            // Widths of constraints include the padding.
+            let (left, right) = padding(number);
+            let fixed = |width: u16| Width::Fixed(width.saturating_add(left + right));
+            let is_text = !self.right.contains(&number) && !self.in_two_lines.contains(&number);
+            let constraint = if is_text {
+                ColumnConstraint::LowerBoundary(fixed(values.max(words).min(MIN_TEXT)))
+            } else {
+                ColumnConstraint::Absolute(fixed(values.max(words)))
+            };
+            if let Some(column) = table.column_mut(number) {
+                column.set_constraint(constraint);
+            }
+        }
+        table
+    }
+
+    /// The table with these rows and this padding to the left and the right of each column.
+    fn laid_out(&self, rows: &[Vec<String>], padding: impl Fn(usize) -> (u16, u16)) -> comfy_table::Table {
+        let mut table = comfy_table::Table::new();
+        table.load_style(if self.has_borders { presets::UTF8_BORDERS_ONLY } else { presets::NOTHING });
+        table.force_no_tty();
+        if !self.header.is_empty() {
+            table.set_header(&self.header);
+        }
+        table.add_rows(rows);
+        for number in 0..self.num_columns() {
+            if let Some(column) = table.column_mut(number) {
+                column.set_padding(padding(number));
+                if self.right.contains(&number) {
+                    column.set_cell_alignment(CellAlignment::Right);
+                }
+            }
+        }
+        table
+    }
+
+    fn num_columns(&self) -> usize {
+        self.rows.iter().chain([&self.header]).map(Vec::len).max().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let full = self.full();
+        // All lines are of the same width.
+        let width = full.lines().next().map_or(0, |line| length(&line));
+        match self.width.filter(|available| usize::from(*available) < width) {
+            Some(available) => f.write_str(&self.narrow(available).trim_fmt()),
+            None => f.write_str(&full.trim_fmt()),
+        }
+    }
+}
+
+/// Returns the width of the terminal that standard output is, in characters; `None` if it is something else.
+#[must_use]
+pub fn terminal_width() -> Option<u16> {
+    comfy_table::Table::new().width()
+}
+
+/// Cells with their control characters escaped, except line breaks.
+fn escaped(cells: impl IntoIterator<Item: AsRef<str>>) -> Vec<String> {
+    let lines = |cell: &str| cell.split('\n').map(escape_name).collect::<Vec<_>>().join("\n");
+    cells.into_iter().map(|cell| lines(cell.as_ref())).collect()
+}
+
+fn length(text: &str) -> usize {
+    text.chars().count()
+}
+
+fn longest<'a>(texts: impl Iterator<Item = &'a str>) -> usize {
+    texts.map(length).max().unwrap_or_default()
+}
+
+/// Breaks a text at the first of the spaces that make the longer line shortest.
+fn two_lines(text: &str) -> String {
+    let breaks = text.match_indices(' ').map(|(at, space)| (&text[..at], &text[at + space.len()..]));
+    match breaks.min_by_key(|(first, second)| length(first).max(length(second))) {
+        Some((first, second)) => format!("{first}\n{second}"),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(width: Option<u16>) -> String {
+        let mut table = Table::bordered().with_header([
+            "dataset",
+            "cases",
+            "labelled",
+            "files",
+            "million voxels",
+            "on disk",
+            "core time",
+            "largest case in memory",
+        ]);
+        table.row(["Dataset001_BTCV", "30", "24", "13.2 GB", "1234.5", "85.2 MB", "1 h 05 min", "1.4 GB"]);
+        table.row(["Dataset017_AbdominalOrgans", "2", "2", "64.8 kB", "0.1", "28.0 kB", "1 s", "17.1 kB"]);
+        table.align_right(1..8).in_two_lines([6]).within(width).to_string()
+    }
+
+    #[test]
+    fn a_table_wider_than_the_terminal_is_wrapped_and_its_values_stay_whole() {
+        let text = plan(Some(80));
+        assert!(text.lines().all(|line| length(line) == 80), "{text}");
+        let row = text.lines().find(|line| line.contains("BTCV")).unwrap();
+        let cells: Vec<&str> =
+            row.trim_matches('│').split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(cells, ["Dataset001_BTCV", "30", "24", "13.2 GB", "1234.5", "85.2 MB", "1 h", "1.4 GB"], "{text}");
+        for part in ["million", "voxels", "labelled", "largest", "memory", " 05 min ", " Dataset017_Abdo ", " 64.8 kB "]
+        {
+            assert_eq!(text.lines().filter(|line| line.contains(part)).count(), 1, "{part}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_table_has_its_full_width_where_there_is_room() {
+        let text = plan(None);
+        assert_eq!(text.lines().count(), 6, "{text}");
+        assert!(text.contains("   million voxels   on disk    core time   largest case in memory │"), "{text}");
+        let width = u16::try_from(length(text.lines().next().unwrap())).unwrap();
+        assert_eq!(plan(Some(width)), text);
+        assert_ne!(plan(Some(width - 1)), text);
+    }
+
+    #[test]
+    fn a_table_without_borders_is_wrapped_as_well() {
+        let mut table = Table::plain().with_header(["class", "cases", "95% interval"]);
+        table.row(["liver", "2", "0.1000 to 0.9000"]);
+        table.row(["spleen", "0"]);
+        let table = table.align_right([1, 2]).in_two_lines([2]);
+        let full = ["class   cases      95% interval", "liver       2  0.1000 to 0.9000", "spleen      0"];
+        assert_eq!(table.clone().within(None).to_string(), full.join("\n"));
+        let narrow = [
+            "class  cases       95%",
+            "              interval",
+            "liver      2    0.1000",
+            "             to 0.9000",
+            "spleen     0",
+        ];
+        assert_eq!(table.within(Some(30)).to_string(), narrow.join("\n"));
+    }
+
+    #[test]
+    fn control_characters_are_escaped_and_lines_are_kept() {
+        let mut table = Table::plain();
+        table.row(["a\u{1b}[31m\nb"]);
+        assert_eq!(table.within(None).to_string(), "a\\u{1b}[31m\nb");
+    }
+
+    #[test]
+    fn texts_are_broken_where_both_lines_are_short() {
+        for (text, broken) in [
+            ("241 x 241 x 280", "241 x\n241 x 280"),
+            ("1 h 05 min", "1 h\n05 min"),
+            ("0.00 of 1 case", "0.00 of\n1 case"),
+            ("yes", "yes"),
+        ] {
+            assert_eq!(two_lines(text), broken);
+        }
+    }
+}
