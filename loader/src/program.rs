@@ -7,7 +7,7 @@
 //! | exit code | meaning |
 //! |---|---|
 //! | 0 | done |
-//! | 1 | failed; one line on standard error says why |
+//! | 1 | failed; one line on standard error says why. Also after a panic, on any thread, whose message comes before that line |
 //! | 2 ([`USAGE`]) | wrong command line |
 //! | 3 ([`SKIPPED`]) | done, with cases skipped |
 //! | 130 ([`INTERRUPTED`]) | stopped by Ctrl-C or by SIGTERM (training or prediction that a batch system stops: 75) |
@@ -43,7 +43,7 @@ pub use documentation::{CompletionsArgs, ManArgs, print_completions, write_man_p
 pub use interrupt::{ignores_hangup, interrupt_flag, on_interrupt};
 pub use log::{LogError, VARIABLE as LOG_VARIABLE};
 pub use output::{StdoutError, escape, is_one_output, note, print};
-pub use panics::end_at_panic;
+pub use panics::{Panicked, catch_panic, stop_at_panic, take_panicked};
 pub use storage::{AccessArg, RetryArg, StorageArgs};
 pub use table::{Table, terminal_width};
 pub use values::{
@@ -106,7 +106,7 @@ where
     C: Parser,
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    panics::explain_exhaustion();
+    panics::watch();
     interrupt::unblock_signals();
     let cli: C = match command_line::parse() {
         Ok(cli) => cli,
@@ -114,7 +114,7 @@ where
     };
     let code = log::start(log_writer)
         .map_err(|err| UsageError::new(err).into())
-        .and_then(|()| run(&cli))
+        .and_then(|()| panics::as_error(|| run(&cli)))
         .and_then(|code| Ok(output::flush().map(|_| code)?));
     code.unwrap_or_else(|err| {
         // One line, whatever names it quotes.

@@ -34,12 +34,15 @@ use hiend_loader::program::{
 };
 
 use crate::cli::{Cli, Command};
+use crate::device::remember_panics;
 
 /// Runs the command given on the command line.
 ///
 /// # Errors
 /// Any failure, as a message for the user.
 pub fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
+    // Before a device is opened: panics of its threads are no bugs, and do not end the program.
+    remember_panics();
     match &cli.command {
         Some(Command::Pretrain(args)) => pretrain::run(args),
         Some(Command::Finetune(args)) => finetune::run(args),

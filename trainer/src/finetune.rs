@@ -27,7 +27,7 @@ use crate::loss::dice_ce::{DiceCe, dice_ce};
 use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
 use crate::trained_on::differing;
-use crate::training::{Beginning, CaseScores, Counts, KeptValues, PictureError, Share, Stop, Task, TrainingError};
+use crate::training::{Beginning, CaseScores, Counts, KeptValues, PictureError, Share, Task, TrainingError};
 
 use classes::Given;
 pub use classes::{ClassesError, name_fault};
@@ -294,12 +294,12 @@ impl Task for Finetuning {
         model: &Unetr,
         compute: &Compute,
         share: (usize, usize),
-        stop: &Stop,
+        is_over: &dyn Fn() -> bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Option<Vec<CaseScores>>, TrainingError> {
         match (&self.validation, &self.config.validation) {
             (Some(set), Some(settings)) => {
-                set.measure(model, compute, self.config.stream.crop_size, settings, share, stop, progress)
+                set.measure(model, compute, self.config.stream.crop_size, settings, share, is_over, progress)
             }
             _ => Ok(None),
         }

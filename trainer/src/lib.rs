@@ -15,6 +15,7 @@
 // Tensors are cheap handles; operations take them by value, as Burn's own do.
 #![allow(clippy::needless_pass_by_value)]
 
+mod apart;
 pub mod augment;
 pub mod checkpoint;
 pub mod cli;

@@ -125,8 +125,8 @@ pub trait Task: Sync {
     }
 
     /// Measures a model on this rank's share of the validation cases: those whose position leaves the remainder
-    /// `share.0` when divided by `share.1`. `progress` receives the number of cases done and of all cases. `None` if a
-    /// stop was requested.
+    /// `share.0` when divided by `share.1`. `progress` receives the number of cases done and of all cases. `None` once
+    /// `is_over` returns true, because a stop was requested or another rank has failed.
     ///
     /// # Errors
     /// If a case cannot be read or predicted.
@@ -135,10 +135,10 @@ pub trait Task: Sync {
         model: &Self::Model,
         compute: &Compute,
         share: (usize, usize),
-        stop: &Stop,
+        is_over: &dyn Fn() -> bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Option<Vec<CaseScores>>, TrainingError> {
-        let _ = (model, compute, share, stop, progress);
+        let _ = (model, compute, share, is_over, progress);
         Ok(None)
     }
 }

@@ -118,7 +118,6 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     if let Some(dir) = &cli.man {
         return program::write_man_pages(command(), dir).map(|()| ExitCode::SUCCESS);
     }
-    program::end_at_panic();
     let health = Health::new();
     // Started before the first counter is made: the recorder sees only later ones.
     let _metrics = match cli.metrics_listen {

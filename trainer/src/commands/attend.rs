@@ -11,7 +11,7 @@ use rand::RngExt as _;
 use super::model::{load_pretrained, sizes};
 use super::{outputs, scans};
 use crate::cli::{AttendArgs, Layers};
-use crate::device::{Compute, keep_kernels, remember_panics, settle_default};
+use crate::device::{Compute, keep_kernels, settle_default};
 use crate::inference::attention_map::{Heads, crop_tensor, decoder_maps, encoder_maps, mask_hiding};
 use crate::model::masking::num_visible;
 use crate::model::patch_embed::grid_of;
@@ -23,7 +23,6 @@ pub(super) fn run(args: &AttendArgs) -> anyhow::Result<ExitCode> {
     keep_kernels(None);
     let compute = Compute::open(args.model.device)?;
     settle_default(&compute)?;
-    remember_panics();
     let loaded = load_pretrained(&args.model.model, sizes(&args.model.sizes)?, &compute)?;
     let model = &loaded.config.model;
     let layers = match &args.layers {

@@ -24,7 +24,7 @@ use super::ranks::open_device;
 use super::signals::StopSignals;
 use super::{SKIPPED, note, print};
 use crate::cli::PredictArgs;
-use crate::device::{Compute, keep_kernels, remember_panics, settle_default};
+use crate::device::{Compute, keep_kernels, settle_default};
 use crate::distributed::World;
 use crate::inference::components::keep_largest;
 use crate::inference::predict::{Prediction, Predictor, ScanPredictionError, WindowSettings, normalize_of};
@@ -148,7 +148,6 @@ fn open_compute(args: &PredictArgs, world: Option<&World>) -> anyhow::Result<Com
         None => Compute::open(args.device)?,
     };
     settle_default(&compute)?;
-    remember_panics();
     Ok(compute)
 }
 

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use hiend_loader::budget::cores;
-use hiend_loader::program::{UsageError, count, error_code, error_text};
+use hiend_loader::program::{UsageError, count, error_code, error_text, stop_at_panic};
 use hiend_loader::remote::RemoteError;
 
 use super::signals::{REQUEUE, StopSignals};
 use super::{INTERRUPTED, note};
+use crate::apart;
 use crate::cli::RunArgs;
-use crate::device::{Compute, DeviceChoice, DeviceError, check_sums, keep_kernels, remember_panics, settle_default};
+use crate::device::{Compute, DeviceChoice, DeviceError, check_sums, keep_kernels, settle_default};
 use crate::distributed::{
     Cause, Children, JoinError, Master, Mpi, ProcessGroup, Token, World, die_with_launcher, leave_error, leave_loss,
     own_children,
@@ -28,8 +29,6 @@ use crate::training::{Stop, TrainingError};
 pub(super) const LOST: u8 = 69;
 /// Exit code of ranks that disagree on the run (`EX_CONFIG` of `sysexits.h`). Starting them again would not help.
 pub(super) const DISAGREEMENT: u8 = 78;
-/// Interval at which a rank that waits for its data to be opened looks for a failure of another rank.
-const LOOK: Duration = Duration::from_millis(10);
 /// Time for the other ranks to save and end after one has failed, in addition to the time until they notice.
 const SAVING: Duration = Duration::from_mins(2);
 
@@ -45,7 +44,7 @@ pub(super) struct Rank {
 }
 
 impl Rank {
-    /// Makes Ctrl-C and the batch system's signals request a stop, from the first call on.
+    /// Makes Ctrl-C, the batch system's signals and a panic on another thread request a stop, from the first call on.
     pub(super) fn stop(&mut self) -> Stop {
         if let Some(stop) = &self.stop {
             return stop.clone();
@@ -53,6 +52,12 @@ impl Rank {
         let stop = Stop::default();
         // If several ranks receive the signal, only the first one confirms it.
         self.signals.begin(&stop, self.is_first().then_some("step"));
+        let request = stop.clone();
+        stop_at_panic(move || {
+            request.request();
+            // As after Ctrl-C, a batch that waits for object storage which is away would delay the stop.
+            hiend_cache::abandon_requests();
+        });
         self.stop.insert(stop).clone()
     }
 
@@ -104,18 +109,9 @@ impl Rank {
     /// If another rank has failed, or the system refuses a thread.
     pub(super) fn open_data<T: Send + 'static>(&self, open: impl FnOnce() -> T + Send + 'static) -> anyhow::Result<T> {
         let Some(group) = &self.group else { return Ok(open()) };
-        let thread = std::thread::Builder::new().name("open".into()).spawn(open);
-        let thread = thread.context("cannot start the open thread; see the limit on processes (ulimit -u)")?;
-        while !thread.is_finished() {
-            if let Some(failure) = group.failure() {
-                return Err(JoinError::from(failure).into());
-            }
-            std::thread::sleep(LOOK);
-        }
-        match thread.join() {
-            Ok(opened) => Ok(opened),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        let opened = apart::unless("open", open, || group.failure());
+        let opened = opened.context("cannot start the open thread; see the limit on processes (ulimit -u)")?;
+        opened.map_err(|failure| JoinError::from(failure).into())
     }
 
     /// Memory of the machine that this rank may use, in bytes; `None` where the system does not report it.
@@ -194,7 +190,6 @@ fn open(args: &RunArgs, world: Option<&World>) -> anyhow::Result<Rank> {
         None => Compute::open(args.devices.first().copied().unwrap_or(args.device))?,
     };
     settle_default(&compute)?;
-    remember_panics();
     let num_sharing = world.map_or(1, |world| world.num_sharing);
     Ok(Rank { compute, group: None, num_sharing, signals, stop: None })
 }

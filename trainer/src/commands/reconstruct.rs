@@ -10,7 +10,7 @@ use hiend_loader::scan::Scan;
 use super::model::{load_pretrained, sizes};
 use super::{outputs, print, scans};
 use crate::cli::ReconstructArgs;
-use crate::device::{Compute, keep_kernels, remember_panics, settle_default};
+use crate::device::{Compute, keep_kernels, settle_default};
 use crate::inference::reconstruct::Reconstructor;
 use crate::report::picture::{View, draw};
 use crate::report::sheet::PLANES;
@@ -20,7 +20,6 @@ pub(super) fn run(args: &ReconstructArgs) -> anyhow::Result<ExitCode> {
     keep_kernels(None);
     let compute = Compute::open(args.model.device)?;
     settle_default(&compute)?;
-    remember_panics();
     let mut loaded = load_pretrained(&args.model.model, sizes(&args.model.sizes)?, &compute)?;
     if let Some(mask_ratio) = args.mask_ratio {
         let config = &mut loaded.config;

@@ -1,11 +1,12 @@
 //! Common part of all training commands.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use hiend_cache::{durable, lookup};
-use hiend_loader::program::{check_output_folder, count};
+use hiend_loader::program::{Panicked, check_output_folder, count, take_panicked};
 use hiend_loader::split::{FileSplit, ListSplit, Split};
 
 use super::INTERRUPTED;
@@ -175,22 +176,28 @@ pub(super) fn run<T: Task>(
         train(task, stream, &rank.compute, &options, &mut |_| ())
     };
     let way_on = if args.smoke { "nothing was kept" } else { "the same command with --resume continues" };
-    let outcome = match result {
-        Ok(summary) => summary.outcome,
+    let panicked = take_panicked();
+    let (outcome, step) = match result {
+        Ok(summary) => (summary.outcome, summary.step),
         // The steps that were done are saved.
         Err(TrainingError::Feed(FeedError::Source { step, source })) if is_stopped(&source) => {
-            rank.note(format_args!("stopped while waiting for the batch of step {step}; {way_on}"));
-            return Ok(rank.signals.interrupted());
+            let line = format!("stopped while waiting for the batch of step {step}; {way_on}");
+            return stopped(&rank, panicked, line);
         }
         Err(TrainingError::Rank { failure, .. }) if matches!(failure.cause, Cause::Stopped(_)) => {
-            rank.note(format_args!("{failure}; {way_on}"));
-            return Ok(rank.signals.interrupted());
+            return stopped(&rank, panicked, format!("{failure}; {way_on}"));
         }
         Err(error) if options.stop.is_requested() && error.is_stop() => {
-            rank.note(format_args!("stopped while servers or object storage did not answer; {way_on}"));
-            return Ok(rank.signals.interrupted());
+            let line = format!("stopped while servers or object storage did not answer; {way_on}");
+            return stopped(&rank, panicked, line);
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            return Err(match panicked {
+                Some(panicked) => error.context(panicked),
+                None => error,
+            });
+        }
     };
     if let Some(folder) = smoke {
         folder.close().context("cannot remove the folder of the smoke test")?;
@@ -198,13 +205,22 @@ pub(super) fn run<T: Task>(
             rank.print("smoke test passed; its folder was removed")?;
         }
     }
-    Ok(match outcome {
-        Outcome::Finished => ExitCode::SUCCESS,
-        Outcome::Interrupted => {
-            rank.note(way_on);
-            rank.signals.interrupted()
-        }
-    })
+    match (outcome, panicked) {
+        (Outcome::Finished, None) => Ok(ExitCode::SUCCESS),
+        (Outcome::Finished, Some(panicked)) => bail!("{panicked}; every step was done before"),
+        (Outcome::Interrupted, Some(panicked)) if !args.smoke => bail!("{panicked}; saved after step {step}; {way_on}"),
+        (Outcome::Interrupted, panicked) => stopped(&rank, panicked, way_on),
+    }
+}
+
+/// Ends a run that was asked to stop: with `line` and the exit code of the request, or with an error if a panic on another
+/// thread requested it.
+fn stopped(rank: &Rank, panicked: Option<Panicked>, line: impl Display) -> anyhow::Result<ExitCode> {
+    if let Some(panicked) = panicked {
+        bail!("{panicked}; {line}");
+    }
+    rank.note(line);
+    Ok(rank.signals.interrupted())
 }
 
 /// Number of passes over the cases per epoch above which it is reported.

@@ -81,6 +81,22 @@ pub struct Children {
     pub holds_lines: bool,
 }
 
+impl Children {
+    /// Returns true for the exit code of a run that was asked to stop.
+    fn is_stop(&self, code: u8) -> bool {
+        [self.interrupted_code, self.requeue_code].contains(&code)
+    }
+
+    /// Exit code that says more of the run's end: `earlier`, of the ranks that have ended before, or `code`, of the next one.
+    /// `is_expected` is true if the launcher passed on a signal or killed ranks.
+    fn telling(&self, earlier: u8, code: u8, is_expected: bool) -> u8 {
+        // A stop or an error of its own says more than the loss of another rank. An error says more than the stop of the other
+        // ranks, which it has caused.
+        let says_less = earlier == self.lost_code || (self.is_stop(earlier) && code != self.lost_code && !is_expected);
+        if earlier == 0 || (says_less && code != 0) { code } else { earlier }
+    }
+}
+
 /// Event of a child, or a signal.
 enum News {
     /// A line that a rank wrote to standard error, for ranks other than 0.
@@ -246,15 +262,11 @@ impl<'a> Attempt<'a> {
                         self.errors.add(rank, error);
                         show_at.get_or_insert_with(|| Instant::now() + MERGING);
                     }
-                    // A signal or an error of its own says more than the loss of another rank.
-                    if exit_code == 0 || (exit_code == self.children.lost_code && code != 0) {
-                        exit_code = code;
-                    }
+                    exit_code = self.children.telling(exit_code, code, self.stopped || self.killed);
                     if let Ok(loss) = std::fs::read_to_string(loss_file(&self.announcement)) {
                         self.loss = Some(loss);
                     }
-                    let is_stopped = [self.children.interrupted_code, self.children.requeue_code].contains(&code);
-                    if code != 0 && !is_stopped {
+                    if code != 0 && !self.children.is_stop(code) {
                         let nothing_to_save = !self.has_begun() || self.loss.is_some();
                         let grace = if nothing_to_save { PARTING } else { self.children.grace };
                         let at = Instant::now() + grace;
@@ -420,4 +432,41 @@ fn error_file(announcement: &Path, rank: usize) -> PathBuf {
 /// Path of the file with the loss of rank 0, next to the announcement.
 fn loss_file(announcement: &Path) -> PathBuf {
     announcement.with_extension("loss")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_that_of_the_cause() {
+        const LOST: u8 = 69;
+        const REQUEUE: u8 = 75;
+        const INTERRUPTED: u8 = 130;
+        let children = Children {
+            num_ranks: 2,
+            restarts: 0,
+            grace: Duration::ZERO,
+            interrupted_code: INTERRUPTED,
+            requeue_code: REQUEUE,
+            lost_code: LOST,
+            holds_lines: false,
+        };
+        let check = |codes: &[u8], is_expected: bool, cause: u8| {
+            let code = codes.iter().fold(0, |earlier, &code| children.telling(earlier, code, is_expected));
+            assert_eq!(code, cause, "{codes:?}");
+        };
+        for is_expected in [false, true] {
+            check(&[0, 0], is_expected, 0);
+            check(&[LOST, 1], is_expected, 1);
+            check(&[1, LOST], is_expected, 1);
+            check(&[LOST, INTERRUPTED], is_expected, INTERRUPTED);
+            check(&[INTERRUPTED, LOST], is_expected, INTERRUPTED);
+            check(&[1, INTERRUPTED], is_expected, 1);
+        }
+        // A rank with a panic ends after the others, which it has stopped.
+        check(&[INTERRUPTED, 1], false, 1);
+        // After a signal, a rank that ends otherwise changes nothing.
+        check(&[REQUEUE, 1], true, REQUEUE);
+    }
 }

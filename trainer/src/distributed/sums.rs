@@ -8,7 +8,6 @@
 //! device's thread wait once eight of them are held. A bucket that is summed on a device therefore passes between
 //! queues as one tensor, both ways.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use std::{fmt, io};
 
 use burn::tensor::Tensor;
 use flume::RecvTimeoutError;
+use hiend_loader::program::catch_panic;
 
 use super::all_reduce::{AllReduce, ReduceError};
 use super::group::ProcessGroup;
@@ -88,8 +88,9 @@ impl Sums {
         let is_on_host = reduce.is_on_host();
         let sum_all = move || {
             for Request { tensors, joined } in requested {
-                let sum = catch_unwind(AssertUnwindSafe(|| reduce.sum(tensors)));
-                let sum = sum.unwrap_or_else(|_| Err(ReduceError::Device("the thread of its sums panicked".into())));
+                let sum = catch_panic(|| reduce.sum(tensors)).unwrap_or_else(|message| {
+                    Err(ReduceError::Device(format!("the thread of its sums panicked: {message}")))
+                });
                 let sum = sum.map(|tensors| Request { tensors, joined });
                 // After an error the other ranks must not receive the next bucket in place of the missing one.
                 let failed = sum.is_err();

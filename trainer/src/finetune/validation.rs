@@ -1,11 +1,13 @@
 //! Validation: whole volumes of the cache, predicted by sliding window and compared with their labels.
 
+use std::io;
 use std::sync::Arc;
 
 use hiend_cache::Cache;
 use hiend_cache::{StoredVolume, VolumeReader};
 use hiend_loader::preprocess::normalize::Units;
 
+use crate::apart;
 use crate::config::finetune::ValidationConfig;
 use crate::device::Compute;
 use crate::inference::window_batch::WindowBatch;
@@ -15,7 +17,7 @@ use crate::metric::dice::dice_per_class;
 use crate::metric::{LabelMap, MetricError};
 use crate::model::unetr::Unetr;
 use crate::sliding_window::{InputVolume, SlidingWindow, SlidingWindowError};
-use crate::training::{CaseScores, Stop, TrainingError};
+use crate::training::{CaseScores, TrainingError};
 
 /// Cases held out for validation.
 #[derive(Debug)]
@@ -35,8 +37,10 @@ pub(super) struct ValidationSet {
 /// Errors from validating one case.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
-    #[error("asked to stop")]
-    Stopped,
+    #[error("the validation is over")]
+    Over,
+    #[error("cannot start the thread that reads it; see the limit on processes (ulimit -u)")]
+    Thread(#[source] io::Error),
     #[error(transparent)]
     Store(#[from] hiend_cache::Error),
     #[error(transparent)]
@@ -52,8 +56,8 @@ impl From<SlidingWindowError> for Fault {
 }
 
 impl ValidationSet {
-    /// Measures Dice on a rank's share of the cases; `None` if a stop was requested. `progress` receives the number of
-    /// cases done and the number of all cases.
+    /// Measures Dice on a rank's share of the cases; `None` once `is_over` returns true, also while a file system or storage
+    /// does not answer. `progress` receives the number of cases done and the number of all cases.
     #[expect(clippy::too_many_arguments, reason = "a struct would be built for one call")]
     pub(super) fn measure(
         &self,
@@ -62,17 +66,16 @@ impl ValidationSet {
         crop_size: [usize; 3],
         settings: &ValidationConfig,
         (rank, num_ranks): (usize, usize),
-        stop: &Stop,
+        is_over: &dyn Fn() -> bool,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Option<Vec<CaseScores>>, TrainingError> {
-        let mut reader = VolumeReader::new();
         let own: Vec<_> = self.cases.iter().copied().enumerate().skip(rank).step_by(num_ranks).collect();
         let mut scores = Vec::with_capacity(own.len());
         progress(0, own.len());
         for &(position, case) in &own {
-            match self.dice_of(case, &mut reader, model, compute, crop_size, settings, stop) {
+            match self.dice_of(case, model, compute, crop_size, settings, is_over) {
                 Ok(dice) => scores.push(CaseScores::new(position, &dice)),
-                Err(Fault::Stopped) => return Ok(None),
+                Err(Fault::Over) => return Ok(None),
                 Err(fault) => {
                     let case = self.cache.cases()[case].key().to_owned();
                     return Err(TrainingError::Validation { case, source: Box::new(fault) });
@@ -83,25 +86,27 @@ impl ValidationSet {
         Ok(Some(scores))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a struct would be built for one call")]
     fn dice_of(
         &self,
         case: usize,
-        reader: &mut VolumeReader,
         model: &Unetr,
         compute: &Compute,
         crop_size: [usize; 3],
         settings: &ValidationConfig,
-        stop: &Stop,
+        is_over: &dyn Fn() -> bool,
     ) -> Result<Vec<f64>, Fault> {
+        let cache = Arc::clone(&self.cache);
+        let read = move || cache.cases()[case].read_whole(&mut VolumeReader::new());
+        let ended = || is_over().then_some(Fault::Over);
+        let stored = apart::unless("validation", read, ended).map_err(Fault::Thread)??;
+        let StoredVolume { shape, image, label } = stored?;
         let case = &self.cache.cases()[case];
-        let StoredVolume { shape, image, label } = case.read_whole(reader)?;
         let array = &case.record().image;
         let image = self.units.values(&image, array.offset, array.scale);
         let sliding = SlidingWindow::new(crop_size, settings.overlap, settings.sw_batch_size)?;
         let models = std::slice::from_ref(model);
         let sliding = self.batch.fit(models, compute, sliding.with_weighting(settings.weighting), shape)?;
-        let before = |_: usize| if stop.is_requested() { Err(Fault::Stopped) } else { Ok(()) };
+        let before = |_: usize| if is_over() { Err(Fault::Over) } else { Ok(()) };
         let volume = InputVolume::new(&image, 1, shape)?;
         let pred = label_volume(models, compute.raw(), &sliding, volume, before)?;
         // Cases without labels are refused when the cases are selected.

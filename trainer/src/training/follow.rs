@@ -51,7 +51,14 @@ pub(super) fn follow<T: Task>(
     let failed = |failure, step| ranks.failed(failure, step, None);
     let validate = |replica: &Replica<T::Model>, ema: &Option<T::Model>, step| {
         let model = ema.clone().unwrap_or_else(|| replica.model().valid());
-        let own = task.validate(&model, compute, ranks.group().share(), &options.stop, &mut |_, _| ())?;
+        let lost = || ranks.group().failure();
+        let is_over = || options.stop.is_requested() || lost().is_some();
+        let own = task.validate(&model, compute, ranks.group().share(), &is_over, &mut |_, _| ())?;
+        if own.is_none()
+            && let Some(failure) = lost()
+        {
+            return Err(failed(failure, step));
+        }
         let all = ranks.gather_scores(own).map_err(|failure| failed(failure, step))?;
         Ok::<bool, TrainingError>(all.is_none())
     };

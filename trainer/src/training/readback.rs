@@ -5,13 +5,12 @@
 //! for work that other queues received before its request. A dedicated thread therefore requests each loss as soon as
 //! its step is queued, and records when it arrives.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Tensor;
-
 use flume::RecvTimeoutError;
+use hiend_loader::program::catch_panic;
 
 use super::TrainingError;
 use super::error::thread_error;
@@ -76,11 +75,8 @@ impl Readback {
                     let (loss, norm) = (value(loss)?, norm.map(value).transpose()?);
                     Ok(Answer { loss, norm, at: Instant::now() })
                 };
-                let answer = catch_unwind(AssertUnwindSafe(read));
-                if sender
-                    .send(answer.unwrap_or_else(|panic| Err(ReadbackError::Device(panic_message(&*panic)))))
-                    .is_err()
-                {
+                let answer = catch_panic(read).unwrap_or_else(|message| Err(ReadbackError::Device(message)));
+                if sender.send(answer).is_err() {
                     return;
                 }
             }
@@ -143,12 +139,6 @@ impl Drop for Readback {
         }
         let _ = thread.join();
     }
-}
-
-/// Message of a panic.
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    message.unwrap_or("its result cannot be read").to_owned()
 }
 
 fn value(scalar: Tensor<1>) -> Result<f64, ReadbackError> {

@@ -225,7 +225,13 @@ impl<'a, T: Task> Run<'a, T> {
         let mut progress = |done, total| watch(&Event::Validating { done, total });
         let ranks = self.ranks.clone();
         let share = ranks.as_ref().map_or((0, 1), |ranks| ranks.group().share());
-        let own = self.task.validate(&model, self.compute, share, &self.options.stop, &mut progress)?;
+        let is_over = || self.options.stop.is_requested() || self.lost().is_some();
+        let own = self.task.validate(&model, self.compute, share, &is_over, &mut progress)?;
+        if own.is_none()
+            && let Some(error) = self.lost()
+        {
+            return Err(error);
+        }
         let all = match ranks {
             Some(ranks) => ranks.gather_scores(own).map_err(|failure| self.rank_error(failure))?,
             None => own,

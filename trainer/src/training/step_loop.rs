@@ -109,7 +109,7 @@ impl<T: Task> Run<'_, T> {
     }
 
     /// Error of a run whose ranks have failed; `None` as long as they have not.
-    fn lost(&self) -> Option<TrainingError> {
+    pub(super) fn lost(&self) -> Option<TrainingError> {
         let failure = self.ranks.as_ref()?.group().failure()?;
         Some(self.rank_error(failure))
     }

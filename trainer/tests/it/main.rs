@@ -20,6 +20,7 @@ mod nifti;
 mod object_storage;
 mod observe;
 mod origins;
+mod panics;
 mod precision;
 mod predict;
 mod pretrain;
