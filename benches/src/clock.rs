@@ -34,8 +34,8 @@ impl Stopwatch {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "times of a benchmark")]
 /// CPU time of the process in seconds.
+#[expect(clippy::cast_precision_loss, reason = "times of a benchmark")]
 fn cpu_secs() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
@@ -50,12 +50,4 @@ pub fn settle() {
             return;
         }
     }
-}
-
-/// Median; 0 for an empty slice.
-#[must_use]
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }

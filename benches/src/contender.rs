@@ -5,7 +5,8 @@ pub mod memory;
 pub mod ours;
 pub mod zarr;
 
-use crate::clock::{Stopwatch, median, settle};
+use crate::clock::{Stopwatch, settle};
+use crate::figures::median;
 use crate::volume::Voxels;
 
 /// Crop size of the pre-training recipe, in voxels.

@@ -37,7 +37,6 @@
 mod attention_plans;
 mod cli;
 mod device_tests;
-mod figures;
 mod loader;
 mod numerics;
 mod pretraining;
@@ -57,9 +56,9 @@ use serde_json::{Value, json};
 
 pub use cli::Cli;
 
+use crate::figures::rounded;
 use crate::shapes;
 use cli::Case;
-use figures::rounded;
 
 /// Measures the cases of `cli`.
 ///

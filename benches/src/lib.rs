@@ -1,5 +1,5 @@
-//! Modules shared by the suites, `loader-bench`, `cpu-bench`, `gpu-bench` and `learning`: volumes, clocks, contenders,
-//! shapes and operation counts of the models, and the chart of the results.
+//! Modules shared by the suites, `loader-bench`, `cpu-bench`, `gpu-bench` and `learning`: volumes, clocks, arithmetic,
+//! contenders, shapes and operation counts of the models, and the chart of the results.
 
 #![allow(clippy::print_stdout, reason = "tools for developers print their results")]
 #![allow(clippy::cast_possible_wrap, reason = "C libraries take lengths of volumes as signed integers")]
@@ -9,6 +9,7 @@ pub mod clock;
 pub mod contender;
 #[cfg(feature = "cpu")]
 pub mod cpu_bench;
+pub mod figures;
 #[cfg(feature = "gpu")]
 pub mod flops;
 #[cfg(feature = "gpu")]

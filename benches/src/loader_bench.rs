@@ -10,12 +10,12 @@ use hiend_loader::transform::Chain;
 use serde_json::json;
 
 use crate::chart::{Bar, Kind, draw};
-use crate::clock::median;
 use crate::contender::blosc2::Blosc2;
 use crate::contender::memory::{Memcpy, MemoryMap};
 use crate::contender::ours::{CropByCrop, WholeWay};
 use crate::contender::zarr::Zarr;
 use crate::contender::{Contender, Rates, Slots, round, verify};
+use crate::figures::median;
 use crate::readers_bench::{self, Role};
 use crate::storage_bench::Storage;
 use crate::volume::Voxels;

@@ -21,8 +21,9 @@ use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde_json::json;
 
-use crate::clock::{median, settle};
+use crate::clock::settle;
 use crate::contender::CROP_SIZE;
+use crate::figures::median;
 use crate::volume::Voxels;
 use web_server::WebServer;
 

@@ -66,9 +66,6 @@ impl Voxels {
     }
 
     /// Generates a body of soft ellipsoids with CT-like noise, for machines without a real CT.
-    ///
-    /// # Panics
-    /// Never: the default window is valid.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "small positive numbers")]
     pub fn generated() -> Self {

@@ -40,6 +40,7 @@ use crate::error::FileError;
 use crate::map::Map;
 use crate::object::{Block, BlockKey, BlockStore, Lru};
 use crate::storage::Access;
+use crate::user_cache;
 use space::{Space, User};
 
 /// Length of a block in bytes: two columns of chunks in a typical case, a few milliseconds on a typical link.
@@ -88,7 +89,7 @@ impl DiskCache {
     /// # Errors
     /// If the folder holds something else or cannot be written, or the size is too small for a few blocks.
     pub fn open(options: &DiskCacheOptions, access: Access) -> Result<Arc<Self>, DiskCacheError> {
-        let dir = options.dir.clone().or_else(default_dir).ok_or(DiskCacheError::NoFolder)?;
+        let dir = options.dir.clone().or_else(|| user_cache::folder("blocks")).ok_or(DiskCacheError::NoFolder)?;
         durable::create_dir_all(&dir)?;
         let dir = std::fs::canonicalize(&dir).map_err(FileError::at(&dir, "look up"))?;
         let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,12 +211,6 @@ fn sufficient_bytes(bytes: u64, users: u64) -> u64 {
         Some(left) if left > 0 => bytes.saturating_mul(MAPPED_DIVISOR).div_ceil(left).min(most),
         _ => most,
     }
-}
-
-fn default_dir() -> Option<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let base = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")))?;
-    Some(base.join("hiend").join("blocks"))
 }
 
 /// Default size, given the bytes that blocks take already.

@@ -127,7 +127,7 @@ pub fn create_dir_all(path: &Path) -> Result<(), FileError> {
             Err(err) if err.source.kind() == io::ErrorKind::AlreadyExists => {}
             Err(err) => return Err(err),
         }
-        sync_dir(parent(folder))?;
+        sync_dir(lookup::parent(folder))?;
     }
     if lookup::is_dir(path)? {
         return Ok(());
@@ -191,8 +191,9 @@ pub fn sync_data(file: &File, path: &Path) -> io::Result<()> {
 pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
     announced(&Operation::Rename { from, to }, || std::fs::rename(from, to))
         .map_err(FileError::at(to, "rename a file to this name"))?;
-    sync_dir(parent(to))?;
-    if parent(from) == parent(to) { Ok(()) } else { sync_dir(parent(from)) }
+    let (from, to) = (lookup::parent(from), lookup::parent(to));
+    sync_dir(to)?;
+    if from == to { Ok(()) } else { sync_dir(from) }
 }
 
 /// Syncs a file's content and length.
@@ -242,11 +243,6 @@ pub fn probe(dir: &Path, num_bytes: u64) -> Result<(), FileError> {
         file.sync_all()
     };
     write().map_err(FileError::at(dir, "write to this folder"))
-}
-
-/// Folder of a path; `.` for a bare name.
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -64,6 +64,7 @@ pub mod prune;
 pub mod record;
 pub mod shard;
 pub mod storage;
+pub mod user_cache;
 pub mod verify;
 
 pub use cache::Cache;

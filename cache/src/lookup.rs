@@ -47,6 +47,12 @@ pub fn is_dir(path: &Path) -> Result<bool, FileError> {
     Ok(metadata(path)?.is_some_and(|metadata| metadata.is_dir()))
 }
 
+/// Folder of a path: `.` for a bare name, for which [`Path::parent`] returns an empty path.
+#[must_use]
+pub fn parent(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Distinguishes a missing name from a dangling link on the way to it.
 fn absent(path: &Path) -> Result<Option<Metadata>, FileError> {
     for place in path.ancestors().filter(|place| !place.as_os_str().is_empty()) {

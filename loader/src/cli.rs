@@ -224,11 +224,11 @@ impl From<StoreArg> for Store {
 /// Command-line value of [`CodecPreset`].
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum CodecArg {
-    /// Zstandard, fast to decode
+    /// Packed bits: fastest to decode
     Fast,
-    /// Zstandard, a little smaller and several times slower
+    /// Bit planes through Zstandard: a little smaller, half as fast
     Dense,
-    /// LZ4, for comparison
+    /// Bit planes through LZ4, for comparison: larger than either
     Lz4,
 }
 

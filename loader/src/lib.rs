@@ -63,6 +63,7 @@ mod escape;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod geometry;
+mod meter;
 pub mod mix;
 pub mod nearest;
 #[cfg(feature = "client")]

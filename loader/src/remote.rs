@@ -155,7 +155,7 @@ pub enum RemoteError {
         source: PemError,
     },
     /// No certificates of the system were found.
-    #[error("{url}: no certificates of the system were found; name a file with the server's")]
+    #[error("{url}: no certificates of the system were found; name a file of certificates to check the server against")]
     NoCa {
         /// URL of the server.
         url: String,

@@ -26,6 +26,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import nifti
+
 SHAPE = (30, 28, 26)
 WRITING = ["write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "link", "linkat",
            "unlink", "unlinkat", "mkdir", "mkdirat", "ftruncate", "openat"]
@@ -40,20 +42,10 @@ ERRORS = {
 MEMORY = re.compile(r"memory allocation of \d+ bytes failed|failed to (spawn|allocate)|Cannot allocate memory")
 
 
-def nifti(path, datatype, bits, voxels):
+def write(path, dtype, voxels):
     """Writes a NIfTI-1 file whose times are an hour old."""
-    header = bytearray(352)
-    struct.pack_into("<i", header, 0, 348)
-    struct.pack_into("<8h", header, 40, 3, *SHAPE, 1, 1, 1, 1)
-    struct.pack_into("<2h", header, 70, datatype, bits)
-    struct.pack_into("<4f", header, 76, 1, 2, 2, 2)
-    struct.pack_into("<f", header, 108, 352)
-    header[123] = 2
-    struct.pack_into("<h", header, 254, 1)
-    struct.pack_into("<12f", header, 280, -2, 0, 0, 9, 0, -2, 0, 7, 0, 0, 2, -5)
-    header[344:348] = b"n+1\0"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(bytes(header) + voxels)
+    path.write_bytes(nifti.header(dtype, SHAPE, 2, signs=(-1, -1, 1), origin=(9, 7, -5)) + voxels)
     os.utime(path, (time.time() - 3600,) * 2)
 
 
@@ -65,13 +57,13 @@ def scan(path, seed):
     for at in range(SHAPE[0] * SHAPE[1] * SHAPE[2]):
         x, y = at % nx, at // nx % ny
         voxels.append(noise.randrange(-30, 31) + (40 if 1 <= x < nx - 1 and 1 <= y < ny - 1 else -1000))
-    nifti(path, 4, 16, struct.pack(f"<{len(voxels)}h", *voxels))
+    write(path, "int16", struct.pack(f"<{len(voxels)}h", *voxels))
 
 
 def label(path, seed):
     """Writes a label map with one plane of class 1."""
     plane = SHAPE[0] * SHAPE[1]
-    nifti(path, 2, 8, bytes(at // plane == 8 + seed for at in range(plane * SHAPE[2])))
+    write(path, "uint8", bytes(at // plane == 8 + seed for at in range(plane * SHAPE[2])))
 
 
 class Program:

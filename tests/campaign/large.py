@@ -17,7 +17,6 @@ import os
 import random
 import re
 import resource
-import struct
 import subprocess
 import sys
 import tempfile
@@ -25,20 +24,7 @@ import time
 from array import array
 from pathlib import Path
 
-
-def header(shape, spacing, bits, code):
-    """Header of a NIfTI-1 file whose axes are those of RAS."""
-    head = bytearray(352)
-    struct.pack_into("<i", head, 0, 348)
-    struct.pack_into("<8h", head, 40, 3, *shape, 1, 1, 1, 1)
-    struct.pack_into("<2h", head, 70, code, bits)
-    struct.pack_into("<4f", head, 76, 1, spacing, spacing, spacing)
-    struct.pack_into("<f", head, 108, 352)
-    head[123] = 2
-    struct.pack_into("<h", head, 254, 1)
-    struct.pack_into("<12f", head, 280, spacing, 0, 0, 0, 0, spacing, 0, 0, 0, 0, spacing, 0)
-    head[344:348] = b"n+1\0"
-    return bytes(head)
+import nifti
 
 
 def plane(side, radius, noise):
@@ -59,7 +45,7 @@ def large_scan(path, side, planes):
     noise = random.Random(1)
     kinds = [plane(side, side * (0.36 + 0.005 * kind), noise).tobytes() for kind in range(16)]
     with open(path, "wb") as file:
-        file.write(header((side, side, planes), 0.4, 16, 4))
+        file.write(nifti.header("int16", (side, side, planes), 0.4))
         for number in range(planes):
             file.write(kinds[number % 16])
 
@@ -71,11 +57,11 @@ def labelled_scans(folder):
         (folder / name).mkdir(parents=True)
     for number in range(2):
         values = plane(side, 24, random.Random(number)).tobytes() * side
-        image = header((side, side, side), 2.0, 16, 4) + values
+        image = nifti.header("int16", (side, side, side), 2.0) + values
         labels = bytes(int(value > 85) for value in array("h", values))
         (folder / f"imagesTr/case{number}_0000.nii.gz").write_bytes(gzip.compress(image, 1))
         (folder / f"labelsTr/case{number}.nii.gz").write_bytes(
-            gzip.compress(header((side, side, side), 2.0, 8, 2) + labels, 1))
+            gzip.compress(nifti.header("uint8", (side, side, side), 2.0) + labels, 1))
     description = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}, "numTraining": 2,
                    "file_ending": ".nii.gz"}
     (folder / "dataset.json").write_text(json.dumps(description))

@@ -10,14 +10,14 @@ and by four, once more by the four of a second process that begins one step earl
 
 import argparse
 import json
-import os
 import random
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from large import header, run
+import nifti
+from large import run
 
 SIDE = 16
 CROP = ["--crop-size", "8", "--crops-per-visit", "2", "--visits-per-batch", "24"]
@@ -26,7 +26,7 @@ CROP = ["--crop-size", "8", "--crops-per-visit", "2", "--visits-per-batch", "24"
 def tiny_scans(folder, count):
     """Writes scans of a body with noise of its own, in air, as 16-bit HU from 8 to 71 and -1000."""
     folder.mkdir()
-    head = header((SIDE,) * 3, 1.5, 16, 4)
+    head = nifti.header("int16", (SIDE,) * 3, 1.5)
     air = (-1000).to_bytes(2, "little", signed=True)
     voxels = bytearray(head + air * SIDE**3)
     noise = random.Random(1)

@@ -97,7 +97,7 @@ fn containers_of(pod: &Value) -> Vec<&Value> {
 /// Words of a container's command line.
 fn words_of(container: &Value) -> Vec<&str> {
     let words = ["command", "args"].into_iter().filter_map(|key| container[key].as_array()).flatten();
-    words.filter_map(Value::as_str).collect()
+    words.map(|word| word.as_str().unwrap()).collect()
 }
 
 /// Value of a flag that is given as `--flag=value`.
@@ -203,8 +203,7 @@ fn certificates_are_asked_for_in_the_names_that_clients_use() {
 
 /// Call made by a container that runs one of the programs directly.
 fn call_of(container: &Value) -> Option<Call> {
-    let words = ["command", "args"].into_iter().filter_map(|key| container[key].as_array()).flatten();
-    let mut words = words.map(|word| word.as_str().unwrap().to_owned());
+    let mut words = words_of(container).into_iter().map(str::to_owned);
     let program = words.next().filter(|program| program.starts_with("hiend-"))?;
     Some(Call { program, words: words.collect() })
 }

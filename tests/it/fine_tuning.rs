@@ -15,7 +15,7 @@ use hiend_loader::split::{ListSplit, Part, ShotSplit, Split};
 use hiend_loader::transform::Chain;
 use hiend_loader::volume::{read_labels, read_volume, write_like};
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
-use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
+use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::config::{AugmentOn, DecodeOn, MicroBatch, RunConfig as _};
 use hiend_trainer::device::Compute;
 use hiend_trainer::finetune::Finetuning;
@@ -27,6 +27,7 @@ use hiend_trainer::report::history::History;
 use hiend_trainer::report::watcher::draw_curves;
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
 use hiend_trainer::sliding_window::Weighting;
+use hiend_trainer::testing::small_pretraining;
 use hiend_trainer::training::{Event, Outcome, Stop, Stream, Summary, Task, TrainOptions, train};
 
 /// Cache of phantoms with voxels of 6 mm, so that a body fits into a few crops.
@@ -76,15 +77,9 @@ impl Data {
 }
 
 fn pretraining() -> PretrainConfig {
-    let mut config = PretrainPreset::Tiny.config();
-    config.model.patch_size = 8;
-    config.model.embed_dim = 24;
+    let mut config = small_pretraining(8);
     config.model.depth = 4;
     config.model.taps = vec![1, 2, 3];
-    config.model.num_heads = 2;
-    config.model.decoder_embed_dim = 12;
-    config.model.decoder_num_heads = 2;
-    config.stream.crop_size = [16; 3];
     config.stream.visits_per_batch = 1;
     config.stream.crops_per_visit = 2;
     config

@@ -79,3 +79,12 @@ fn print(line: impl Display) -> Result<bool, StdoutError> {
 fn note(line: impl Display) {
     program::note(escape_name(&line.to_string()));
 }
+
+/// Exit code of a command that goes through scans: a failure if it skipped all of them.
+fn exit_code(num_done: usize, num_skipped: usize) -> ExitCode {
+    match (num_done, num_skipped) {
+        (_, 0) => ExitCode::SUCCESS,
+        (0, _) => ExitCode::FAILURE,
+        _ => ExitCode::from(SKIPPED),
+    }
+}

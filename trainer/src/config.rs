@@ -17,6 +17,7 @@ use std::path::Path;
 
 pub use error::ConfigError;
 use hiend_loader::batch::VoxelForm;
+use hiend_loader::nearest::nearest;
 use hiend_loader::pipeline::StreamConfig;
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
@@ -450,10 +451,7 @@ pub(crate) fn value_of(text: &str) -> Value {
 /// Finds the known key that an unknown key probably stands for: a similar one in its section, or one with the same name
 /// in another section.
 fn suggestion(prefix: &str, key: &str, known: &Table, all: &Table) -> Option<String> {
-    let similarity = |candidate: &&String| strsim::jaro_winkler(key, candidate);
-    let nearest = known.keys().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-    // Below this, names share no more than chance; a wrong hint is worse than none.
-    if let Some(nearest) = nearest.filter(|nearest| similarity(nearest) > 0.7) {
+    if let Some(nearest) = nearest(key, known.keys().map(String::as_str)) {
         return Some(format!("{prefix}{nearest}"));
     }
     let all = flat(&toml::to_string(all).expect("a table"));

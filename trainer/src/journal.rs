@@ -16,7 +16,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use hiend_cache::{JsonError, durable};
+use hiend_cache::{JsonError, durable, lookup};
 use hiend_loader::program::count;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -176,7 +176,7 @@ impl Journal {
     /// If the file cannot be opened or read.
     pub fn open(path: &Path, resumed: bool) -> io::Result<Self> {
         let mut file = OpenOptions::new().create(true).truncate(!resumed).read(true).write(true).open(path)?;
-        durable::sync_dir(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+        durable::sync_dir(lookup::parent(path))?;
         let tail_start = file.metadata()?.len().saturating_sub(MAX_LINE);
         file.seek(SeekFrom::Start(tail_start))?;
         let mut tail = Vec::new();

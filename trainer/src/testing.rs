@@ -1,14 +1,45 @@
-//! Synthetic batches without a cache, for tests and for measuring the device alone.
+//! Synthetic batches without a cache, for tests and for measuring the device alone; what else several tests need.
 
 use hiend_loader::batch::{Batch, BatchTimes, CropRecord, Images, PooledBuffer};
 use hiend_loader::rng::{DrawId, Operation, case_key};
 use rand::RngExt as _;
 
+use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 use crate::feed::BatchSource;
 use crate::training::Stream;
 
 /// Number of different cases named in the crops' records.
 const NUM_CASES: usize = 5;
+
+/// Environment variables by which a launcher makes a process a rank. A test that starts ranks removes those of its own
+/// environment.
+pub const RANK_VARIABLES: [&str; 12] = [
+    "HIEND_RENDEZVOUS",
+    "HIEND_TOKEN",
+    "JOB_COMPLETION_INDEX",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+    "RANK",
+    "SLURM_PROCID",
+    "WORLD_SIZE",
+];
+
+/// Configuration of pre-training whose model and crops are small enough for a test.
+#[must_use]
+pub fn small_pretraining(patch_size: usize) -> PretrainConfig {
+    let mut config = PretrainPreset::Tiny.config();
+    config.model.patch_size = patch_size;
+    config.model.embed_dim = 24;
+    config.model.num_heads = 2;
+    config.model.decoder_embed_dim = 12;
+    config.model.decoder_num_heads = 2;
+    config.stream.crop_size = [16; 3];
+    config
+}
 
 /// Stream of crops of smooth random waves; a pure function of seed and step, like the loader's stream.
 #[derive(Clone, Copy, Debug)]

@@ -26,6 +26,7 @@ mod step_loop;
 mod stream;
 mod validation;
 mod verify;
+mod weights_digest;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use hiend_trainer::device::Compute;
 use hiend_trainer::device_tests::device_tests;
 use serde_json::{Value, json};
 
-use super::figures::rounded;
+use crate::figures::rounded;
 
 /// Returns true if a test of this name is to run. The name must contain `filter`; if `filter` begins with `!`, the name
 /// must not contain the rest of it.

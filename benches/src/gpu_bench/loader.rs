@@ -9,10 +9,10 @@ use hiend_loader::pipeline::{Loader, LoaderOptions};
 use serde_json::{Value, json};
 
 use super::cli::Cli;
-use super::figures::rounded;
 use super::pretraining::config;
 use super::streaming::open_cache;
 use crate::clock::{Elapsed, Stopwatch};
+use crate::figures::rounded;
 
 /// Numbers of threads; those above the number of cores are left out.
 const THREADS: [usize; 5] = [1, 2, 4, 8, 16];

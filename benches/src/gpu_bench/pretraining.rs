@@ -16,7 +16,7 @@ use hiend_trainer::training::{Stream, Task as _};
 use serde_json::{Value, json};
 
 use super::cli::Cli;
-use super::figures::{median, rounded};
+use crate::figures::{median, rounded};
 use crate::flops;
 
 /// Configuration of the preset with the batch and precision from the command line.
@@ -112,7 +112,7 @@ pub(super) fn step(cli: &Cli, compute: &Compute, began: Instant) -> anyhow::Resu
             secs.push(started.elapsed().as_secs_f64());
         }
     }
-    let mut line = timing(cli, &config, &mut secs);
+    let mut line = timing(cli, &config, &secs);
     line["first_step_secs"] = json!(first_step_secs.map(rounded));
     line["loss"] = json!([losses.first(), losses.last()]);
     if let Some(usage) = compute.raw().memory_pool_usage() {
@@ -172,7 +172,7 @@ pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value))
 }
 
 /// Result line of a case whose steps took `secs` each.
-pub(super) fn timing(cli: &Cli, config: &PretrainConfig, secs: &mut [f64]) -> Value {
+pub(super) fn timing(cli: &Cli, config: &PretrainConfig, secs: &[f64]) -> Value {
     let median = median(secs);
     let crops = cli.batch as f64 / median;
     let flop = 3.0 * flops::forward(&config.model, config.stream.crop_size);

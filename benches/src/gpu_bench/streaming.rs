@@ -21,9 +21,9 @@ use hiend_trainer::training::{Stop, Stream, Task};
 use serde_json::{Value, json};
 
 use super::cli::Cli;
-use super::figures::rounded;
 use super::pretraining::{batch_of, config, feed, timing};
 use super::unetr;
+use crate::figures::rounded;
 
 /// Measures batches from the loader in this process, decoded by its threads or by the device.
 pub(super) fn overlap(cli: &Cli, compute: &Compute, decode_on: DecodeOn) -> anyhow::Result<Value> {
@@ -118,7 +118,7 @@ fn cost(cli: &Cli, compute: &Compute, config: &PretrainConfig, stream: &Stream) 
     batch_of(&mut feed(config, stream, compute)?)?;
     let first_batch_secs = opened.elapsed().as_secs_f64();
     let headspace = headspace(cli, compute, &Pretraining::new(config), stream)?;
-    let mut line = timing(cli, config, &mut [headspace.median().streamed_secs]);
+    let mut line = timing(cli, config, &[headspace.median().streamed_secs]);
     add_cost(&mut line, cli, &headspace);
     line["first_batch_secs"] = json!(rounded(first_batch_secs));
     line["data"] = json!(cli.shards.as_ref().map_or("generated noise".into(), |path| path.display().to_string()));

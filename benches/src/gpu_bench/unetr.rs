@@ -17,7 +17,7 @@ use hiend_trainer::sliding_window::{InputVolume, SlidingWindow};
 use serde_json::{Value, json};
 
 use super::cli::Cli;
-use super::figures::{median, rounded};
+use crate::figures::{median, rounded};
 
 /// Maximum number of windows predicted at a time, as in `hiend-train predict`.
 const MOST_WINDOWS: usize = 16;
@@ -72,7 +72,7 @@ pub(super) fn finetune(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value)
             secs.push(started.elapsed().as_secs_f64());
         }
     }
-    let median = median(&mut secs);
+    let median = median(&secs);
     show(json!({
         "encoder": cli.preset.name(),
         "precision": cli.precision,

@@ -3,26 +3,21 @@
 use std::path::Path;
 
 use hiend_loader::picture::Canvas;
+use hiend_loader::report::style::{BLUE, GRID, INK, ORANGE, text};
 use plotters::prelude::*;
-use plotters::style::register_font;
 
 use super::arm_result::{ArmResult, Point};
 
 const WIDTH: usize = 1200;
 const HEIGHT: usize = 680;
-const FONT: &str = "ubuntu";
-const INK: RGBColor = RGBColor(36, 41, 51);
-const GRID: RGBColor = RGBColor(228, 231, 236);
 /// Colours of the arms.
-const COLOURS: [RGBColor; 2] = [RGBColor(31, 98, 180), RGBColor(200, 100, 20)];
+const COLOURS: [RGBColor; 2] = [BLUE, ORANGE];
 
 /// Draws the arms to `path`.
 ///
 /// # Errors
 /// If the plotting library fails or the file cannot be written.
 pub(super) fn draw(path: &Path, arms: &[ArmResult; 2]) -> anyhow::Result<()> {
-    // An unusable font appears as an error of the first text.
-    let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
     let mut rgb = vec![255; 3 * WIDTH * HEIGHT];
     render(&mut rgb, arms).map_err(|error| anyhow::anyhow!("cannot plot: {error}"))?;
     Canvas::from_rgb(WIDTH, HEIGHT, &rgb).write_png(path)?;
@@ -31,7 +26,6 @@ pub(super) fn draw(path: &Path, arms: &[ArmResult; 2]) -> anyhow::Result<()> {
 
 fn render(rgb: &mut [u8], arms: &[ArmResult; 2]) -> Result<(), Box<dyn std::error::Error>> {
     let root = BitMapBackend::with_buffer(rgb, (WIDTH as u32, HEIGHT as u32)).into_drawing_area();
-    let text = |size: i32| TextStyle::from((FONT, size).into_font()).color(&INK);
     let points = || arms.iter().flat_map(|arm| &arm.curve);
     let last = points().map(|point| point.step).max().unwrap_or(1) as f64;
     let high = |point: &Point| point.by_seed.iter().copied().fold(point.dice.mean + point.dice.deviation, f64::max);

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{TEMPORARY_PREFIX, TemporaryFile, parent, sync_dir};
+use super::{TEMPORARY_PREFIX, TemporaryFile, sync_dir};
 use crate::error::FileError;
 use crate::lookup;
 
@@ -28,7 +28,8 @@ impl NewFile {
             Some(_) if path.is_symlink() => std::fs::canonicalize(path).map_err(FileError::at(path, "look up"))?,
             _ => path.to_owned(),
         };
-        let file = TemporaryFile::create(parent(&target), TEMPORARY_PREFIX).map_err(FileError::at(path, "create"))?;
+        let file =
+            TemporaryFile::create(lookup::parent(&target), TEMPORARY_PREFIX).map_err(FileError::at(path, "create"))?;
         Ok(Self { file, target })
     }
 
@@ -45,7 +46,7 @@ impl NewFile {
     pub fn commit(self) -> Result<(), FileError> {
         self.file.sync_all().map_err(FileError::at(&self.target, "sync"))?;
         self.file.persist(&self.target).map_err(|err| FileError::at(&self.target, "replace")(err.error))?;
-        sync_dir(parent(&self.target))
+        sync_dir(lookup::parent(&self.target))
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX, parent, remove_file};
+use super::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX, remove_file};
 use crate::error::FileError;
 use crate::lookup;
 
@@ -20,7 +20,7 @@ pub fn remove_stale(dir: &Path) -> Result<usize, FileError> {
 ///
 /// They only take space, so an error here is ignored. A folder that cannot be written fails the write.
 pub fn remove_stale_beside(path: &Path) {
-    let _ = remove_stale(parent(path));
+    let _ = remove_stale(lookup::parent(path));
 }
 
 /// Returns `true` if a file's name is that of a temporary file of this module.

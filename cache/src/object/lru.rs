@@ -39,7 +39,8 @@ impl Lru {
         Self { parts: std::array::from_fn(|_| Mutex::default()), part_bytes: bytes / PARTS as u64 }
     }
 
-    /// Finds a block. Also returns `true` once for each `record_after` seconds in which it was used.
+    /// Finds a block. Also returns `true` if its use was last recorded at least `record_after_secs` ago, so that it is recorded
+    /// again.
     pub(crate) fn get(&self, key: BlockKey, record_after_secs: u64) -> Option<(Arc<Block>, bool)> {
         let mut part = self.part(key);
         part.uses += 1;

@@ -11,6 +11,7 @@ use super::read_ahead::ReadAhead;
 use super::turns::Turns;
 use super::{Error, Loader, MemoryPlan, STEPS, Shared, cores};
 use crate::batch::Batch;
+use crate::meter::Meter;
 use crate::verdict::SpanTimes;
 use crate::visit::Form;
 
@@ -28,11 +29,7 @@ impl Loader {
             early: BTreeMap::new(),
             next: steps.start,
             end: steps.end,
-            steps_per_epoch: self.steps_per_epoch(),
-            epoch: SpanTimes::default(),
-            total: SpanTimes::default(),
-            finished: None,
-            last: None,
+            meter: Meter::new(self.steps_per_epoch()),
             shared: Arc::clone(shared),
             read_ahead: Arc::new(match shared.fetched_ahead {
                 Some(bytes) => ReadAhead::on_disk(bytes, shared.first_visit(steps.start)),
@@ -129,12 +126,7 @@ pub struct BatchStream {
     next: u64,
     /// End of the range of steps, exclusive.
     end: u64,
-    steps_per_epoch: u64,
-    epoch: SpanTimes,
-    total: SpanTimes,
-    finished: Option<(u64, SpanTimes)>,
-    /// Time at which the last batch was returned.
-    last: Option<Instant>,
+    meter: Meter,
     shared: Arc<Shared>,
     read_ahead: Arc<ReadAhead>,
     stop: Arc<AtomicBool>,
@@ -145,29 +137,20 @@ impl BatchStream {
     /// Times of all batches so far except the first, which waits for the pipeline to fill.
     #[must_use]
     pub fn total(&self) -> &SpanTimes {
-        &self.total
+        self.meter.total()
     }
 
     /// Returns the number and times of an epoch that ended since the last call; an epoch has `steps_per_epoch` batches.
     pub fn take_epoch(&mut self) -> Option<(u64, SpanTimes)> {
-        self.finished.take()
+        self.meter.take_epoch()
     }
 
     /// Records the times of a batch that was requested at `asked` and ready at `done`.
     fn count(&mut self, batch: &mut Batch, asked: Instant, done: Instant) {
         let now = Instant::now();
-        batch.times.wait_secs = (now - asked).as_secs_f64();
-        metrics::histogram!("hiend_loader_wait_seconds").record(batch.times.wait_secs);
         metrics::histogram!("hiend_loader_queue_seconds").record(now.saturating_duration_since(done).as_secs_f64());
-        if let Some(last) = self.last.replace(now) {
-            let elapsed_secs = (now - last).as_secs_f64();
-            self.total.add(batch.shape[0], elapsed_secs, &batch.times);
-            self.epoch.add(batch.shape[0], elapsed_secs, &batch.times);
-        }
-        if (batch.step + 1).is_multiple_of(self.steps_per_epoch) {
-            let (epoch, span) = (batch.step / self.steps_per_epoch, std::mem::take(&mut self.epoch));
+        if let Some((epoch, span)) = self.meter.count(batch, asked, now) {
             tracing::debug!(epoch, "{}", span.verdict(self.shared.memory.threads, cores()));
-            self.finished = Some((epoch, span));
         }
     }
 }

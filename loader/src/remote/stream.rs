@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use super::fetch::Fetcher;
 use super::{RemoteError, Runtime};
 use crate::batch::Batch;
+use crate::meter::Meter;
 use crate::verdict::SpanTimes;
 
 /// Receiver of a batch that is being fetched.
@@ -20,12 +21,7 @@ pub struct RemoteStream {
     left: u64,
     places: flume::Receiver<Place>,
     driver: tokio::task::AbortHandle,
-    steps_per_epoch: u64,
-    epoch: SpanTimes,
-    total: SpanTimes,
-    finished: Option<(u64, SpanTimes)>,
-    /// Time at which the last batch was returned.
-    last: Option<Instant>,
+    meter: Meter,
     failed: bool,
     // Dropped last: it runs the requests.
     _runtime: Arc<Runtime>,
@@ -43,45 +39,24 @@ impl RemoteStream {
         let (sender, places) = flume::bounded(num_batches + 1);
         let fetcher = Arc::clone(fetcher);
         let driver = runtime.handle().spawn(drive(fetcher, sender, num_batches, steps)).abort_handle();
-        Self {
-            left,
-            places,
-            driver,
-            steps_per_epoch,
-            epoch: SpanTimes::default(),
-            total: SpanTimes::default(),
-            finished: None,
-            last: None,
-            failed: false,
-            _runtime: Arc::clone(runtime),
-        }
+        Self { left, places, driver, meter: Meter::new(steps_per_epoch), failed: false, _runtime: Arc::clone(runtime) }
     }
 
     /// Times of all batches so far except the first, which waits for the pipeline to fill.
     #[must_use]
     pub fn total(&self) -> &SpanTimes {
-        &self.total
+        self.meter.total()
     }
 
     /// Returns the number and times of an epoch that ended since the last call.
     pub fn take_epoch(&mut self) -> Option<(u64, SpanTimes)> {
-        self.finished.take()
+        self.meter.take_epoch()
     }
 
     fn count(&mut self, batch: &mut Batch, asked: Instant) {
-        let now = Instant::now();
-        batch.times.wait_secs = (now - asked).as_secs_f64();
-        metrics::histogram!("hiend_loader_wait_seconds").record(batch.times.wait_secs);
+        self.meter.count(batch, asked, Instant::now());
         metrics::counter!("hiend_loader_batches_total").increment(1);
         metrics::counter!("hiend_loader_crops_total").increment(batch.shape[0] as u64);
-        if let Some(last) = self.last.replace(now) {
-            let elapsed_secs = (now - last).as_secs_f64();
-            self.total.add(batch.shape[0], elapsed_secs, &batch.times);
-            self.epoch.add(batch.shape[0], elapsed_secs, &batch.times);
-        }
-        if (batch.step + 1).is_multiple_of(self.steps_per_epoch) {
-            self.finished = Some((batch.step / self.steps_per_epoch, std::mem::take(&mut self.epoch)));
-        }
     }
 }
 

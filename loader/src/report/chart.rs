@@ -1,19 +1,14 @@
 //! Charts of reports, as SVG: histograms and box plots.
 //!
-//! The layout is computed with a font that is built into the program (Ubuntu Light, Ubuntu font licence); the browser
-//! draws its own.
+//! The layout is computed with the font of [`style`](super::style); the browser draws its own.
 
 use std::error::Error;
-use std::sync::Once;
 
 use plotters::prelude::*;
-use plotters::style::register_font;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-const FONT: &str = "sans-serif";
-const INK: RGBColor = RGBColor(36, 41, 51);
-const GRID: RGBColor = RGBColor(228, 231, 236);
-const BLUE: RGBColor = RGBColor(31, 98, 180);
+use super::style::{BLUE, GRID, INK, text};
+
 const WIDTH: u32 = 540;
 const HEIGHT: u32 = 260;
 /// Relative difference up to which values count as equal: the rounding of spacings computed from headers in single
@@ -33,8 +28,6 @@ const WHISKER_RADIUS: i32 = 4;
 pub const MOST_DOTS: usize = 1000;
 /// Number of letters of a name that fit next to a box plot.
 pub const NAME_LETTERS: usize = 42;
-
-static FONT_REGISTERED: Once = Once::new();
 
 /// An error of the plotting library.
 #[derive(Debug, thiserror::Error)]
@@ -108,17 +101,9 @@ fn draw(
     (width, height): (u32, u32),
     paint: impl FnOnce(SVGBackend<'_>) -> Result<(), Box<dyn Error>>,
 ) -> Result<String, ChartError> {
-    FONT_REGISTERED.call_once(|| {
-        // An unusable font appears as an error of the first text.
-        let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
-    });
     let mut svg = String::new();
     paint(SVGBackend::with_string(&mut svg, (width, height))).map_err(|error| ChartError(error.to_string()))?;
     Ok(svg)
-}
-
-fn text(size: i32) -> TextStyle<'static> {
-    TextStyle::from((FONT, size).into_font()).color(&INK)
 }
 
 fn draw_histogram(svg: SVGBackend<'_>, quantity: &str, counted: &str, bars: &Bars) -> Result<(), Box<dyn Error>> {

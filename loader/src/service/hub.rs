@@ -1,7 +1,6 @@
 //! State shared by all requests of a service, and the operations on it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -366,9 +365,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Returns sixteen random bytes from the operating system.
-fn random_ticket() -> std::io::Result<[u8; TICKET_LEN]> {
+fn random_ticket() -> Result<[u8; TICKET_LEN], getrandom::Error> {
     let mut ticket = [0; TICKET_LEN];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut ticket)?;
+    getrandom::fill(&mut ticket)?;
     Ok(ticket)
 }
 

@@ -23,6 +23,8 @@ mod stack;
 
 use std::path::{Path, PathBuf};
 
+use hiend_cache::lookup;
+
 use super::{Loaded, VolumeError, VolumeFault, VolumeInfo};
 use slice::Slice;
 use stack::Stack;
@@ -55,8 +57,7 @@ pub(super) fn load_series(files: &[PathBuf]) -> Result<Loaded, VolumeError> {
 pub(super) fn files_of(path: &Path, wanted: Wanted) -> Result<Vec<PathBuf>, VolumeError> {
     let at = |reason: VolumeFault| VolumeError { path: path.to_owned(), reason };
     let data = std::fs::metadata(path).map_err(|err| at(VolumeFault::open(&err)))?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = if data.is_dir() { path } else { parent };
+    let folder = if data.is_dir() { path } else { lookup::parent(path) };
     let sorted = sort_of(&candidates(folder)?, wanted);
     if data.is_dir() {
         return match <[Series; 1]>::try_from(sorted.series) {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
+use hiend_loader::nearest::nearest;
 
 use crate::cli::ConfigArgs;
 use crate::config::finetune::FinetunePreset;
@@ -16,20 +17,16 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     };
-    let matches = |name: &str| name == wanted || name.split_once('/').is_some_and(|(_, name)| name == wanted);
-    let found: Vec<_> = presets.iter().filter(|(name, _)| matches(name)).collect();
+    let found: Vec<_> = presets.iter().filter(|(name, _)| is_named(name, wanted)).collect();
     match found.as_slice() {
         [(_, text)] => {
             super::print_text(text.trim_end())?;
         }
         [] => {
-            let similarity = |name: &str| {
-                let (_, short) = name.split_once('/').unwrap_or(("", name));
-                strsim::jaro_winkler(short, wanted).max(strsim::jaro_winkler(name, wanted))
-            };
-            let nearest = presets.iter().max_by(|a, b| similarity(&a.0).total_cmp(&similarity(&b.0)));
-            let hint = nearest.filter(|(name, _)| similarity(name) > 0.7);
-            let hint = hint.map(|(name, _)| format!("; did you mean `{name}`?")).unwrap_or_default();
+            let names = presets.iter().flat_map(|(name, _)| [Some(name.as_str()), short(name)]).flatten();
+            let nearest =
+                nearest(wanted, names).and_then(|found| presets.iter().find(|(name, _)| is_named(name, found)));
+            let hint = nearest.map(|(name, _)| format!("; did you mean `{name}`?")).unwrap_or_default();
             bail!("no preset `{wanted}`{hint} (hiend-train config lists them)");
         }
         several => {
@@ -38,6 +35,16 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns `true` if a preset's name is `wanted`, with its folder or without.
+fn is_named(name: &str, wanted: &str) -> bool {
+    name == wanted || short(name) == Some(wanted)
+}
+
+/// Name of a preset without its folder.
+fn short(name: &str) -> Option<&str> {
+    name.split_once('/').map(|(_, short)| short)
 }
 
 /// All presets, each as its name `pretrain/NAME` or `finetune/NAME` and its text.

@@ -22,7 +22,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::class_names::class_named;
 use super::ranks::open_device;
 use super::signals::StopSignals;
-use super::{SKIPPED, note, print};
+use super::{exit_code, note, print};
 use crate::cli::PredictArgs;
 use crate::device::{Compute, keep_kernels, settle_default};
 use crate::distributed::World;
@@ -133,11 +133,7 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
     }
     let predicted = format!("{} of {} predicted into {}", num_cases - num_failed, scans(num_cases), args.out.display());
     print(predicted + &remarks(num_to_check, finished.num_scans))?;
-    Ok(match num_failed {
-        0 => ExitCode::SUCCESS,
-        all if all == num_cases && finished.num_scans == 0 => ExitCode::FAILURE,
-        _ => ExitCode::from(SKIPPED),
-    })
+    Ok(exit_code(num_cases - num_failed + finished.num_scans, num_failed))
 }
 
 /// Opens the device of this process, or of its rank.

@@ -177,7 +177,7 @@ pub(super) fn run<T: Task>(
     };
     let way_on = if args.smoke { "nothing was kept" } else { "the same command with --resume continues" };
     let panicked = take_panicked();
-    let (outcome, step) = match result {
+    let (outcome, last_step) = match result {
         Ok(summary) => (summary.outcome, summary.step),
         // The steps that were done are saved.
         Err(TrainingError::Feed(FeedError::Source { step, source })) if is_stopped(&source) => {
@@ -208,7 +208,9 @@ pub(super) fn run<T: Task>(
     match (outcome, panicked) {
         (Outcome::Finished, None) => Ok(ExitCode::SUCCESS),
         (Outcome::Finished, Some(panicked)) => bail!("{panicked}; every step was done before"),
-        (Outcome::Interrupted, Some(panicked)) if !args.smoke => bail!("{panicked}; saved after step {step}; {way_on}"),
+        (Outcome::Interrupted, Some(panicked)) if !args.smoke => {
+            bail!("{panicked}; saved after step {last_step}; {way_on}")
+        }
         (Outcome::Interrupted, panicked) => stopped(&rank, panicked, way_on),
     }
 }
@@ -295,7 +297,7 @@ fn headspace<T: Task>(
 
 /// Creates a temporary folder next to the run's folder, on the same file system.
 fn smoke_folder(run_dir: &Path) -> anyhow::Result<tempfile::TempDir> {
-    let parent = run_dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = lookup::parent(run_dir);
     let make = || {
         durable::create_dir_all(parent)?;
         tempfile::Builder::new().prefix("smoke-").tempdir_in(parent)

@@ -16,7 +16,7 @@ use hiend_loader::program::{OnSuspectArg, StdoutError, UsageError, count};
 use hiend_loader::scan::{Scan, ScanError, name_of};
 use hiend_loader::volume::{Format, format_of};
 
-use super::{SKIPPED, note, print};
+use super::{exit_code, note, print};
 use crate::cli::ScanArgs;
 use crate::inference::DeviceError;
 use crate::inference::attention_map::AttentionError;
@@ -27,7 +27,7 @@ use crate::trained_on::{TrainedOn, spacing_text};
 /// A picture that cannot be written. It ends the command, because the next picture could not be written either.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", path.display())]
-struct PictureError {
+struct UnwritablePicture {
     /// Path of the picture file.
     path: PathBuf,
     /// The system's error.
@@ -68,11 +68,7 @@ impl Tally {
     fn close(&self, out: &Path) -> anyhow::Result<ExitCode> {
         let all = self.num_drawn + self.num_skipped;
         print(format_args!("{} of {} drawn into {}", self.num_drawn, count(all, "scan"), out.display()))?;
-        Ok(match self {
-            Self { num_skipped: 0, .. } => ExitCode::SUCCESS,
-            Self { num_drawn: 0, .. } => ExitCode::FAILURE,
-            _ => ExitCode::from(SKIPPED),
-        })
+        Ok(exit_code(self.num_drawn, self.num_skipped))
     }
 }
 
@@ -81,7 +77,7 @@ impl Tally {
 fn ends_all(error: &anyhow::Error) -> bool {
     error.is::<DeviceError>()
         || matches!(error.downcast_ref(), Some(AttentionError::Device(_)))
-        || error.is::<PictureError>()
+        || error.is::<UnwritablePicture>()
         || error.is::<FileError>()
         || error.is::<StdoutError>()
         || matches!(error.downcast_ref(), Some(ScanError::Unsuitable { .. }))
@@ -242,7 +238,7 @@ fn refuse_namesakes(names: impl Iterator<Item = String>) -> anyhow::Result<()> {
 pub(super) fn write(canvas: &Canvas, dir: &Path, scan: &Scan, kind: &str) -> anyhow::Result<()> {
     durable::create_dir_all(dir)?;
     let path: PathBuf = dir.join(format!("{}-{kind}.png", picture_name(scan)));
-    canvas.write_png(&path).map_err(|source| PictureError { path: path.clone(), source })?;
+    canvas.write_png(&path).map_err(|source| UnwritablePicture { path: path.clone(), source })?;
     print(format_args!("picture {}", path.display()))?;
     Ok(())
 }

@@ -34,8 +34,7 @@ mod cuda {
 
     use cubecl::config::cache::CacheConfig;
     use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig as _};
-
-    use crate::user_cache;
+    use hiend_cache::user_cache;
 
     /// Folder that keeps kernels, or the reason why none does; taken when it is reported.
     static KEPT: Mutex<Option<Result<PathBuf, String>>> = Mutex::new(None);

@@ -5,8 +5,7 @@
 //! write to the network between the ranks.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 
 /// Environment variable with the secret.
 pub(super) const VARIABLE: &str = "HIEND_TOKEN";
@@ -34,7 +33,7 @@ pub enum TokenError {
     #[error("{VARIABLE} has {0} characters, at least {MIN_LENGTH} are needed")]
     Short(usize),
     /// The system provides no random numbers.
-    #[error("/dev/urandom")]
+    #[error("no random numbers from the system")]
     Random(#[source] io::Error),
 }
 
@@ -92,7 +91,7 @@ impl fmt::Debug for Token {
 /// Reads random bytes from the system.
 pub(super) fn random() -> io::Result<[u8; NONCE]> {
     let mut bytes = [0; NONCE];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(bytes)
 }
 

@@ -140,7 +140,7 @@ pub enum WorldError {
     Missing {
         /// A variable that is set.
         present: String,
-        /// A variable with an invalid value.
+        /// The variable that is missing.
         missing: String,
     },
     /// A variable with another value than expected.

@@ -2,14 +2,18 @@
 //!
 //! A scan is a `.nii`, `.nii.gz`, `.nrrd`, `.nhdr`, `.mha` or `.mhd` file, in upper or lower case, or a series of DICOM
 //! files in a folder of their own: of CT, and for z-scores also of MR, PET or NM. The only series of a folder is named
-//! like the folder; of several, each has its number and description as its name. Hidden files are passed over:
-//! `._x.nii.gz` is what macOS leaves in archives. So are localizers and screen shots of a CT; other parts of a study in the
-//! folder of a series, such as reports, segmentations and a DICOMDIR, are passed over and named, and so are localizers that
-//! are given by name. `CASE_0000` is the first
-//! channel of CASE, as in nnU-Net ([`ChannelNames`]); a case with further channels is skipped with the reason, because
-//! one channel is expected. So is a volume of another format, and a file that cannot be accessed. Subfolders are not
-//! searched, and named. Next to scans, other files that are given by name and empty folders are passed over and named, and
-//! folders that have subfolders only are skipped.
+//! like the folder; of several, each has its number and description as its name. `CASE_0000` is the first channel of
+//! CASE, as in nnU-Net ([`ChannelNames`]).
+//!
+//! | found | answer |
+//! |---|---|
+//! | hidden files, such as `._x.nii.gz`, which macOS leaves in archives | ignored |
+//! | localizers and screen shots next to a CT | ignored; if given by name, passed over with a remark |
+//! | reports, segmentations and a DICOMDIR next to a series | passed over with a remark |
+//! | other files, and folders without any scan or subfolder, next to scans | passed over with a remark |
+//! | subfolders | not searched, with a remark; a folder that has only subfolders is skipped with the reason |
+//! | cases with further channels, because one is expected | skipped with the reason |
+//! | volumes of another format, files that cannot be accessed | skipped with the reason |
 
 pub mod grid;
 mod label_files;
@@ -146,7 +150,7 @@ impl Scans {
                 }
             };
             let is_dir = metadata.is_dir();
-            let folder = if is_dir { input.clone() } else { parent(input) };
+            let folder = if is_dir { input } else { lookup::parent(input) }.to_owned();
             if !names_in.contains_key(&folder) {
                 names_in.insert(folder.clone(), channel_names(&folder)?);
             }
@@ -240,10 +244,6 @@ fn channel_names(folder: &Path) -> Result<ChannelNames, ScanFilesError> {
         stems.extend(file_stem(&name).map(str::to_owned));
     }
     Ok(ChannelNames::of(stems.iter().map(String::as_str), std::iter::empty()))
-}
-
-fn parent(path: &Path) -> PathBuf {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
 fn insert(files: &mut BTreeMap<String, PathBuf>, case: &str, path: PathBuf) -> Result<(), ScanFilesError> {

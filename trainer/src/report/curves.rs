@@ -1,15 +1,14 @@
 //! `RUN_DIR/curves.png`: loss, learning rate and, in fine-tuning, the Dice of the validations.
 //!
-//! The font is built into the program (Ubuntu Light, Ubuntu font licence), so machines without fonts draw the same picture.
+//! The font is built into the program, so machines without fonts draw the same picture.
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Once;
 
 use hiend_loader::picture::Canvas;
+use hiend_loader::report::style::{BLUE, GRID, INK, ORANGE, text};
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use plotters::style::register_font;
 
 use super::history::History;
 use super::series::{Point, Series};
@@ -26,14 +25,7 @@ const PANEL_MARGIN: i32 = 16;
 /// Number of points up to which each point is marked.
 const FEW: usize = 40;
 
-const FONT: &str = "ubuntu";
-const INK: RGBColor = RGBColor(36, 41, 51);
-const GRID: RGBColor = RGBColor(228, 231, 236);
-const BLUE: RGBColor = RGBColor(31, 98, 180);
-const ORANGE: RGBColor = RGBColor(200, 100, 20);
 const GREEN: RGBColor = RGBColor(30, 130, 80);
-
-static FONT_REGISTERED: Once = Once::new();
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -78,10 +70,6 @@ pub fn render(history: &History, title: &str) -> Result<Canvas, CurvesError> {
     let (Some(first), Some(last)) = (history.loss.points().first(), history.loss.points().last()) else {
         return Err(CurvesError::NoSteps);
     };
-    FONT_REGISTERED.call_once(|| {
-        // An unusable font appears as an error of the first text.
-        let _ = register_font(FONT, FontStyle::Normal, epaint_default_fonts::UBUNTU_LIGHT);
-    });
     let with_dice = !history.mean_dice.points().is_empty();
     let num_panels = if with_dice { 3 } else { 2 };
     let height = TITLE_HEIGHT + num_panels * PANEL_HEIGHT;
@@ -101,7 +89,6 @@ fn draw(
     with_dice: bool,
 ) -> Result<(), Failure> {
     let root = BitMapBackend::with_buffer(rgb, (WIDTH as u32, height as u32)).into_drawing_area();
-    let text = |size: i32| TextStyle::from((FONT, size).into_font()).color(&INK);
     // The title is the run's folder: a long path keeps its end.
     let skipped = title.chars().count().saturating_sub(80);
     let title: String = title.chars().skip(skipped).collect();
@@ -138,7 +125,6 @@ fn panel(
     // A single step is drawn in the middle of the axis.
     let (from, to) = if first == last { (first as f64 - 1.0, last as f64 + 1.0) } else { (first as f64, last as f64) };
     let inside = |value: f64| value.clamp(low, high);
-    let text = |size: i32| TextStyle::from((FONT, size).into_font()).color(&INK);
     let has_names = lines.iter().any(|line| line.name.is_some());
     let mut chart = ChartBuilder::on(area)
         .margin(PANEL_MARGIN)

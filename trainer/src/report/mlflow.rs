@@ -10,7 +10,7 @@
 //! a step, because MLflow can neither replace nor remove one. This also happens if a run goes back to an earlier
 //! checkpoint; a warning then names the steps.
 //!
-//! Seven methods of the API are needed; `reqwest`, which downloads weights, sends the requests.
+//! Seven methods of the API are needed; `reqwest`, which downloads weights as well, sends the requests.
 
 mod client;
 mod error;

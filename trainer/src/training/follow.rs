@@ -1,18 +1,21 @@
 //! Ranks other than the first: they take the same steps but write nothing.
 
-use burn::module::{Module as _, ModuleVisitor, Param};
-use burn::tensor::{Bool, Int, Tensor};
+use std::time::Instant;
+
+use burn::module::Module as _;
 
 use super::error::LastGood;
 use super::ranks::{AgreedStep, Pace, Ranks, Start, StepTimes};
 use super::replica::{self, Participants, Replica};
 use super::run_dir::CHECKPOINTS;
 use super::run_feed::feed_of;
+use super::validation::is_due;
+use super::weights_digest::weights_digest;
 use super::{Outcome, Stream, Summary, Task, TrainOptions, TrainingError, ema, recorded};
 use crate::checkpoint;
 use crate::config::RunConfig as _;
 use crate::device::Compute;
-use crate::device::failure::{reason, reason_of};
+use crate::device::failure::reason;
 use crate::distributed::ReduceError;
 
 /// Follows rank 0 until the run is over. The summary has no losses, because only rank 0 reads them.
@@ -70,7 +73,7 @@ pub(super) fn follow<T: Task>(
         let mut feed = feed_of(task, stream, compute, step, ranks.group().share())?;
         let mut pace = Pace::new();
         while step < end_step {
-            let waited = std::time::Instant::now();
+            let waited = Instant::now();
             // The group may fail while this rank waits for its data.
             let lost = || ranks.group().failure().map(|failure| failed(failure, step));
             let batch = feed.next_batch_unless(lost)?;
@@ -93,12 +96,7 @@ pub(super) fn follow<T: Task>(
                 ema = Some(ema::moved(average, replica.model(), decay));
             }
             step += 1;
-            let at_end = step == end_step;
-            let due = |every: u64| every > 0 && step.is_multiple_of(every);
-            interrupted = false;
-            if validate_every.is_some_and(|every| due(every) || at_end) {
-                interrupted = validate(&replica, &ema, step)?;
-            }
+            interrupted = is_due(validate_every, step, end_step) && validate(&replica, &ema, step)?;
             if stop || interrupted {
                 break;
             }
@@ -116,47 +114,4 @@ pub(super) fn follow<T: Task>(
         best: None,
         picture: None,
     })
-}
-
-/// Digest of all parameters of a model, in the order in which the model visits them.
-///
-/// # Errors
-/// If a parameter cannot be read from the device.
-pub(super) fn weights_digest<M: burn::module::Module>(model: &M) -> Result<String, TrainingError> {
-    let mut digest = Digest { hasher: blake3::Hasher::new(), failure: None };
-    model.visit(&mut digest);
-    match digest.failure {
-        None => Ok(digest.hasher.finalize().to_hex().to_string()),
-        Some(message) => Err(TrainingError::Device { step: 0, message, last_good: LastGood(None) }),
-    }
-}
-
-struct Digest {
-    hasher: blake3::Hasher,
-    failure: Option<String>,
-}
-
-impl Digest {
-    fn add(&mut self, data: Result<burn::tensor::TensorData, burn::tensor::ExecutionError>) {
-        match data {
-            Ok(data) => {
-                self.hasher.update(data.as_bytes());
-            }
-            Err(error) => self.failure = Some(reason_of(error)),
-        }
-    }
-}
-
-impl ModuleVisitor for Digest {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        self.add(param.val().try_into_data());
-    }
-
-    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
-        self.add(param.val().try_into_data());
-    }
-
-    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
-        self.add(param.val().try_into_data());
-    }
 }

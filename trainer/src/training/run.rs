@@ -16,9 +16,8 @@ use super::replica::Replica;
 use super::run_dir::{CHECKPOINTS, JOURNAL, PICTURES, RunDir, refuse_changes, saved_config};
 use super::run_feed::feed_of;
 use super::validation::Scores;
-use super::{
-    Beginning, Event, Outcome, Resume, Stream, Summary, Target, Task, TrainOptions, TrainingError, follow, recorded,
-};
+use super::weights_digest::weights_digest;
+use super::{Beginning, Event, Outcome, Resume, Stream, Summary, Target, Task, TrainOptions, TrainingError, recorded};
 use crate::checkpoint::{self, Best, CheckpointError, Checkpoints, State};
 use crate::config::RunConfig as _;
 use crate::device::Compute;
@@ -185,7 +184,7 @@ impl<'a, T: Task> Run<'a, T> {
         let name = checkpoint.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
         ranks.start(Start { checkpoint: name })?;
         let digest = checkpoint.map(checkpoint::state_digest).transpose()?;
-        ranks.agree_on_weights(follow::weights_digest(self.model())?, digest)?;
+        ranks.agree_on_weights(weights_digest(self.model())?, digest)?;
         Ok(mark_begun()?)
     }
 

@@ -10,6 +10,7 @@ use super::ranks::{AgreedStep, Pace, StepTimes};
 use super::readback::Answer;
 use super::replica::{self, Participants};
 use super::run::Run;
+use super::validation::is_due;
 use super::{Event, Target, Task, TrainingError, ema, memory_advice};
 use crate::config::RunConfig as _;
 use crate::device::{self, failure};
@@ -72,10 +73,10 @@ impl<T: Task> Run<'_, T> {
                 let step = self.step;
                 watch(&Event::Warning(format!("step {step}: weights unchanged, all cases of its batch are corrupt")));
             }
-            let due = |every: u64| every > 0 && self.step.is_multiple_of(every);
             let at_end = self.step == end_step;
-            let checkpoint_due = due(self.options.checkpoint_every);
-            self.validation_due = validate_every.is_some_and(|every| due(every) || at_end);
+            let every = self.options.checkpoint_every;
+            let checkpoint_due = every > 0 && self.step.is_multiple_of(every);
+            self.validation_due = is_due(validate_every, self.step, end_step);
             // Weights are drawn, measured or saved only after their loss was checked.
             let wanted = at_end || checkpoint_due || self.validation_due || stops();
             if wanted || !self.options.overlap.unwrap_or(!self.compute.is_cpu()) {

@@ -62,9 +62,24 @@ impl Scores {
     }
 }
 
+/// Returns true if a validation follows `step`: every `every` steps and after the last one, `end_step`; never if `every` is
+/// absent. All ranks decide by it, because they wait for each other's scores.
+pub(super) fn is_due(every: Option<u64>, step: u64, end_step: u64) -> bool {
+    every.is_some_and(|every| step == end_step || (every > 0 && step.is_multiple_of(every)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn validations_follow_every_so_many_steps_and_the_last_one() {
+        let due = |every: Option<u64>| (1..=7).filter(|&step| is_due(every, step, 7)).collect::<Vec<u64>>();
+        assert_eq!(due(Some(3)), [3, 6, 7]);
+        assert_eq!(due(Some(7)), [7]);
+        assert_eq!(due(Some(0)), [7]);
+        assert!(due(None).is_empty());
+    }
 
     #[test]
     fn scores_do_not_depend_on_the_order_of_arrival() {

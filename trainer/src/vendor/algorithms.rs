@@ -104,9 +104,6 @@ impl Algorithms {
     }
 
     /// Formats the table as JSON, in an order that depends only on the contents.
-    ///
-    /// # Panics
-    /// Never: every field has a JSON form.
     #[must_use]
     pub fn to_json(&self) -> String {
         let entry = |((owner, problem), algorithm): (&(Owner, Problem), &Algorithm)| Entry {

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use hiend_cache::durable::{self, NewFile};
 use hiend_cache::lock::FileLock;
-use hiend_cache::{FileError, lookup};
-use reqwest::{Client, Response, Url};
+use hiend_cache::{FileError, lookup, user_cache};
+use reqwest::{Response, Url};
 use ring::digest::{Context, Digest, SHA256};
 use thiserror::Error;
 
-use crate::user_cache;
+use crate::http::{client_for, one_line};
 
 /// Default server of `hf://`, unless `HF_ENDPOINT` names another.
 const HUGGING_FACE: &str = "https://huggingface.co";
@@ -220,12 +220,7 @@ impl Downloads {
     }
 
     async fn request(&self, url: Url) -> reqwest::Result<Response> {
-        // TLS needs a provider of cryptography, one per process. Another part of the program may have installed one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT);
-        if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
-            client = client.no_proxy();
-        }
+        let client = client_for(&url).connect_timeout(CONNECT_TIMEOUT).read_timeout(READ_TIMEOUT);
         let of_hugging_face = url.as_str().starts_with(&format!("{}/", self.hugging_face));
         let request = client.build()?.get(url);
         match &self.token {
@@ -257,13 +252,6 @@ fn sha256_of(path: &Path) -> Result<(String, u64), FileError> {
 
 fn hex(digest: Digest) -> String {
     digest.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
-/// Formats an error with its sources on one line, without the URL, which the message already names.
-pub(crate) fn one_line(error: &reqwest::Error) -> String {
-    let sources = std::iter::successors(std::error::Error::source(error), |error| error.source());
-    let reasons: Vec<String> = sources.map(|error| error.to_string().replace(['\r', '\n'], " ")).collect();
-    if reasons.is_empty() { "the connection broke".to_owned() } else { reasons.join(": ") }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::split::{ListSplit, Split};
 use hiend_trainer::config::RunConfig as _;
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
-use hiend_trainer::config::pretrain::PretrainPreset;
+use hiend_trainer::testing::small_pretraining;
 
 /// Folder with two small labelled phantoms in a cache, and matching configurations.
 pub(crate) struct Folder(tempfile::TempDir);
@@ -27,13 +27,7 @@ impl Folder {
         let preprocess = PreprocessConfig { spacing: Some([5.0; 3]), ..PreprocessConfig::default() };
         let datasets = dataset::find(&raw).unwrap();
         Conversion::new(&raw, &datasets, &folder.path("cache")).config(preprocess).run().unwrap();
-        let mut pretrain = PretrainPreset::Tiny.config();
-        pretrain.model.patch_size = 8;
-        pretrain.model.embed_dim = 24;
-        pretrain.model.num_heads = 2;
-        pretrain.model.decoder_embed_dim = 12;
-        pretrain.model.decoder_num_heads = 2;
-        pretrain.stream.crop_size = [16; 3];
+        let mut pretrain = small_pretraining(8);
         pretrain.stream.crops_per_visit = 1;
         pretrain.stream.visits_per_batch = 2;
         // Longer than a test takes to stop a run, however busy the machine is.

@@ -9,10 +9,10 @@ use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_trainer::config::RunConfig as _;
-use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
+use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::device::Compute;
 use hiend_trainer::pretrain::pretrain;
-use hiend_trainer::testing::SyntheticStream;
+use hiend_trainer::testing::{SyntheticStream, small_pretraining};
 use hiend_trainer::training::TrainOptions;
 use hiend_trainer::weights::StateDict;
 
@@ -41,12 +41,7 @@ fn fail(args: &[&str], code: i32, in_stderr: &str) {
 
 /// Configuration of a model small enough for a test.
 fn config() -> PretrainConfig {
-    let mut config = PretrainPreset::Tiny.config();
-    config.model.patch_size = 8;
-    config.model.embed_dim = 24;
-    config.model.num_heads = 2;
-    config.model.decoder_embed_dim = 12;
-    config.model.decoder_num_heads = 2;
+    let mut config = small_pretraining(8);
     config.model.mask_ratio = 0.5;
     config.stream.crop_size = [16, 16, 24];
     config

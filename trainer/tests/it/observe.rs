@@ -4,10 +4,9 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::Stdio;
 
-use hiend_trainer::config::pretrain::PretrainPreset;
 use hiend_trainer::device::Compute;
 use hiend_trainer::pretrain::Pretraining;
-use hiend_trainer::testing::SyntheticStream;
+use hiend_trainer::testing::{SyntheticStream, small_pretraining};
 use hiend_trainer::training::Stop;
 use hiend_trainer::training::headspace::{HeadspaceOptions, measure};
 use nix::sys::signal::{Signal, kill};
@@ -105,13 +104,7 @@ fn cost_of_the_data_is_printed_and_nothing_is_kept() {
 #[test]
 fn cost_of_the_data_is_measured_without_corrupt_batches() {
     const STREAM: SyntheticStream = SyntheticStream { seed: 3, crop_size: [16; 3], crops: 2, steps_per_epoch: 4 };
-    let mut config = PretrainPreset::Tiny.config();
-    config.model.patch_size = 8;
-    config.model.embed_dim = 24;
-    config.model.num_heads = 2;
-    config.model.decoder_embed_dim = 12;
-    config.model.decoder_num_heads = 2;
-    config.stream.crop_size = [16; 3];
+    let config = small_pretraining(8);
     // The first batch and every third after it have no crops.
     let mut stream = STREAM.stream();
     stream.open = Box::new(|start, _| {

@@ -8,7 +8,7 @@ use hiend_loader::batch::{Batch, Images};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_trainer::checkpoint::{self, Kind};
 use hiend_trainer::config::finetune::FinetuneConfig;
-use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
+use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::config::{MicroBatch, RunConfig as _, TrainConfig};
 use hiend_trainer::device::Compute;
 use hiend_trainer::feed::SourceError;
@@ -16,7 +16,7 @@ use hiend_trainer::journal::Entry;
 use hiend_trainer::model::init::WeightInit;
 use hiend_trainer::optim::Decay;
 use hiend_trainer::pretrain::pretrain;
-use hiend_trainer::testing::SyntheticStream;
+use hiend_trainer::testing::{SyntheticStream, small_pretraining};
 use hiend_trainer::training::{
     Event, Outcome, Resume, Stream, Summary, TrainOptions, TrainingError, saved_config, verify,
 };
@@ -26,16 +26,10 @@ const STREAM: SyntheticStream = SyntheticStream { seed: 3, crop_size: [16; 3], c
 
 /// A configuration small enough for a test, with weight decay on matrices only and gradient clipping.
 fn config() -> PretrainConfig {
-    let mut config = PretrainPreset::Tiny.config();
-    config.model.patch_size = 4;
-    config.model.embed_dim = 24;
+    let mut config = small_pretraining(4);
     config.model.depth = 4;
     config.model.taps = vec![1, 2];
-    config.model.num_heads = 2;
-    config.model.decoder_embed_dim = 12;
-    config.model.decoder_num_heads = 2;
     config.model.decoder_self_depth = 1;
-    config.stream.crop_size = [16; 3];
     config.optim.lr = 1e-3;
     config.optim.decay = Decay::Matrices;
     config.optim.clip_norm = Some(1.0);

@@ -22,10 +22,11 @@ use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::split::{Part, ShotSplit, Split};
 use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
-use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
+use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::config::{MicroBatch, RunConfig as _};
 use hiend_trainer::journal::{Entry, StepRecord, ValidationRecord, read};
 use hiend_trainer::schedule::{Every, ScheduleConfig, Unit};
+use hiend_trainer::testing::{RANK_VARIABLES, small_pretraining};
 use nix::unistd::Pid;
 
 /// Exit code of ranks that end because another rank was lost.
@@ -39,16 +40,10 @@ const DISAGREEMENT: i32 = 78;
 
 /// Configuration of a model small enough for a test, with four crops per batch, computed one by one.
 fn pretraining() -> PretrainConfig {
-    let mut config = PretrainPreset::Tiny.config();
-    config.model.patch_size = 8;
-    config.model.embed_dim = 24;
+    let mut config = small_pretraining(8);
     config.model.depth = 4;
     config.model.taps = vec![1, 2, 3];
-    config.model.num_heads = 2;
-    config.model.decoder_embed_dim = 12;
-    config.model.decoder_num_heads = 2;
     config.model.mask_ratio = 0.5;
-    config.stream.crop_size = [16; 3];
     config.stream.visits_per_batch = 4;
     config.stream.crops_per_visit = 1;
     config.train.micro_batch = Some(MicroBatch::Crops(1));
@@ -116,8 +111,7 @@ impl Folder {
         command.arg(kind).arg("--shards").arg(self.at("cache"));
         command.arg("--config").arg(self.at(&format!("{kind}.toml"))).arg("--run-dir").arg(self.at(run));
         command.args(["--display", "lines", "--log-every", "1", "--threads", "1", "--memory", "256MiB"]).args(flags);
-        let unset = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "HIEND_TOKEN", "SLURM_PROCID"];
-        for name in unset {
+        for name in RANK_VARIABLES {
             command.env_remove(name);
         }
         command.stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -9,13 +9,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 use hiend_cache::{Abandoned, FileError};
 use hiend_trainer::checkpoint;
 use hiend_trainer::config::MicroBatch;
-use hiend_trainer::config::pretrain::{PretrainConfig, PretrainPreset};
+use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::device::Compute;
 use hiend_trainer::distributed::{AllReduce, Cause, Master, ProcessGroup, ReduceError, Sums, Timeouts, Token, World};
 use hiend_trainer::feed::SourceError;
 use hiend_trainer::journal::{Entry, read};
 use hiend_trainer::pretrain::pretrain;
-use hiend_trainer::testing::SyntheticStream;
+use hiend_trainer::testing::{SyntheticStream, small_pretraining};
 use hiend_trainer::training::{Event, Outcome, Stop, Stream, Summary, TrainOptions, TrainingError};
 
 const STREAM: SyntheticStream = SyntheticStream { seed: 3, crop_size: [16; 3], crops: 8, steps_per_epoch: 4 };
@@ -25,16 +25,10 @@ const TIMEOUTS: Timeouts =
     Timeouts { join: Duration::from_mins(5), peer: Duration::from_mins(5), step: Duration::from_mins(10) };
 
 fn config() -> PretrainConfig {
-    let mut config = PretrainPreset::Tiny.config();
-    config.model.patch_size = 4;
-    config.model.embed_dim = 24;
+    let mut config = small_pretraining(4);
     config.model.depth = 4;
     config.model.taps = vec![1, 2];
-    config.model.num_heads = 2;
-    config.model.decoder_embed_dim = 12;
-    config.model.decoder_num_heads = 2;
     config.model.decoder_self_depth = 1;
-    config.stream.crop_size = [16; 3];
     config.optim.lr = 1e-3;
     config.optim.clip_norm = Some(1.0);
     config.schedule.warmup = 2;

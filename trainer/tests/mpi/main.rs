@@ -13,11 +13,11 @@ use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
-use hiend_trainer::config::pretrain::PretrainPreset;
 use hiend_trainer::config::{MicroBatch, RunConfig as _};
 use hiend_trainer::distributed::{Mpi, MpiSum, ProcessGroup, TcpSum, Timeouts};
 use hiend_trainer::journal::{Entry, read};
 use hiend_trainer::schedule::Unit;
+use hiend_trainer::testing::{RANK_VARIABLES, small_pretraining};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -27,7 +27,7 @@ fn mpirun() -> Command {
     command.args(["--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]);
     // Containers forbid the system call by which Open MPI copies between processes.
     command.env("OMPI_MCA_btl_vader_single_copy_mechanism", "none");
-    for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "HIEND_TOKEN", "SLURM_PROCID"] {
+    for name in RANK_VARIABLES {
         command.env_remove(name);
     }
     command
@@ -82,16 +82,10 @@ impl Folder {
         let preprocess = PreprocessConfig { spacing: Some([8.0; 3]), ..PreprocessConfig::default() };
         let datasets = dataset::find(&raw).unwrap();
         Conversion::new(&raw, &datasets, &folder.at("cache")).config(preprocess).run().unwrap();
-        let mut config = PretrainPreset::Tiny.config();
-        config.model.patch_size = 8;
-        config.model.embed_dim = 24;
+        let mut config = small_pretraining(8);
         config.model.depth = 4;
         config.model.taps = vec![1, 2, 3];
-        config.model.num_heads = 2;
-        config.model.decoder_embed_dim = 12;
-        config.model.decoder_num_heads = 2;
         config.model.mask_ratio = 0.5;
-        config.stream.crop_size = [16; 3];
         config.stream.visits_per_batch = 4;
         config.stream.crops_per_visit = 1;
         config.train.micro_batch = Some(MicroBatch::Crops(1));

@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::params::Pair;
 use super::points::{Metric, STEP_MARK, VALIDATION_MARK};
 use super::{Credentials, MlflowError, ServerUrl};
-use crate::weights::download::one_line;
+use crate::http::{client_for, one_line};
 
 /// Timeout for making a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -77,18 +77,13 @@ impl Client {
         if server.had_credentials() {
             return Err(MlflowError::CredentialsInUrl { server: server.to_string() });
         }
-        // TLS needs a provider of cryptography, one per process. Another part of the program may have installed one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         // Connections are not kept: between two requests, seconds apart, nothing would notice that the server closed one.
         // A redirect would turn a request with a body into one without.
-        let mut http = reqwest::Client::builder()
+        let http = client_for(server.url())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
             .pool_max_idle_per_host(0)
             .redirect(redirect::Policy::none());
-        if server.is_loopback() {
-            http = http.no_proxy();
-        }
         let http = http.build().map_err(|error| MlflowError::System(std::io::Error::other(error)))?;
         let runtime = Builder::new_current_thread().enable_all().build().map_err(MlflowError::System)?;
         Ok(Self { server: server.clone(), credentials, http, runtime })

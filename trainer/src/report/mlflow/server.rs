@@ -47,9 +47,9 @@ impl ServerUrl {
         self.had_credentials
     }
 
-    /// Returns true for an address on this machine, for which no proxy is used.
-    pub(super) fn is_loopback(&self) -> bool {
-        matches!(self.url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
+    /// The URL without credentials.
+    pub(super) fn url(&self) -> &Url {
+        &self.url
     }
 
     /// URL of a method of the API, such as `runs/create`.

@@ -75,9 +75,6 @@ impl Choices {
     }
 
     /// Formats the table as JSON, in an order that depends only on the contents.
-    ///
-    /// # Panics
-    /// Never: every field has a JSON form.
     #[must_use]
     pub fn to_json(&self) -> String {
         let entry = |((owner, problem), choice): (&(Owner, String), &Choice)| Entry {

@@ -5,31 +5,9 @@ use std::time::Instant;
 
 use super::{Folder, LOST, Running};
 
-/// Script that runs `$@` as two ranks, each in a network namespace, and cuts the network between them when standard
-/// input ends. Its exit code and output are those of rank 0.
-const NAMESPACES: &str = r#"
-set -e
-ip link set lo up
-unshare --net sleep infinity & holder=$!
-trap 'kill $holder' EXIT
-until [ "$(readlink /proc/$holder/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.01; done
-other() { nsenter --target $holder --net "$@"; }
-ip link add near type veth peer name far netns $holder
-ip addr add 10.99.0.1/24 dev near
-ip link set near up
-other ip link set lo up
-other ip addr add 10.99.0.2/24 dev far
-other ip link set far up
-export MASTER_ADDR=10.99.0.1 MASTER_PORT=29500 WORLD_SIZE=2 HIEND_TOKEN='a token for tests only'
-RANK=1 LOCAL_RANK=1 other "$@" >/dev/null </dev/null & second=$!
-RANK=0 LOCAL_RANK=0 "$@" </dev/null & first=$!
-read -r _ || true
-other ip link set far down
-code=0
-wait $first || code=$?
-wait $second || [ $? -eq $code ]
-exit $code
-"#;
+/// Script that runs a command as two ranks, each in a network namespace, and cuts the network between them when standard
+/// input ends.
+const NAMESPACES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/two-namespaces");
 
 #[test]
 #[ignore = "needs root, iproute2 and util-linux, and a system that allows network namespaces"]
@@ -37,7 +15,8 @@ fn cut_network_is_noticed_by_both_ranks_and_the_steps_done_are_saved() {
     let folder = Folder::new(2);
     let program = folder.pretrain("run", &["--device", "cpu", "--peer-timeout", "10"]);
     let mut command = Command::new("unshare");
-    command.args(["--net", "bash", "-c", NAMESPACES, "namespaces"]).arg(program.get_program()).args(program.get_args());
+    command.args(["--net", NAMESPACES]).arg(program.get_program()).args(program.get_args());
+    command.env("HIEND_TOKEN", "a token for tests only");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = Running::start(command);
     running.wait_for_step(2);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Folder `hiend/NAME` in `XDG_CACHE_HOME` or `~/.cache`; `None` if no variable names one of these.
 #[must_use]
-pub(crate) fn folder(name: &str) -> Option<PathBuf> {
+pub fn folder(name: &str) -> Option<PathBuf> {
     folder_in(|variable| std::env::var_os(variable), name)
 }
 
