@@ -7,11 +7,12 @@ use std::sync::Arc;
 use crate::case::Case;
 use crate::error::{Error, Result};
 use crate::location::Location;
+use crate::lookup;
 use crate::manifest::Manifest;
 use crate::options::OpenOptions;
 use crate::place::Place;
-use crate::shard::Shard;
 use crate::shard::open::open_all;
+use crate::shard::{Shard, list_shards};
 
 /// An open cache. Cheap to share between threads; each thread reads with a [`VolumeReader`](crate::VolumeReader) of its
 /// own.
@@ -54,7 +55,39 @@ impl Cache {
         let (location, options) = (at.into(), options.into());
         let place = Place::with_retry(&location, options.retry.unwrap_or(location.retry()))?;
         let manifest = Manifest::read_in(&place, &location)?;
-        let opened = open_all(&place, &manifest.shards, &options)?;
+        Self::of_manifest(location, &place, manifest, &options)
+    }
+
+    /// Opens the intact shards of a cache as [`Self::salvage`] does; a missing manifest counts as an empty one.
+    ///
+    /// For programs that write the manifest again from the shards.
+    ///
+    /// # Errors
+    /// If there is neither a manifest nor a shard, or the location cannot be read.
+    pub fn salvage_unlisted(at: impl Into<Location>, options: impl Into<OpenOptions>) -> Result<(Self, Vec<Error>)> {
+        let (location, options) = (at.into(), options.into());
+        let place = Place::with_retry(&location, options.retry.unwrap_or(location.retry()))?;
+        let manifest = match Manifest::read_in(&place, &location) {
+            Err(missing @ Error::NoCache { .. }) => {
+                let is_there = location.folder().map_or(Ok(true), lookup::exists)?;
+                if !is_there || list_shards(&location)?.is_empty() {
+                    return Err(missing);
+                }
+                Manifest::default()
+            }
+            read => read?,
+        };
+        Self::of_manifest(location, &place, manifest, &options)
+    }
+
+    /// Opens the shards that are there or listed in the manifest.
+    fn of_manifest(
+        location: Location,
+        place: &Place,
+        manifest: Manifest,
+        options: &OpenOptions,
+    ) -> Result<(Self, Vec<Error>)> {
+        let opened = open_all(place, &manifest.shards, options)?;
         let mut faults: Vec<Error> = opened.missing.into_iter().map(|path| Error::MissingShard { path }).collect();
         let mut shards = Vec::with_capacity(opened.shards.len());
         for (_, shard) in opened.shards {

@@ -79,6 +79,7 @@ pub use changes::{Changes, changes};
 pub use error::ConvertError;
 pub(crate) use extent::extent_findings;
 pub use extent::{ExtentError, check_extent};
+pub(crate) use identity::may_have;
 pub use memory::memory_needed;
 pub(crate) use modality::refuse as refuse_other_modality;
 pub use origin::OtherFolder;

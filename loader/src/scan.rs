@@ -9,8 +9,9 @@ use std::str::FromStr;
 use hiend_cache::{Cache, Case, Geometry, VolumeReader};
 
 use crate::case::ImageRole;
-use crate::convert::{ExtentError, Judged, OnSuspect, Suspicion, check_extent};
+use crate::convert::{ExtentError, Judged, OnSuspect, Suspicion, check_extent, may_have};
 use crate::geometry::{Affine, inverse};
+use crate::pipeline::Unsuitable;
 use crate::preprocess::normalize::{Normalize, Units};
 use crate::preprocess::window::{Scale, Store};
 use crate::preprocess::{PreprocessConfig, PreprocessError, preprocess};
@@ -129,6 +130,10 @@ impl Scan {
             let reason =
                 format!("case {key} does not hold {values}, as manifest.json says; run hiend-shard again to the end");
             return Err(unsuitable(reason));
+        }
+        if !may_have(case.record(), &preprocess) {
+            let reason = Unsuitable::OtherParameters { case: case.key().to_owned() };
+            return Err(unsuitable(reason.to_string()));
         }
         if let Some([low, high]) = window.filter(|_| !preprocess.normalize.is_hu()) {
             return Err(unsuitable(format!("holds z-scores, which have no window in HU; leave out {low},{high}")));

@@ -21,7 +21,7 @@ use hiend_loader::program::count;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use follow::{Chunk, Follower};
-pub use missing::{missing_steps, missing_text};
+pub use missing::{begins_again_text, missing_steps, missing_text};
 
 /// Maximum length of a line, in bytes. A step takes about 300; a longer line means that the file is not a journal.
 const MAX_LINE: u64 = 1 << 20;

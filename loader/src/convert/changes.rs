@@ -33,7 +33,8 @@ pub struct Changes {
 
 /// Finds the changes that converting `datasets`, found in `root`, would make to the cache at `out`.
 ///
-/// A cache that does not exist counts as empty. Cases of lost and damaged shards count as new.
+/// A cache that does not exist counts as empty; one without a manifest holds the cases of its shards. Cases of lost and
+/// damaged shards count as new.
 ///
 /// # Errors
 /// If the cache cannot be read, or the conversion would refuse it for its records. Whether scans of another folder would be
@@ -47,7 +48,7 @@ pub fn changes(
 ) -> Result<Changes, ConvertError> {
     let parameters = identity::parameters(config, options.codec);
     let location = Location::from(out).with_retry(options.storage_retry);
-    let known = match Cache::salvage(location, OpenOptions::for_one_pass()) {
+    let known = match Cache::salvage_unlisted(location, OpenOptions::for_one_pass()) {
         Ok((cache, mut faults)) => {
             // Shards that are whole but cannot be read are not lost; the conversion refuses them, too.
             if let Some(other) = faults.iter().position(|fault| !folder::is_damage(fault)) {

@@ -31,6 +31,14 @@ pub(super) fn prepare(
     let listed = listed(datasets);
     let is_given_up = |key: &str| options.forget_lost && !listed.contains(key);
     if !Manifest::exists(out)? {
+        // Refused before there is a manifest: it would give the cases of earlier shards the parameters of this run.
+        match Cache::salvage_unlisted(out, OpenOptions::for_one_pass()) {
+            Ok((cache, faults)) => {
+                check(&cache, &faults, datasets, config, options)?;
+            }
+            Err(hiend_cache::Error::NoCache { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
         write_manifest(out, datasets, config, Names::Replaced, &is_given_up)?;
     }
     let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;

@@ -11,10 +11,24 @@ use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Normalize;
 use crate::preprocess::window::Store;
 
+/// Number of hexadecimal digits of the hash at the beginning of the text.
+const HASH_DIGITS: usize = 16;
+
 /// Returns the text for the parameters; equal texts mean equal results.
 pub(super) fn parameters(config: &PreprocessConfig, codec: CodecPreset) -> String {
-    let hash = blake3::hash(canonical(config).as_bytes()).to_hex();
-    format!("{}-{}", &hash[..16], codec_name(codec))
+    format!("{}-{}", hash(config), codec_name(codec))
+}
+
+/// Returns false if a record states that its case was converted with another spacing, window, range of stored values or
+/// normalisation than `config`. Records that no conversion wrote state nothing.
+pub(crate) fn may_have(record: &CaseRecord, config: &PreprocessConfig) -> bool {
+    let stated = record.parameters.rsplit_once('-').map_or("", |(hash, _)| hash);
+    let is_hash = stated.len() == HASH_DIGITS && stated.bytes().all(|byte| byte.is_ascii_hexdigit());
+    !is_hash || stated == hash(config)
+}
+
+fn hash(config: &PreprocessConfig) -> String {
+    blake3::hash(canonical(config).as_bytes()).to_hex()[..HASH_DIGITS].to_owned()
 }
 
 fn codec_name(codec: CodecPreset) -> &'static str {

@@ -76,6 +76,12 @@ fn try_hold(
 ) -> Result<Option<Held>, ConvertError> {
     if let Some(dir) = location.folder() {
         let lock = FileLock::try_exclusive(&dir.join(format!(".convert-{number}-of-{workers}.lock")))?;
+        if let Some(lock) = lock.as_ref().filter(|lock| !lock.is_effective()) {
+            tracing::warn!(
+                "{} cannot be locked: make sure that no other conversion writes into this cache, above all with --prune",
+                lock.path().display()
+            );
+        }
         return Ok(lock.map(|lock| Held::File { _lock: lock }));
     }
     // Two processes that try at the same time both fail; their numbers keep them from doing so again and again.

@@ -174,6 +174,15 @@ pub enum Unsuitable {
         /// Normalisation that the manifest states.
         expected: Normalize,
     },
+    /// A case has other parameters than the manifest states.
+    #[error(
+        "case {case} was converted with another spacing, window or range of stored values than manifest.json says; run \
+         hiend-shard again to the end, with the parameters that the cases shall have"
+    )]
+    OtherParameters {
+        /// Key of the case.
+        case: String,
+    },
     /// A window in HU for z-scores.
     #[error(
         "the cache holds z-scores, but stream.window is {} to {} HU; leave stream.window out",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hiend_cache::{Cache, Case, Codec};
 
 use super::{Error, StreamConfig, Unsuitable};
+use crate::convert::may_have;
 use crate::dataset::Difference;
 use crate::epoch::VisitOrder;
 use crate::mix::Mix;
@@ -261,6 +262,9 @@ fn check_cases(cache: &Cache, cases: &[usize], config: &StreamConfig) -> Result<
     let expected = preprocess.normalize;
     if let Some(case) = cases().find(|case| Normalize::of_case(case.record()) != expected) {
         return Err(Unsuitable::OtherManifest { case: case.key().to_owned(), expected });
+    }
+    if let Some(case) = cases().find(|case| !may_have(case.record(), &preprocess)) {
+        return Err(Unsuitable::OtherParameters { case: case.key().to_owned() });
     }
     if let Some(window) = config.window.filter(|_| !preprocess.normalize.is_hu()) {
         return Err(Unsuitable::WindowOfZscores { window });

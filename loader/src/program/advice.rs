@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use hiend_cache::{DiskCacheError, Error};
+use hiend_cache::{DiskCacheError, Error, FileError};
 
 use crate::convert::ConvertError;
 use crate::pipeline;
@@ -46,6 +46,9 @@ fn advice(error: &Error) -> Option<String> {
             Some(format!("`hiend-shard verify {}` lists all damage", dir.display()))
         }
         Error::DiskCache(error) => on_disk_cache(error),
+        Error::File(FileError { action: "map into memory", .. }) => {
+            Some("--access pread reads without memory maps".to_owned())
+        }
         _ => None,
     }
 }
@@ -79,6 +82,13 @@ mod tests {
         assert_eq!(on(&converting.context("converting").unwrap_err()), expected);
         assert_eq!(on(&anyhow::Error::new(ScanError::Cache(missing()))), expected);
         assert_eq!(on(&anyhow::anyhow!("another error")), None);
+    }
+
+    #[test]
+    fn a_shard_that_cannot_be_mapped_is_followed_by_the_flag_to_set() {
+        let fault = FileError::at("g0001-w000-0000.shard", "map into memory")(std::io::Error::from_raw_os_error(19));
+        let advice = on(&anyhow::Error::new(Error::from(fault)));
+        assert_eq!(advice.as_deref(), Some("--access pread reads without memory maps"));
     }
 
     #[test]

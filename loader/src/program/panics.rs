@@ -139,9 +139,11 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 
 /// Returns true if a panic's message reports a thread that could not be started for lack of resources.
 fn is_exhaustion(message: &str) -> bool {
-    // `std::thread::spawn` and rayon's pools; both quote the system's error, EAGAIN or ENOMEM.
-    let is_about_threads = message.contains("failed to spawn thread") || message.contains("ThreadPoolBuildError");
-    is_about_threads && (message.contains("WouldBlock") || message.contains("OutOfMemory"))
+    // `std::thread::spawn`, rayon's pools and tokio's; all quote the system's error, EAGAIN or ENOMEM.
+    let is_about_threads = ["failed to spawn thread", "ThreadPoolBuildError", "OS can't spawn worker thread"];
+    let is_short = ["WouldBlock", "OutOfMemory", "(os error 11)", "(os error 12)"];
+    let has = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
+    has(&is_about_threads) && has(&is_short)
 }
 
 #[cfg(test)]
@@ -264,6 +266,7 @@ mod tests {
     fn a_thread_that_cannot_be_started_is_distinguished_from_a_bug() {
         let eagain = std::io::Error::from_raw_os_error(11);
         assert!(is_exhaustion(&format!("failed to spawn thread: {eagain:?}")));
+        assert!(is_exhaustion(&format!("OS can't spawn worker thread: {eagain}")));
         assert!(!is_exhaustion("failed to spawn thread: a name with a null byte"));
         assert!(!is_exhaustion("index out of bounds: WouldBlock"));
     }

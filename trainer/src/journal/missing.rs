@@ -36,6 +36,20 @@ pub fn missing_text(ranges: &[RangeInclusive<u64>]) -> String {
     )
 }
 
+/// Clause for messages about a resumed run without a checkpoint, whose journal has steps; `None` if it has none.
+#[must_use]
+pub fn begins_again_text(entries: impl IntoIterator<Item = Result<Entry, JournalError>>) -> Option<String> {
+    let step_of = |entry: Result<Entry, JournalError>| match entry {
+        Ok(Entry::Step(record)) => Some(record.step),
+        _ => None,
+    };
+    let last = entries.into_iter().filter_map(step_of).max()?;
+    Some(format!(
+        "has steps up to {last}, and there is no checkpoint (lost, or the run was killed before the first one); training \
+         begins again at step 1"
+    ))
+}
+
 /// Names missing steps: `the steps 2 to 60`.
 fn describe_steps(ranges: &[RangeInclusive<u64>]) -> String {
     let one = |range: &RangeInclusive<u64>| match (range.start(), range.end()) {
@@ -101,5 +115,18 @@ mod tests {
         check(&[1, 5, 2, 3, 4, 5], 5, &[], "no step");
         check(&[1, 9, 4], 9, &[2..=3, 5..=8], "some of the steps 2 to 8");
         check(&[2], 2, &[1..=1], "step 1");
+    }
+
+    #[test]
+    fn steps_that_are_repeated_for_lack_of_a_checkpoint_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, false).unwrap();
+        assert_eq!(begins_again_text(read(&path).unwrap()), None);
+        for step in [1, 2, 3, 1] {
+            journal.write(&Entry::Step(step_record(step, 0.5))).unwrap();
+        }
+        let text = begins_again_text(read(&path).unwrap()).unwrap();
+        assert!(text.starts_with("has steps up to 3, and there is no checkpoint"), "{text}");
     }
 }

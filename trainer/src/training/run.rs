@@ -23,7 +23,7 @@ use crate::config::RunConfig as _;
 use crate::device::Compute;
 use crate::distributed::{PeerFailure, mark_begun};
 use crate::feed::DeviceBatch;
-use crate::journal::{self, Entry, Journal, ValidationRecord, missing_steps, missing_text};
+use crate::journal::{self, Entry, Journal, ValidationRecord, begins_again_text, missing_steps, missing_text};
 use crate::vendor::algorithms;
 use crate::vendor::cudnn::record as plans;
 
@@ -134,6 +134,8 @@ impl<'a, T: Task> Run<'a, T> {
         let entries = journal::read(&journal_path);
         let lost = entries.and_then(|entries| missing_steps(entries, step)).unwrap_or_default();
         let lost = (!lost.is_empty()).then(|| format!("{}: {}", journal_path.display(), missing_text(&lost)));
+        let repeated = (resumed && state.is_none()).then(|| journal::read(&journal_path).ok()).flatten();
+        let repeated = repeated.and_then(begins_again_text).map(|text| format!("{} {text}", journal_path.display()));
         Ok(Self {
             task,
             options,
@@ -164,7 +166,7 @@ impl<'a, T: Task> Run<'a, T> {
             beginning,
             set_aside,
             earlier_journal,
-            warnings: warning.into_iter().chain(lost).chain(other_rounding).collect(),
+            warnings: warning.into_iter().chain(lost).chain(repeated).chain(other_rounding).collect(),
         })
     }
 

@@ -343,7 +343,9 @@ fn pre_training_continues_with_the_weights_of_another_run() {
     fs::remove_dir_all(folder.path("grown/checkpoints")).unwrap();
     let refused = ["--init run", "grown began with random weights", "with --init none"];
     folder.refuse(&format!("{base} --run-dir grown --init run --resume"), &refused);
-    folder.succeed(&format!("{base} --run-dir grown --resume"));
+    let told = folder.succeed(&format!("{base} --run-dir grown --resume"));
+    let repeated = "warning: grown/journal.jsonl has steps up to 1, and there is no checkpoint";
+    assert!(told.lines().any(|line| line.starts_with(repeated)), "{told}");
     // A run continues from its checkpoint, whatever --init names.
     let output = folder.run(&format!("{base} --run-dir run --init none.pth --resume"));
     let stderr = String::from_utf8(output.stderr).unwrap();

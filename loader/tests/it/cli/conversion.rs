@@ -151,6 +151,32 @@ fn a_dry_run_tells_new_changed_and_unchanged_cases_and_writes_nothing() {
 }
 
 #[test]
+fn cases_with_other_parameters_than_the_manifest_states_are_refused() {
+    let place = Place::with_phantoms(2);
+    place.convert(&[], 0);
+    let (cache, before) = (place.text("cache"), voxels(&place.path("cache")));
+    let stream = ["stream", &cache, "--crop-size", "8", "--visits-per-batch", "1", "--batches", "1"];
+    check(&stream, 0);
+    // As a conversion with other parameters leaves a cache that is killed before it writes the manifest.
+    let window = serde_json::json!([-100.0, 200.0]);
+    Manifest::update(place.path("cache"), |manifest| manifest.preprocess["window"] = window.clone()).unwrap();
+    let ran = check(&stream, 1);
+    assert!(ran.err.contains("window or range of stored values than manifest.json says"), "{}", ran.err);
+    place.convert(&[], 0);
+    check(&stream, 0);
+
+    std::fs::remove_file(place.path("cache/manifest.json")).unwrap();
+    let ran = place.convert(&["--dry-run"], 0);
+    assert!(ran.out.contains("0 new, 0 changed; 2 unchanged"), "{}", ran.out);
+    let ran = place.convert(&["--window", "-100,200"], 1);
+    assert!(ran.err.contains("other parameters"), "{}", ran.err);
+    assert!(!place.path("cache/manifest.json").exists());
+    place.convert(&[], 0);
+    check(&stream, 0);
+    assert_eq!(voxels(&place.path("cache")), before);
+}
+
+#[test]
 fn only_changed_cases_are_converted_again() {
     let place = Place::with_phantoms(3);
     place.convert(&[], 0);
