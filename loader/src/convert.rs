@@ -329,24 +329,12 @@ impl<'a> Conversion<'a> {
         let mut summary = Summary::default();
         let mut share = datasets.to_vec();
         keep_share(&mut share, options.worker);
-        if options.on_suspect != OnSuspect::Warn {
-            let refused: Vec<SkippedCase> = share
-                .iter_mut()
-                .flat_map(|dataset| modality::refuse(dataset, |key| known.record(key).is_some()))
-                .collect();
-            if let (OnSuspect::Fail, Some(first)) = (options.on_suspect, refused.into_iter().next()) {
-                return Err(ConvertError::Suspect(first));
-            }
-        }
+        refuse_other_modalities(&mut share, options.on_suspect, &known)?;
         for skipped in share.iter().flat_map(|dataset| &dataset.skipped) {
             observe(Event::Skipped(skipped));
             summary.skipped.push(skipped.clone());
         }
-        let labelled: HashSet<&str> = datasets
-            .iter()
-            .filter(|dataset| dataset.cases.iter().any(|case| case.label.is_some()))
-            .map(|dataset| dataset.name.as_str())
-            .collect();
+        let labelled = with_labels(datasets);
         let mut cases: Vec<&CaseFiles> = share.iter().flat_map(|dataset| &dataset.cases).collect();
         // First, because the cache cannot be used without them.
         cases.sort_by_cached_key(|case| !known.is_lost(&case.key()));
@@ -415,6 +403,29 @@ impl<'a> Conversion<'a> {
         summary.secs = started.elapsed().as_secs_f64();
         Ok(summary)
     }
+}
+
+/// Moves the cases of datasets whose `dataset.json` names another modality to the skipped ones, unless the user only
+/// wants to be warned. Cases that the cache holds stay.
+///
+/// # Errors
+/// The first of them under [`OnSuspect::Fail`].
+fn refuse_other_modalities(share: &mut [Dataset], on_suspect: OnSuspect, known: &Known) -> Result<(), ConvertError> {
+    if on_suspect == OnSuspect::Warn {
+        return Ok(());
+    }
+    let is_stored = |key: &str| known.record(key).is_some();
+    let refused: Vec<SkippedCase> = share.iter_mut().flat_map(|dataset| modality::refuse(dataset, is_stored)).collect();
+    match refused.into_iter().next() {
+        Some(first) if on_suspect == OnSuspect::Fail => Err(ConvertError::Suspect(first)),
+        _ => Ok(()),
+    }
+}
+
+/// Names of the datasets that have a label map.
+fn with_labels(datasets: &[Dataset]) -> HashSet<&str> {
+    let has_labels = |dataset: &&Dataset| dataset.cases.iter().any(|case| case.label.is_some());
+    datasets.iter().filter(has_labels).map(|dataset| dataset.name.as_str()).collect()
 }
 
 fn store(

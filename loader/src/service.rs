@@ -21,9 +21,8 @@
 //! On one host, a client gets its voxels through shared memory ([`ServiceConfig::shared_memory`]): the server cuts
 //! crops into a slot that the client named.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use hiend_cache::held_bytes;
@@ -45,6 +44,7 @@ mod pass;
 mod rpc;
 mod schedule;
 mod serving;
+mod sockets;
 mod status;
 mod streams;
 
@@ -56,10 +56,10 @@ pub use status::{Recent, Status};
 
 use client::Clients;
 use hub::Hub;
-use listen::{Bound, SocketPath};
+use listen::SocketPath;
 use schedule::Schedule;
-use serving::Listener;
-use streams::Streams;
+use sockets::Sockets;
+use streams::{OpenStream, Streams};
 
 /// Memory for visits whose boxes take more than a thread's own memory, in bytes.
 const SPILL_BYTES: u64 = 512 << 20;
@@ -101,8 +101,7 @@ impl Service {
             Server::builder().tls_config(tls.clone()).map_err(|source| ServiceError::Tls { source })?;
         }
         let workers = Arc::new(Workers::new(config.threads, SPILL_BYTES)?);
-        let threads = workers.num_threads();
-        let schedule = Schedule::new(threads, MOST_WAITING);
+        let schedule = Schedule::new(workers.num_threads(), MOST_WAITING);
         // The memory of one client is for free blocks.
         let for_clients = config.memory_bytes - blocks_bytes;
         let most = usize::try_from(for_clients / config.client_memory_bytes - 1).unwrap_or(usize::MAX);
@@ -123,33 +122,7 @@ impl Service {
             tickets: Mutex::default(),
             spans: status::Spans::default(),
         });
-        let mut listeners = Vec::new();
-        let mut paths = Vec::new();
-        let mut urls = Vec::new();
-        for listen in &config.listen {
-            let bind = |source| ServiceError::Bind { listen: listen.clone(), source };
-            let (bound, url) = Bound::new(listen, tls.is_some()).map_err(bind)?;
-            urls.push(url);
-            let files = match listen {
-                Listen::Unix(path) if config.shared_memory => {
-                    let path = pass::path(path);
-                    let named = |err: io::Error| {
-                        io::Error::new(err.kind(), format!("{} (for shared memory): {err}", path.display()))
-                    };
-                    let (socket_path, listener) = listen::bind_unix(&path).map_err(|err| bind(named(err)))?;
-                    paths.push(socket_path);
-                    Some(listener)
-                }
-                _ => None,
-            };
-            listeners.push(match bound {
-                Bound::Tcp(listener) => Listener::Tcp(listener),
-                Bound::Unix(socket_path, listener) => {
-                    paths.push(socket_path);
-                    Listener::Unix(listener, files)
-                }
-            });
-        }
+        let sockets = Sockets::bind(&config.listen, tls.is_some(), config.shared_memory)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(crate::budget::cores().clamp(2, 4))
             .max_blocking_threads(16)
@@ -157,38 +130,26 @@ impl Service {
             .enable_all()
             .build()
             .map_err(|source| ServiceError::NoThreads { source })?;
-        for number in 0..threads + 2 {
-            let schedule = Arc::clone(&hub.schedule);
-            spawn(format!("serve-make-{number}"), move || schedule.run())?;
-        }
-        spawn("serve-advice".into(), move || {
-            for (stream, step) in advised {
-                let stream: Arc<streams::OpenStream> = stream;
-                stream.loader.advise(step);
-            }
-        })?;
+        start_threads(&hub, advised)?;
         let (stop, stopped) = watch::channel(false);
         let mut serving = JoinSet::new();
         {
             let _context = runtime.enter();
-            for listener in listeners {
+            for listener in sockets.listeners {
                 let bind = |source| ServiceError::NoThreads { source };
                 listener.serve(&hub, tls.as_ref(), &stopped, &mut serving).map_err(bind)?;
             }
-            let idle = config.idle;
-            let weak = Arc::downgrade(&hub);
-            runtime.spawn(async move {
-                let mut ticks =
-                    tokio::time::interval((idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(5)));
-                loop {
-                    ticks.tick().await;
-                    let Some(hub) = weak.upgrade() else { return };
-                    hub.tidy(Instant::now(), idle);
-                }
-            });
         }
-        let drain = config.drain;
-        Ok(Self { hub, urls, runtime: Some(runtime), serving: Some(serving), stop, drain, paths })
+        runtime.spawn(tidy(Arc::downgrade(&hub), config.idle));
+        Ok(Self {
+            hub,
+            urls: sockets.urls,
+            runtime: Some(runtime),
+            serving: Some(serving),
+            stop,
+            drain: config.drain,
+            paths: sockets.paths,
+        })
     }
 
     /// Addresses for clients, in the order of [`ServiceConfig::listen`], with ports chosen by the system filled in.
@@ -252,6 +213,29 @@ impl Drop for Service {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// Starts the threads that make batches, and the one that reads ahead as `advised`.
+fn start_threads(hub: &Hub, advised: flume::Receiver<(Arc<OpenStream>, u64)>) -> Result<(), ServiceError> {
+    for number in 0..hub.workers.num_threads() + 2 {
+        let schedule = Arc::clone(&hub.schedule);
+        spawn(format!("serve-make-{number}"), move || schedule.run())?;
+    }
+    spawn("serve-advice".into(), move || {
+        for (stream, step) in advised {
+            stream.loader.advise(step);
+        }
+    })
+}
+
+/// Removes what has been unused for `idle`, again and again until the service is gone.
+async fn tidy(hub: Weak<Hub>, idle: Duration) {
+    let mut ticks = tokio::time::interval((idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(5)));
+    loop {
+        ticks.tick().await;
+        let Some(hub) = hub.upgrade() else { return };
+        hub.tidy(Instant::now(), idle);
     }
 }
 

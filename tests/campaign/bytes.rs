@@ -39,7 +39,7 @@ fn attack(corpus: &[Vec<u8>], num_tries: u64, mut read: impl FnMut(&[u8], &[u8])
 }
 
 /// Checks that an error is one line.
-fn one_line(err: &dyn std::error::Error) -> Result<(), String> {
+fn check_one_line(err: &dyn std::error::Error) -> Result<(), String> {
     let text = error_chain(err);
     if text.contains('\n') { Err(format!("an error in several lines: {text}")) } else { Ok(()) }
 }
@@ -113,7 +113,7 @@ fn mutated_scans_are_read_or_refused() {
     attack(&corpus, 4000, |_, bytes| {
         let path = written(&dir.path().join("scan.nii"), bytes);
         if let Err(err) = read_info(&path) {
-            one_line(&err)?;
+            check_one_line(&err)?;
         }
         match read_volume(&path) {
             Ok(volume) => {
@@ -123,9 +123,9 @@ fn mutated_scans_are_read_or_refused() {
                     return Err(format!("a volume of shape {:?}", volume.info.shape));
                 }
             }
-            Err(err) => one_line(&err)?,
+            Err(err) => check_one_line(&err)?,
         }
-        read_labels(&path).map_or_else(|err| one_line(&err), |_| Ok(()))
+        read_labels(&path).map_or_else(|err| check_one_line(&err), |_| Ok(()))
     });
 }
 
@@ -178,7 +178,7 @@ fn mutated_manifests_are_refused() {
         match Manifest::read(cache.as_path()) {
             Ok(_) if bytes != whole => Err("a changed manifest is accepted".into()),
             Ok(_) => Ok(()),
-            Err(err) => one_line(&err),
+            Err(err) => check_one_line(&err),
         }
     });
 }
@@ -195,7 +195,7 @@ fn mutated_configurations_are_parsed_or_refused() {
         let text = String::from_utf8_lossy(bytes);
         let pretrain = PretrainConfig::parse(&text, "config.toml").map(drop);
         let finetune = FinetuneConfig::parse(&text, "config.toml").map(drop);
-        [pretrain, finetune].into_iter().filter_map(Result::err).try_for_each(|err| one_line(&err))
+        [pretrain, finetune].into_iter().filter_map(Result::err).try_for_each(|err| check_one_line(&err))
     });
 }
 
@@ -210,7 +210,9 @@ fn attack_weights(
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(file);
     read(&written(&path, &corpus[0])).unwrap();
-    attack(&corpus, num_tries, |_, bytes| read(&written(&path, bytes)).map_or_else(|err| one_line(&err), |_| Ok(())));
+    attack(&corpus, num_tries, |_, bytes| {
+        read(&written(&path, bytes)).map_or_else(|err| check_one_line(&err), |_| Ok(()))
+    });
 }
 
 #[test]

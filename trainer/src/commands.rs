@@ -12,6 +12,7 @@ mod micro_batch;
 mod model;
 mod observer;
 mod outputs;
+mod precision;
 mod predict;
 mod pretrain;
 mod ranks;
@@ -20,6 +21,7 @@ mod running;
 mod scans;
 mod signals;
 mod source;
+mod tally;
 mod track;
 mod tracking;
 mod verify;
@@ -30,7 +32,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory as _;
 use hiend_loader::program::{
-    self, INTERRUPTED, SKIPPED, StdoutError, escape_name, print as print_text, print_completions, write_man_pages,
+    self, INTERRUPTED, StdoutError, escape_name, print as print_text, print_completions, write_man_pages,
 };
 
 use crate::cli::{Cli, Command};
@@ -78,13 +80,4 @@ fn print(line: impl Display) -> Result<bool, StdoutError> {
 /// Prints a line on standard error. Line feeds within it are escaped as by [`print`].
 fn note(line: impl Display) {
     program::note(escape_name(&line.to_string()));
-}
-
-/// Exit code of a command that goes through scans: a failure if it skipped all of them.
-fn exit_code(num_done: usize, num_skipped: usize) -> ExitCode {
-    match (num_done, num_skipped) {
-        (_, 0) => ExitCode::SUCCESS,
-        (0, _) => ExitCode::FAILURE,
-        _ => ExitCode::from(SKIPPED),
-    }
 }

@@ -53,7 +53,7 @@ pub(super) fn connect(location: &Location, retry: Duration) -> Result<(Arc<dyn O
     if let Some(missing) = missing_variable(url.scheme(), |name| std::env::var_os(name).is_some()) {
         return Err(failed(format!("incomplete credentials: {missing} is not set")));
     }
-    let store = build(&url, &key.0, retry).map_err(|err| failed(one_line(&err)))?;
+    let store = build(&url, &key.0, retry).map_err(|err| failed(text_of(&err)))?;
     connected.insert(key, Arc::clone(&store));
     Ok((store, prefix))
 }
@@ -155,7 +155,7 @@ pub(super) fn io_error(err: &object_store::Error) -> io::Error {
         _ if cause::<NoCredentials>(err).is_some() => io::ErrorKind::PermissionDenied,
         _ => io::ErrorKind::Other,
     };
-    io::Error::new(kind, one_line(err))
+    io::Error::new(kind, text_of(err))
 }
 
 /// First cause of type `E` in an error's chain of causes.
@@ -164,7 +164,7 @@ fn cause<'a, E: StdError + 'static>(err: &'a (dyn StdError + 'static)) -> Option
 }
 
 /// Text of an error and its first cause, without the line breaks of a server's response.
-fn one_line(err: &object_store::Error) -> String {
+fn text_of(err: &object_store::Error) -> String {
     if let Some(err) = cause::<NoCredentials>(err) {
         return err.to_string();
     }

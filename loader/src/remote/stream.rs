@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use tokio::sync::Semaphore;
 
+use super::RemoteError;
 use super::fetch::Fetcher;
-use super::{RemoteError, Runtime};
+use super::runtime::Runtime;
 use crate::batch::Batch;
 use crate::meter::Meter;
 use crate::verdict::SpanTimes;

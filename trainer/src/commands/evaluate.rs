@@ -39,29 +39,15 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     let folders = args.predictions.iter().chain(&args.compare);
     let predictions: Vec<BTreeMap<String, PathBuf>> =
         folders.clone().map(|folder| label_maps(folder)).collect::<Result<_, _>>()?;
-    let labels = with_predictions(&all_labels, folders.zip(&predictions), args.partial)?;
+    let labels = with_predictions(&all_labels, folders.clone().zip(&predictions), args.partial)?;
     let num_unpredicted = all_labels.len() - labels.len();
-    for (flag, out, extension) in [("--csv", &args.csv, "csv"), ("--summary", &args.summary, "json")] {
-        if let Some(out) = out {
-            outputs::check_file(out)?;
-            refuse_input(flag, out, all_labels.values().chain(predictions.iter().flat_map(BTreeMap::values)))?;
-            check_extension(out, extension)?;
-        }
-    }
-    if let Some(folder) = &args.report {
-        outputs::check_folder(folder)?;
-    }
+    let inputs: Vec<&PathBuf> = all_labels.values().chain(predictions.iter().flat_map(BTreeMap::values)).collect();
+    check_outputs(args, &inputs)?;
 
-    let mut num_unlabelled = Vec::with_capacity(predictions.len());
-    for (folder, predictions) in args.predictions.iter().chain(&args.compare).zip(&predictions) {
-        let without: Vec<&str> =
-            predictions.keys().filter(|id| !all_labels.contains_key(*id)).map(String::as_str).collect();
-        if !without.is_empty() {
-            let (folder, names) = (folder.display(), named(&without));
-            note(format_args!("warning: {folder}: not scored, no label: {names}"));
-        }
-        num_unlabelled.push(without.len());
-    }
+    let num_unlabelled: Vec<usize> = folders
+        .zip(&predictions)
+        .map(|(folder, predictions)| warn_of_unlabelled(folder, predictions, &all_labels))
+        .collect();
 
     let scored = score(&labels, &predictions, &classes, &conventions)?;
     let Scored { cases, highest, has_ignored, in_labels, in_predictions } = scored;
@@ -101,9 +87,52 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     } else {
         print_text(evaluation.to_table(terminal_width()).trim_end())?;
     }
-    // A file that cannot be written keeps none of the others from being written.
+    write_files(args, &classes, evaluation, &report::Files { labels: &labels, predictions, num_unpredicted })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Checks that the files and folders named for results can be written, and that none of the `inputs` would be replaced.
+fn check_outputs(args: &EvaluateArgs, inputs: &[&PathBuf]) -> anyhow::Result<()> {
+    for (flag, out, extension) in [("--csv", &args.csv, "csv"), ("--summary", &args.summary, "json")] {
+        if let Some(out) = out {
+            outputs::check_file(out)?;
+            refuse_input(flag, out, inputs)?;
+            check_extension(out, extension)?;
+        }
+    }
+    if let Some(folder) = &args.report {
+        outputs::check_folder(folder)?;
+    }
+    Ok(())
+}
+
+/// Warns of the predictions in a folder that have no label; returns their number.
+fn warn_of_unlabelled(
+    folder: &Path,
+    predictions: &BTreeMap<String, PathBuf>,
+    labels: &BTreeMap<String, PathBuf>,
+) -> usize {
+    let without: Vec<&str> = predictions.keys().filter(|id| !labels.contains_key(*id)).map(String::as_str).collect();
+    if !without.is_empty() {
+        let (folder, names) = (folder.display(), named(&without));
+        note(format_args!("warning: {folder}: not scored, no label: {names}"));
+    }
+    without.len()
+}
+
+/// Writes the wanted files of an evaluation. One that cannot be written keeps none of the others from being written.
+///
+/// # Errors
+/// The first file that cannot be written.
+fn write_files(
+    args: &EvaluateArgs,
+    classes: &Classes,
+    evaluation: &Evaluation,
+    inputs: &report::Files<'_>,
+) -> anyhow::Result<()> {
     let csv = args.csv.as_ref().map(|path| evaluation.write_csv(path));
     let summary = args.summary.as_ref().map(|path| {
+        let &report::Files { labels, predictions, .. } = inputs;
         let files: Vec<(&Path, &Path)> =
             labels.iter().map(|(case_id, label)| (label.as_path(), predictions[case_id].as_path())).collect();
         let keys = classes.nnunet_keys(evaluation);
@@ -111,14 +140,13 @@ pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
         durable::write(path, nnunet_summary(evaluation, &keys, &files).as_bytes())
     });
     let report = args.report.as_ref().map(|folder| -> anyhow::Result<()> {
-        let files = report::Files { labels: &labels, predictions, num_unpredicted };
-        note(format_args!("report: {}", report::write(evaluation, &classes, &files, folder)?.display()));
+        note(format_args!("report: {}", report::write(evaluation, classes, inputs, folder)?.display()));
         Ok(())
     });
     csv.transpose()?;
     summary.transpose()?;
     report.transpose()?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// Metrics of all cases, and labels found in their maps.
@@ -237,7 +265,7 @@ fn named(cases: &[&str]) -> String {
 }
 
 /// Refuses to overwrite one of the evaluated files.
-fn refuse_input<'a>(flag: &str, out: &Path, inputs: impl Iterator<Item = &'a PathBuf>) -> anyhow::Result<()> {
+fn refuse_input(flag: &str, out: &Path, inputs: &[&PathBuf]) -> anyhow::Result<()> {
     if !lookup::exists(out)? {
         return Ok(());
     }

@@ -1,6 +1,7 @@
 //! Common part of all training commands.
 
 use std::fmt::Display;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,27 +10,23 @@ use hiend_cache::{durable, lookup};
 use hiend_loader::program::{Panicked, check_output_folder, count, take_panicked};
 use hiend_loader::split::{FileSplit, ListSplit, Split};
 
-use super::INTERRUPTED;
 use super::observer::Observer;
 use super::ranks::Rank;
 use super::source::Source;
 use super::tracking::Tracking;
+use super::{INTERRUPTED, precision};
 use crate::checkpoint;
 use crate::cli::{ResumeArg, RunArgs};
-use crate::config::{self, RunConfig, TrainConfig};
+use crate::config::{self, RunConfig};
 use crate::device::Compute;
 use crate::distributed::{Cause, is_restart};
 use crate::feed::FeedError;
-use crate::model::precision::Precision;
-use crate::ops::attention::Computation;
-use crate::ops::product::Factors;
 use crate::report::watcher::Watcher;
 use crate::schedule::Unit;
 use crate::training::headspace::{HeadspaceOptions, measure};
 use crate::training::{
-    CHECKPOINTS, CONFIG, Outcome, Resume, Stop, Stream, Task, TrainOptions, TrainingError, is_stopped, train,
+    CHECKPOINTS, CONFIG, Outcome, Resume, Stop, Stream, Summary, Task, TrainOptions, TrainingError, is_stopped, train,
 };
-use crate::vendor;
 
 /// Number of optimizer steps of `--smoke`.
 const SMOKE_STEPS: u64 = 2;
@@ -122,7 +119,7 @@ pub(super) fn run<T: Task>(
     if !visits.is_multiple_of(num_ranks) {
         bail!("{num_ranks} ranks cannot share stream.visits_per_batch = {visits} evenly");
     }
-    announce_precision(&rank, task.config().train());
+    precision::announce(&rank, task.config().train());
     warn_of_shortage(task, &rank, args);
     let observer = Observer::start(args, rank.is_first())?;
     let remark_on_foreground = task.config().stream().remark_on_foreground(source.manifest());
@@ -142,7 +139,7 @@ pub(super) fn run<T: Task>(
         }
         return headspace(task, &stream, &rank, args, steps, stop);
     }
-    let mut tracking = Tracking::prepare::<T>(args, &run_dir, resume, &stream.digest, &rank)?;
+    let tracking = Tracking::prepare::<T>(args, &run_dir, resume, &stream.digest, &rank)?;
     let smoke = if args.smoke { Some(smoke_folder(&run_dir)?) } else { None };
     let options = TrainOptions {
         run_dir: smoke.as_ref().map_or(run_dir, |folder| folder.path().join("run")),
@@ -157,47 +154,15 @@ pub(super) fn run<T: Task>(
         stop,
     };
     let result = if rank.is_first() {
-        let mut watcher =
-            Watcher::open(args.display, args.log_every, &options.stop)?.with_class_names(task.class_names().to_vec());
-        let result = train(task, stream, &rank.compute, &options, &mut |event| {
-            observer.event(event);
-            if let Some(tracking) = &mut tracking {
-                tracking.event(event);
-            }
-            watcher.event(event);
-        });
-        // The last lines of the display come before those about tracking.
-        drop(watcher);
-        if let Some(tracking) = tracking {
-            tracking.finish(&result);
-        }
-        result
+        train_displayed(task, stream, &rank.compute, args, &options, &observer, tracking)?
     } else {
         train(task, stream, &rank.compute, &options, &mut |_| ())
     };
     let way_on = if args.smoke { "nothing was kept" } else { "the same command with --resume continues" };
     let panicked = take_panicked();
-    let (outcome, last_step) = match result {
-        Ok(summary) => (summary.outcome, summary.step),
-        // The steps that were done are saved.
-        Err(TrainingError::Feed(FeedError::Source { step, source })) if is_stopped(&source) => {
-            let line = format!("stopped while waiting for the batch of step {step}; {way_on}");
-            return stopped(&rank, panicked, line);
-        }
-        Err(TrainingError::Rank { failure, .. }) if matches!(failure.cause, Cause::Stopped(_)) => {
-            return stopped(&rank, panicked, format!("{failure}; {way_on}"));
-        }
-        Err(error) if options.stop.is_requested() && error.is_stop() => {
-            let line = format!("stopped while servers or object storage did not answer; {way_on}");
-            return stopped(&rank, panicked, line);
-        }
-        Err(error) => {
-            let error = anyhow::Error::from(error);
-            return Err(match panicked {
-                Some(panicked) => error.context(panicked),
-                None => error,
-            });
-        }
+    let Summary { outcome, step: last_step, .. } = match result {
+        Ok(summary) => summary,
+        Err(error) => return failed(error, &rank, &options.stop, panicked, way_on),
     };
     if let Some(folder) = smoke {
         folder.close().context("cannot remove the folder of the smoke test")?;
@@ -213,6 +178,66 @@ pub(super) fn run<T: Task>(
         }
         (Outcome::Interrupted, panicked) => stopped(&rank, panicked, way_on),
     }
+}
+
+/// Trains, and shows, records and tracks the events of the run.
+///
+/// # Errors
+/// If the display cannot be opened; nothing is trained then.
+fn train_displayed<T: Task>(
+    task: &T,
+    stream: Stream,
+    compute: &Compute,
+    args: &RunArgs,
+    options: &TrainOptions,
+    observer: &Observer,
+    mut tracking: Option<Tracking>,
+) -> io::Result<Result<Summary, TrainingError>> {
+    let mut watcher =
+        Watcher::open(args.display, args.log_every, &options.stop)?.with_class_names(task.class_names().to_vec());
+    let result = train(task, stream, compute, options, &mut |event| {
+        observer.event(event);
+        if let Some(tracking) = &mut tracking {
+            tracking.event(event);
+        }
+        watcher.event(event);
+    });
+    // The last lines of the display come before those about tracking.
+    drop(watcher);
+    if let Some(tracking) = tracking {
+        tracking.finish(&result);
+    }
+    Ok(result)
+}
+
+/// Ends a run whose training failed: as one that was asked to stop if that is the reason, otherwise with the error.
+fn failed(
+    error: TrainingError,
+    rank: &Rank,
+    stop: &Stop,
+    panicked: Option<Panicked>,
+    way_on: &str,
+) -> anyhow::Result<ExitCode> {
+    let line = match error {
+        // The steps that were done are saved.
+        TrainingError::Feed(FeedError::Source { step, source }) if is_stopped(&source) => {
+            format!("stopped while waiting for the batch of step {step}; {way_on}")
+        }
+        TrainingError::Rank { failure, .. } if matches!(failure.cause, Cause::Stopped(_)) => {
+            format!("{failure}; {way_on}")
+        }
+        error if stop.is_requested() && error.is_stop() => {
+            format!("stopped while servers or object storage did not answer; {way_on}")
+        }
+        error => {
+            let error = anyhow::Error::from(error);
+            return Err(match panicked {
+                Some(panicked) => error.context(panicked),
+                None => error,
+            });
+        }
+    };
+    stopped(rank, panicked, line)
 }
 
 /// Ends a run that was asked to stop: with `line` and the exit code of the request, or with an error if a panic on another
@@ -247,21 +272,6 @@ fn many_passes<C: RunConfig>(config: &C, resume: Resume, num_cases: usize, steps
             count(steps_per_epoch, "step")
         )
     })
-}
-
-/// Prints how the configured precision is computed, where that is not evident.
-fn announce_precision(rank: &Rank, train: &TrainConfig) {
-    let (compute, precision) = (&rank.compute, train.precision);
-    if compute.is_cpu() && precision != Precision::F32 {
-        let name = precision.name();
-        rank.note(format_args!("warning: train.precision = \"{name}\" is for GPUs; it is not faster on a CPU"));
-    }
-    if let Some(line) = products_line(compute, precision.factors()) {
-        rank.note(line);
-    }
-    if let Some(line) = attention_line(compute, train.attention) {
-        rank.note(line);
-    }
 }
 
 /// Warns if a step on the CPU cannot fit into memory, because the system would then kill the process during the step.
@@ -303,55 +313,6 @@ fn smoke_folder(run_dir: &Path) -> anyhow::Result<tempfile::TempDir> {
         tempfile::Builder::new().prefix("smoke-").tempdir_in(parent)
     };
     make().with_context(|| parent.display().to_string())
-}
-
-/// Line that states how attention is computed on `compute`; `None` for products, the default.
-fn attention_line(compute: &Compute, attention: Computation) -> Option<String> {
-    if attention == Computation::Products {
-        return None;
-    }
-    if !compute.is_cuda() {
-        return Some("warning: train.attention = \"cudnn\" is for NVIDIA GPUs; it makes no difference here".to_owned());
-    }
-    Some(match vendor::cudnn::library() {
-        Ok(library) => {
-            let version = library.found.version.as_deref().unwrap_or("of an unknown version");
-            format!("attention by cuDNN {version} ({})", library.found.path.display())
-        }
-        Err(reason) => format!("warning: attention by products, slower: {reason}"),
-    })
-}
-
-/// Line that states how products are computed on `compute`; `None` if there is no choice, as on the CPU.
-fn products_line(compute: &Compute, factors: Factors) -> Option<String> {
-    if !compute.is_cuda() {
-        return None;
-    }
-    #[cfg(feature = "cuda")]
-    {
-        let form = match factors {
-            Factors::F32 => "32-bit factors in full",
-            Factors::Tf32 => "32-bit factors rounded to TF32",
-            Factors::Bf16 => "bf16 factors, 32-bit sums",
-        };
-        Some(match vendor::cublaslt::library() {
-            Ok(found) => {
-                let version = found.version.as_deref().unwrap_or("of an unknown version");
-                format!("products by cuBLASLt {version} ({}): {form}", found.path.display())
-            }
-            Err(reason) => {
-                let rounded = if factors == Factors::F32 { ", 32-bit factors rounded to TF32" } else { "" };
-                format!(
-                    "warning: products by built-in kernels, slower and tuned before the first step{rounded}: {reason}"
-                )
-            }
-        })
-    }
-    #[cfg(not(feature = "cuda"))]
-    {
-        let _ = factors;
-        None
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Scans selected by flags, for the commands that draw them.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -16,8 +15,10 @@ use hiend_loader::program::{OnSuspectArg, StdoutError, UsageError, count};
 use hiend_loader::scan::{Scan, ScanError, name_of};
 use hiend_loader::volume::{Format, format_of};
 
-use super::{exit_code, note, print};
+use super::tally::Tally;
+use super::{note, print};
 use crate::cli::ScanArgs;
+use crate::config::pretrain::PretrainConfig;
 use crate::inference::DeviceError;
 use crate::inference::attention_map::AttentionError;
 use crate::inference::scan_files::{Scans, SkippedScan};
@@ -34,42 +35,21 @@ struct UnwritablePicture {
     source: std::io::Error,
 }
 
-/// Numbers of scans drawn and skipped so far.
-#[derive(Debug, Default)]
-struct Tally {
-    num_drawn: usize,
-    num_skipped: usize,
-}
-
-impl Tally {
-    /// Counts the outcome of a scan. A scan that cannot be read or drawn is named on standard error and does not end
-    /// the command.
-    ///
-    /// # Errors
-    /// If no further scan could be drawn either.
-    fn add(&mut self, name: &str, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
-        match outcome {
-            Ok(()) => self.num_drawn += 1,
-            Err(error) if ends_all(&error) => return Err(error),
-            Err(error) => {
-                let text = format!("{error:#}");
-                self.skip(name, text.strip_prefix(&format!("{name}: ")).unwrap_or(&text));
-            }
+/// Counts the outcome of drawing a scan. A scan that cannot be read or drawn is named on standard error and does not end
+/// the command.
+///
+/// # Errors
+/// If no further scan could be drawn either.
+fn add(tally: &mut Tally, name: &str, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+    match outcome {
+        Ok(()) => tally.num_done += 1,
+        Err(error) if ends_all(&error) => return Err(error),
+        Err(error) => {
+            let text = format!("{error:#}");
+            tally.skip(name, text.strip_prefix(&format!("{name}: ")).unwrap_or(&text));
         }
-        Ok(())
     }
-
-    fn skip(&mut self, name: &str, reason: impl Display) {
-        note(format_args!("{name}: skipped: {reason}"));
-        self.num_skipped += 1;
-    }
-
-    /// Prints the closing line; returns the exit code.
-    fn close(&self, out: &Path) -> anyhow::Result<ExitCode> {
-        let all = self.num_drawn + self.num_skipped;
-        print(format_args!("{} of {} drawn into {}", self.num_drawn, count(all, "scan"), out.display()))?;
-        Ok(exit_code(self.num_drawn, self.num_skipped))
-    }
+    Ok(())
 }
 
 /// Returns whether an error would occur with every scan: an error of the device (all crops have one size), of writing a
@@ -94,59 +74,104 @@ pub(super) fn for_each(
     loaded: &Pretrained,
     mut draw: impl FnMut(&Scan) -> anyhow::Result<()>,
 ) -> anyhow::Result<ExitCode> {
+    let settings = Settings::new(args, loaded)?;
     let mut draw = |scan: &Scan| {
         for finding in &scan.findings {
             note(format_args!("{}: check: {finding}", scan.name));
         }
         draw(scan)
     };
+    let tally = match &args.shards {
+        Some(cache) => draw_cases(cache, args, &settings, &mut draw)?,
+        None => draw_files(args, &settings, &mut draw)?,
+    };
+    print(tally.summary("drawn", &args.out))?;
+    Ok(tally.exit_code())
+}
+
+/// Preparation of scans, as the flags and the model's configuration say.
+struct Settings<'a> {
+    /// Configuration of the model.
+    config: &'a PretrainConfig,
+    /// True if it is known what the model was trained on; a weight file does not say it.
+    is_known: bool,
+    /// Kind of values that the model takes.
+    normalize: Normalize,
+    /// Range of HU that the flags or the configuration name.
+    window: Option<[f64; 2]>,
+}
+
+impl<'a> Settings<'a> {
+    /// Settings of a command.
+    ///
+    /// # Errors
+    /// If flags contradict the model or each other.
+    fn new(args: &ScanArgs, loaded: &'a Pretrained) -> Result<Self, UsageError> {
+        let Pretrained { config, report, .. } = loaded;
+        let trained = config.normalize();
+        let normalize = args.normalize.map_or(trained, Normalize::from);
+        let is_known = report.is_none() || config.preprocess.is_some();
+        if is_known && normalize != trained {
+            let (name, values) = (normalize.name(), trained.values());
+            let message = format!("--normalize {name}: the model was trained on {values}; leave it out");
+            return Err(UsageError::new(message));
+        }
+        let window = args.window.or(config.stream.window);
+        if window.is_some() && !normalize.is_hu() {
+            return Err(UsageError::new("--window is for HU, and the model takes z-scores; leave it out"));
+        }
+        if let Some([low, high]) = window.filter(|[low, high]| low >= high) {
+            let message = format!("--window {low},{high}: expected two HU values, the lower one first");
+            return Err(UsageError::new(message));
+        }
+        Ok(Self { config, is_known, normalize, window })
+    }
+}
+
+/// Draws the selected cases of the cache at `dir`.
+fn draw_cases(
+    dir: &Path,
+    args: &ScanArgs,
+    settings: &Settings<'_>,
+    draw: &mut dyn FnMut(&Scan) -> anyhow::Result<()>,
+) -> anyhow::Result<Tally> {
+    let &Settings { config, is_known, normalize, window } = settings;
+    let cache = Cache::open_with(dir, OpenOptions::for_one_pass())?;
+    // A cache that does not say how it was made is refused when its case is read.
+    let prepared: Option<PreprocessConfig> = serde_json::from_value(cache.manifest().preprocess.clone()).ok();
+    if let Some(prepared) = &prepared {
+        check_normalisation(&cache, prepared, normalize, is_known)?;
+    }
+    let trained_on = is_known.then(|| TrainedOn::of(config));
+    let window = window.or_else(|| shown_window(trained_on.as_ref()?, prepared.as_ref()?));
+    if let (Some(trained_on), Some(prepared)) = (&trained_on, &prepared) {
+        for difference in trained_on.differences(prepared, window) {
+            note(format_args!("warning: {}: the model was trained on {difference}", dir.display()));
+        }
+    }
+    let cases: Result<Vec<_>, _> = args.case.iter().map(|name| case_named(&cache, name)).collect();
+    let cases = cases?;
+    refuse_namesakes(cases.iter().map(|case| case.key().to_owned()))?;
     let mut tally = Tally::default();
-    let Pretrained { config, report, .. } = loaded;
-    let (trained, recorded) = (config.normalize(), config.preprocess.as_ref());
-    let normalize = args.normalize.map_or(trained, Normalize::from);
-    // A weight file does not say what it was trained on.
-    let is_known = report.is_none() || recorded.is_some();
-    if is_known && normalize != trained {
-        let (name, values) = (normalize.name(), trained.values());
-        let message = format!("--normalize {name}: the model was trained on {values}; leave it out");
-        return Err(UsageError::new(message).into());
+    for case in cases {
+        let scan = Scan::of_case(&cache, case, window).map_err(anyhow::Error::from);
+        add(&mut tally, case.key(), scan.and_then(|scan| draw(&scan)))?;
     }
-    let window = args.window.or(config.stream.window);
-    if window.is_some() && !normalize.is_hu() {
-        return Err(UsageError::new("--window is for HU, and the model takes z-scores; leave it out").into());
-    }
-    if let Some([low, high]) = window.filter(|[low, high]| low >= high) {
-        let message = format!("--window {low},{high}: expected two HU values, the lower one first");
-        return Err(UsageError::new(message).into());
-    }
-    if let Some(dir) = &args.shards {
-        let cache = Cache::open_with(dir, OpenOptions::for_one_pass())?;
-        // A cache that does not say how it was made is refused when its case is read.
-        let prepared: Option<PreprocessConfig> = serde_json::from_value(cache.manifest().preprocess.clone()).ok();
-        if let Some(prepared) = &prepared {
-            check_normalisation(&cache, prepared, normalize, is_known)?;
-        }
-        let trained_on = is_known.then(|| TrainedOn::of(config));
-        let window = window.or_else(|| shown_window(trained_on.as_ref()?, prepared.as_ref()?));
-        if let (Some(trained_on), Some(prepared)) = (&trained_on, &prepared) {
-            for difference in trained_on.differences(prepared, window) {
-                note(format_args!("warning: {}: the model was trained on {difference}", dir.display()));
-            }
-        }
-        let cases: Result<Vec<_>, _> = args.case.iter().map(|name| case_named(&cache, name)).collect();
-        let cases = cases?;
-        refuse_namesakes(cases.iter().map(|case| case.key().to_owned()))?;
-        for case in cases {
-            let scan = Scan::of_case(&cache, case, window).map_err(anyhow::Error::from);
-            tally.add(case.key(), scan.and_then(|scan| draw(&scan)))?;
-        }
-        return tally.close(&args.out);
-    }
-    let found = Scans::find(&args.inputs, normalize)?;
+    Ok(tally)
+}
+
+/// Draws the scans among the inputs.
+fn draw_files(
+    args: &ScanArgs,
+    settings: &Settings<'_>,
+    draw: &mut dyn FnMut(&Scan) -> anyhow::Result<()>,
+) -> anyhow::Result<Tally> {
+    let found = Scans::find(&args.inputs, settings.normalize)?;
     for remark in found.remarks() {
         note(remark);
     }
     let Scans { files, skipped, .. } = found;
+    let mut tally = Tally::default();
     for SkippedScan { case, reason } in &skipped {
         tally.skip(case, reason);
     }
@@ -154,6 +179,28 @@ pub(super) fn for_each(
     let named =
         |case: &str, path: &Path| if format_of(path) == Format::Dicom { case.to_owned() } else { name_of(path) };
     refuse_namesakes(files.iter().map(|(case, path)| named(case, path)))?;
+    let preprocess = preprocessing(args, settings)?;
+    for (number, (case, input)) in files.iter().enumerate() {
+        let name = named(case, input);
+        let outcome = match Scan::read(input, &preprocess, args.on_suspect.into()) {
+            Ok(mut scan) => {
+                scan.name.clone_from(&name);
+                draw(&scan)
+            }
+            Err(error @ ScanError::Suspect { .. }) if args.on_suspect == OnSuspectArg::Fail => {
+                return Err(error).with_context(|| format!("stopped after {number} of {}", count(files.len(), "scan")));
+            }
+            Err(error) => Err(error.into()),
+        };
+        add(&mut tally, &name, outcome)?;
+    }
+    Ok(tally)
+}
+
+/// Preprocessing of files: that of the model's training, with the values of flags. Warns of flags that differ from it.
+fn preprocessing(args: &ScanArgs, settings: &Settings<'_>) -> Result<PreprocessConfig, UsageError> {
+    let &Settings { config, normalize, window, .. } = settings;
+    let recorded = config.preprocess.as_ref();
     let mut preprocess = recorded.cloned().unwrap_or_else(|| PreprocessConfig {
         window: normalize.default_window(),
         normalize,
@@ -167,21 +214,7 @@ pub(super) fn for_each(
     if let Some(recorded) = recorded {
         warn_of_other_scans(&TrainedOn::of(config), recorded, &preprocess);
     }
-    for (number, (case, input)) in files.iter().enumerate() {
-        let name = named(case, input);
-        let outcome = match Scan::read(input, &preprocess, args.on_suspect.into()) {
-            Ok(mut scan) => {
-                scan.name.clone_from(&name);
-                draw(&scan)
-            }
-            Err(error @ ScanError::Suspect { .. }) if args.on_suspect == OnSuspectArg::Fail => {
-                return Err(error).with_context(|| format!("stopped after {number} of {}", count(files.len(), "scan")));
-            }
-            Err(error) => Err(error.into()),
-        };
-        tally.add(&name, outcome)?;
-    }
-    tally.close(&args.out)
+    Ok(preprocess)
 }
 
 /// Training window in HU, if a cache holds all of it.
@@ -258,12 +291,12 @@ mod tests {
         let of_attention = anyhow::Error::from(AttentionError::Device(failed())).context("a: the model failed");
         for error in [of_crop, of_attention] {
             let mut tally = Tally::default();
-            let error = tally.add("a", Err(error)).unwrap_err();
+            let error = add(&mut tally, "a", Err(error)).unwrap_err();
             assert!(format!("{error:#}").ends_with("the device failed: lost"), "{error:#}");
-            assert_eq!((tally.num_drawn, tally.num_skipped), (0, 0));
+            assert_eq!((tally.num_done, tally.num_skipped), (0, 0));
             // A scan that cannot be drawn ends nothing.
-            tally.add("b", Err(anyhow::anyhow!("empty"))).unwrap();
-            assert_eq!((tally.num_drawn, tally.num_skipped), (0, 1));
+            add(&mut tally, "b", Err(anyhow::anyhow!("empty"))).unwrap();
+            assert_eq!((tally.num_done, tally.num_skipped), (0, 1));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use toml::Value;
 
-use super::value_of;
+use super::keys::value_of;
 
 /// Prefix of the keys of the augmentation's settings.
 const AUGMENT: &str = "stream.augment.";

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hiend_cache::{Cache, Manifest, VolumeReader};
+use hiend_cache::{Cache, DatasetInfo, Manifest, VolumeReader};
 use hiend_loader::dataset::misspelt_ignore;
 use hiend_loader::plural;
 use thiserror::Error;
@@ -181,90 +181,139 @@ pub(super) fn settle(
     manifest: &Manifest,
     names: &BTreeSet<&str>,
 ) -> Result<Vec<String>, ClassesError> {
-    const CONFIGURATION: &str = "the configuration";
-    let given = Given::of(config);
-    let mut other = CONFIGURATION.to_owned();
-    let mut ignore_of = CONFIGURATION.to_owned();
-    let mut warnings = Vec::new();
-    let mut described_ignore = None;
-    // The first dataset to name each label, and the name.
-    let mut described_first: BTreeMap<u8, (&str, &str)> = BTreeMap::new();
+    let mut settling = Settling::begin(config);
     for &dataset in names {
-        let info = manifest.datasets.get(dataset);
-        if let Some(info) = info.filter(|info| !given.classes && !info.regions.is_empty()) {
+        settling.add(dataset, manifest.datasets.get(dataset))?;
+    }
+    settling.finish()
+}
+
+/// Classes and ignore label of a configuration, to which datasets are added one by one.
+struct Settling<'a> {
+    config: &'a mut FinetuneConfig,
+    /// True if the configuration lists the classes.
+    is_listed: bool,
+    /// Origin of the classes: the configuration or a dataset.
+    classes_of: String,
+    /// Origin of the ignore label.
+    ignore_of: String,
+    /// The first dataset to name each label, and the name.
+    described_first: BTreeMap<u8, (&'a str, &'a str)>,
+    /// True if a dataset describes an ignore label.
+    has_ignore: bool,
+    warnings: Vec<String>,
+}
+
+impl<'a> Settling<'a> {
+    fn begin(config: &'a mut FinetuneConfig) -> Self {
+        const CONFIGURATION: &str = "the configuration";
+        Self {
+            is_listed: Given::of(config).classes,
+            config,
+            classes_of: CONFIGURATION.to_owned(),
+            ignore_of: CONFIGURATION.to_owned(),
+            described_first: BTreeMap::new(),
+            has_ignore: false,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Adds a dataset, which `info` describes.
+    fn add(&mut self, dataset: &'a str, info: Option<&'a DatasetInfo>) -> Result<(), ClassesError> {
+        if let Some(info) = info.filter(|info| !self.is_listed && !info.regions.is_empty()) {
             let regions = info.regions.keys().cloned().collect::<Vec<_>>().join(", ");
             return Err(ClassesError::Regions { dataset: dataset.to_owned(), regions });
         }
-        if let Some((label, name)) = info.filter(|_| !given.classes).and_then(|info| misspelt_ignore(&info.labels)) {
-            warnings.push(format!(
+        if let Some((label, name)) = info.filter(|_| !self.is_listed).and_then(|info| misspelt_ignore(&info.labels)) {
+            self.warnings.push(format!(
                 "label {label} of dataset {dataset} is called {name:?} and trained as a class; if its voxels have no annotation, \
                  name it \"{IGNORE}\" in dataset.json and run hiend-shard again"
             ));
         }
-        let described = Described::of(dataset, info.map(|info| &info.labels))?;
-        if !given.classes && described.classes.is_empty() {
+        let Described { classes, ignore } = Described::of(dataset, info.map(|info| &info.labels))?;
+        if !self.is_listed && classes.is_empty() {
             return Err(ClassesError::Unnamed { dataset: dataset.to_owned() });
         }
-        if config.classes.is_empty() {
-            config.classes.clone_from(&described.classes);
-            dataset.clone_into(&mut other);
-        } else {
-            let (found, expected) = (described.classes.len(), config.classes.len());
-            // A list in the configuration is enough where the dataset names no classes.
-            if found > 0 && found != expected {
-                return Err(ClassesError::Number { dataset: dataset.to_owned(), found, other, expected });
-            }
-        }
+        self.add_classes(dataset, classes)?;
         let labels = info.into_iter().flat_map(|info| &info.labels);
         for (&label, name) in labels.filter(|(label, name)| **label > 0 && *name != IGNORE) {
-            if given.classes {
-                warnings.extend(against_listed(&config.classes, dataset, label, name)?);
-                continue;
-            }
-            match described_first.get(&label) {
-                Some((other, expected)) if plain(expected) != plain(name) => {
-                    return Err(ClassesError::Names {
-                        label,
-                        dataset: dataset.to_owned(),
-                        found: name.clone(),
-                        other: (*other).to_owned(),
-                        expected: (*expected).to_owned(),
-                    });
-                }
-                Some(_) => {}
-                None => {
-                    described_first.insert(label, (dataset, name.as_str()));
-                    // A dataset may leave labels unnamed that it does not have.
-                    config.classes[usize::from(label)].clone_from(name);
-                }
+            self.add_name(dataset, label, name)?;
+        }
+        self.has_ignore |= info.is_some_and(|info| info.ignore.is_some());
+        ignore.map_or(Ok(()), |ignore| self.add_ignore(dataset, ignore))
+    }
+
+    /// Takes over the classes of the first dataset; compares the number of those of others.
+    fn add_classes(&mut self, dataset: &str, classes: Vec<String>) -> Result<(), ClassesError> {
+        if self.config.classes.is_empty() {
+            self.config.classes = classes;
+            dataset.clone_into(&mut self.classes_of);
+            return Ok(());
+        }
+        let (found, expected) = (classes.len(), self.config.classes.len());
+        // A list in the configuration is enough where the dataset names no classes.
+        if found > 0 && found != expected {
+            let (dataset, other) = (dataset.to_owned(), self.classes_of.clone());
+            return Err(ClassesError::Number { dataset, found, other, expected });
+        }
+        Ok(())
+    }
+
+    /// Compares a dataset's name for a label with that of the configuration or of the first dataset to name it.
+    fn add_name(&mut self, dataset: &'a str, label: u8, name: &'a str) -> Result<(), ClassesError> {
+        if self.is_listed {
+            self.warnings.extend(against_listed(&self.config.classes, dataset, label, name)?);
+            return Ok(());
+        }
+        match self.described_first.get(&label) {
+            Some((other, expected)) if plain(expected) != plain(name) => Err(ClassesError::Names {
+                label,
+                dataset: dataset.to_owned(),
+                found: name.to_owned(),
+                other: (*other).to_owned(),
+                expected: (*expected).to_owned(),
+            }),
+            Some(_) => Ok(()),
+            None => {
+                self.described_first.insert(label, (dataset, name));
+                // A dataset may leave labels unnamed that it does not have.
+                name.clone_into(&mut self.config.classes[usize::from(label)]);
+                Ok(())
             }
         }
-        described_ignore = described_ignore.or(info.and_then(|info| info.ignore));
-        if let Some(found) = described.ignore {
-            match config.ignore_label {
-                Some(expected) if expected != found => {
-                    let (dataset, other) = (dataset.to_owned(), ignore_of);
-                    return Err(ClassesError::Ignore { dataset, found, other, expected });
-                }
-                Some(_) => {}
-                None => {
-                    config.ignore_label = Some(found);
-                    ignore_of = format!("dataset {dataset}");
-                }
+    }
+
+    /// Takes over the ignore label of the first dataset that names one, or compares it.
+    fn add_ignore(&mut self, dataset: &str, found: u8) -> Result<(), ClassesError> {
+        match self.config.ignore_label {
+            Some(expected) if expected != found => {
+                let (dataset, other) = (dataset.to_owned(), self.ignore_of.clone());
+                Err(ClassesError::Ignore { dataset, found, other, expected })
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.config.ignore_label = Some(found);
+                self.ignore_of = format!("dataset {dataset}");
+                Ok(())
             }
         }
     }
-    if let Some(label) = config.ignore_label.filter(|&label| usize::from(label) < config.classes.len()) {
-        return Err(ClassesError::IgnoreIsClass { origin: other, label, last: config.classes.len() - 1 });
+
+    /// Checks classes and ignore label after the last dataset; returns the warnings.
+    fn finish(self) -> Result<Vec<String>, ClassesError> {
+        let Self { config, classes_of, has_ignore, warnings, .. } = self;
+        if let Some(label) = config.ignore_label.filter(|&label| usize::from(label) < config.classes.len()) {
+            return Err(ClassesError::IgnoreIsClass { origin: classes_of, label, last: config.classes.len() - 1 });
+        }
+        // The stream knows the ignore labels of datasets; one that the configuration alone names is passed on.
+        if !has_ignore {
+            config.stream.ignore_label = config.ignore_label;
+        }
+        if config.classes.len() < 2 {
+            return Err(ClassesError::TooFew { count: config.classes.len() });
+        }
+        Ok(warnings)
     }
-    // The stream knows the ignore labels of datasets; one that the configuration alone names is passed on.
-    if described_ignore.is_none() {
-        config.stream.ignore_label = config.ignore_label;
-    }
-    if config.classes.len() < 2 {
-        return Err(ClassesError::TooFew { count: config.classes.len() });
-    }
-    Ok(warnings)
 }
 
 /// Compares a dataset's name for a label with the classes listed in the configuration. Returns a warning if the names

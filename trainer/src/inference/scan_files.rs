@@ -18,10 +18,10 @@
 pub mod grid;
 mod label_files;
 mod not_scans;
+mod search;
 mod series;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, lookup};
@@ -33,7 +33,8 @@ use hiend_loader::volume::file_stem;
 use thiserror::Error;
 
 pub use label_files::label_maps;
-use not_scans::{NotScans, no_scan};
+use not_scans::no_scan;
+use search::Search;
 use series::{DicomFiles, Reports};
 
 /// Errors from searching for scans.
@@ -132,88 +133,11 @@ impl Scans {
     /// # Errors
     /// If an input does not exist or cannot be accessed, none of them is a scan or holds one, or two files are of one case.
     pub fn find(inputs: &[PathBuf], normalize: Normalize) -> Result<Self, ScanFilesError> {
-        let mut scans = Self::default();
-        let mut seen = BTreeSet::new();
-        // Files that are given one by one are read by the names of their folder, listed once.
-        let mut names_in: BTreeMap<PathBuf, ChannelNames> = BTreeMap::new();
-        let mut dicom_in: BTreeMap<PathBuf, DicomFiles> = BTreeMap::new();
-        // Files of them that are not slices of a series, by name.
-        let mut others_in: BTreeMap<PathBuf, BTreeSet<OsString>> = BTreeMap::new();
-        let mut not_scans = NotScans::default();
+        let mut search = Search::new(normalize);
         for input in inputs {
-            let metadata = match lookup::metadata(input) {
-                Ok(Some(metadata)) => metadata,
-                Ok(None) => return Err(ScanFilesError::Absent { path: input.clone() }),
-                Err(error) => {
-                    scans.skip(file_name(input), unseen(&error));
-                    continue;
-                }
-            };
-            let is_dir = metadata.is_dir();
-            let folder = if is_dir { input } else { lookup::parent(input) }.to_owned();
-            if !names_in.contains_key(&folder) {
-                names_in.insert(folder.clone(), channel_names(&folder)?);
-            }
-            let names = &names_in[&folder];
-            let found = if is_dir {
-                let listing = Listing::of(&folder)?.with_series(&folder, normalize);
-                if listing.files.is_empty() && listing.unusable.is_empty() {
-                    not_scans.folders.push((folder, listing.subfolders));
-                    continue;
-                }
-                scans.skipped.extend(listing.unusable);
-                scans.passed_over.extend(listing.passed_over);
-                scans.subfolders.extend(listing.subfolders);
-                listing.files
-            } else {
-                let name = file_name(input);
-                let scan = if let Some(stem) = file_stem(&name) {
-                    ScanFile { name: stem.to_owned(), path: input.clone(), is_series: false }
-                } else {
-                    if !dicom_in.contains_key(&folder) {
-                        dicom_in.insert(folder.clone(), DicomFiles::of(&folder, normalize)?);
-                    }
-                    let files = &dicom_in[&folder];
-                    match files.series_of(input) {
-                        Some(scan) => scan.clone(),
-                        None if files.has_other(input) => {
-                            others_in.entry(folder).or_default().extend(input.file_name().map(ToOwned::to_owned));
-                            continue;
-                        }
-                        None => {
-                            // Not opened: a FIFO would block.
-                            let content = if metadata.is_file() { input.as_path() } else { Path::new("") };
-                            match unread(&name, content) {
-                                Some(reason) => scans.skip(name, reason),
-                                None => not_scans.files.push(input.clone()),
-                            }
-                            continue;
-                        }
-                    }
-                };
-                vec![scan]
-            };
-            for ScanFile { name, path, is_series } in found {
-                if seen.insert(path.canonicalize().map_err(FileError::at(&path, "look up"))?) {
-                    scans.add(if is_series { NameRole::Case(&name) } else { names.role(&name) }, path)?;
-                }
-            }
+            search.add(input)?;
         }
-        // Reported with the others of their folder, if that is an input too.
-        for (folder, given) in others_in.iter().filter(|(folder, _)| !inputs.contains(folder)) {
-            let Reports { unusable, passed_over } = dicom_in[folder].reports(Some(given));
-            scans.skipped.extend(unusable);
-            scans.passed_over.extend(passed_over);
-        }
-        scans.passed_over.sort();
-        if !(scans.files.is_empty() && scans.skipped.is_empty()) {
-            not_scans.pass_over(&mut scans, normalize);
-            return Ok(scans);
-        }
-        // Without a scan to pass them over for, they were meant.
-        let part_of_study = others_in.iter().find_map(|(folder, given)| Some(folder.join(given.first()?)));
-        not_scans.files.extend(part_of_study);
-        not_scans.fault(normalize).map_or(Ok(scans), Err)
+        search.finish(inputs)
     }
 
     fn add(&mut self, role: NameRole<'_>, path: PathBuf) -> Result<(), ScanFilesError> {

@@ -9,7 +9,6 @@ use hiend_cache::{FileError, is_abandoned};
 use super::stream::is_stopped;
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
-use crate::device::failure::reason_of;
 use crate::distributed::{Cause, PeerFailure};
 use crate::feed::{FeedError, SourceError};
 use crate::model::precision::Precision;
@@ -281,30 +280,6 @@ impl TrainingError {
             *last_good = LastGood(path.map(Path::to_owned));
         }
         self
-    }
-}
-
-/// Reason why there is no picture of a batch.
-#[derive(Debug, thiserror::Error)]
-pub enum PictureError {
-    /// A batch without crops.
-    #[error("the batch has no crop")]
-    NoCrop,
-    /// A failure of the device.
-    #[error("the device failed: {message}")]
-    Device {
-        /// Reason given by the backend.
-        message: String,
-    },
-    /// A file that cannot be written.
-    #[error("cannot write the file")]
-    Write(#[source] io::Error),
-}
-
-impl PictureError {
-    /// Converts the backend's error from reading back values.
-    pub(crate) fn device(error: impl fmt::Debug) -> Self {
-        Self::Device { message: reason_of(error) }
     }
 }
 

@@ -25,20 +25,20 @@ const TOP_LEVEL_KEYS: [&str; 4] = ["state_dict", "model_state_dict", "model", "n
 /// If the file cannot be read or is not a `PyTorch` checkpoint.
 pub fn read(path: &Path) -> Result<StateDict, WeightsError> {
     let reader = open(path).map_err(|source| match source {
-        PytorchError::Io(error) => WeightsError::Io { path: path.to_owned(), source: one_line(error) },
+        PytorchError::Io(error) => WeightsError::Io { path: path.to_owned(), source: escaped(error) },
         error => WeightsError::Torch { path: path.to_owned(), reason: error.to_string() },
     })?;
     let mut state = StateDict::default();
     for (name, tensor) in reader.tensors() {
         let tensor =
-            floats(tensor).map_err(|error| WeightsError::Io { path: path.to_owned(), source: one_line(error) })?;
+            floats(tensor).map_err(|error| WeightsError::Io { path: path.to_owned(), source: escaped(error) })?;
         state.add(path, name, tensor)?;
     }
     Ok(state)
 }
 
 /// The error with its message in one line: those of the reader may quote a name in the file.
-fn one_line(error: io::Error) -> io::Error {
+fn escaped(error: io::Error) -> io::Error {
     let message = error.to_string();
     match escape_name(&message) {
         Cow::Borrowed(_) => error,

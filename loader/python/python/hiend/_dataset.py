@@ -13,6 +13,7 @@ from hiend._arguments import as_json, count, interval, num_bytes, path, real, st
 from hiend._batch import Batch
 from hiend._errors import ConfigError, HiendError
 from hiend._pinning import Pinned
+from hiend._selection import augmentation, sources, split
 from hiend._torch import IterableDataset, has_cuda, in_worker_process, torch
 
 _STATE_VERSION = 1
@@ -151,8 +152,8 @@ class CropDataset(IterableDataset):
             "on_corrupt": on_corrupt,
             "include": strings("include", include),
             "exclude": strings("exclude", exclude),
-            "split": _split(fold, fold_rule, shots, part, cases, splits, split_seed),
-            "augment": _augment(augment),
+            "split": split(fold, fold_rule, shots, part, cases, splits, split_seed),
+            "augment": augmentation(augment),
         }
         self._config = as_json(config)
         self._has_labels = bool(labels)
@@ -164,7 +165,7 @@ class CropDataset(IterableDataset):
         if self._pin and torch is None:
             raise ConfigError(f"pin_memory: {pin_memory!r}; needs PyTorch, which cannot be imported here")
         ranks, budget = (self.rank, self.world_size), num_bytes("memory", memory)
-        caches, urls = _sources(source, servers)
+        caches, urls = sources(source, servers)
         if urls:
             own = {"threads": threads, "access": access, "disk_cache": disk_cache, "disk_cache_size": disk_cache_size}
             given = [key for key, value in {**own, "storage_retry": storage_retry}.items() if value is not None]
@@ -444,43 +445,6 @@ class _Iteration(Iterator[Batch]):
             raise
 
 
-def _sources(source: Any, servers: str | Sequence[str] | None) -> tuple[list[tuple[str, int]], list[str]]:
-    """Caches with their weights, or URLs of servers."""
-    if servers is not None:
-        if source is not None:
-            raise ConfigError("source and servers: expected only one of them")
-        urls = strings("servers", servers)
-        if not urls:
-            raise ConfigError("servers: none; expected a URL or a list of URLs")
-        return [], urls
-    if source is None:
-        source = []
-    elif isinstance(source, (str, os.PathLike)):
-        source = [source]
-    if isinstance(source, (bytes, bytearray)) or not hasattr(source, "__iter__"):
-        raise ConfigError(f"source: {source!r}; expected a path, a list of paths or a mapping from path to weight")
-    weighted = list(source.items()) if isinstance(source, Mapping) else [(one, 1) for one in source]
-    if not weighted:
-        raise ConfigError("source: no cache; expected a path, a list of paths or a mapping from path to weight")
-    caches = [(path("source", one), count("source: weight", weight, 1, 2**32 - 1)) for one, weight in weighted]
-    remote = [cache.startswith(("http://", "unix://")) for cache, _ in caches]
-    if all(remote) and not isinstance(source, Mapping):
-        return [], [cache for cache, _ in caches]
-    if any(remote):
-        raise ConfigError("source: URLs of servers among caches or with weights; expected one or the other")
-    return caches, []
-
-
-def _augment(augment: Any) -> dict[str, Any]:
-    """Augmentation as a mapping."""
-    if isinstance(augment, str):
-        return {"chain": augment}
-    if isinstance(augment, Mapping):
-        return dict(augment)
-    expected = "a name, such as 'recipe', or a mapping, such as {'chain': 'nnunet'}"
-    raise ConfigError(f"augment: {augment!r}; expected {expected}")
-
-
 def _difference(theirs: Any, ours: str) -> str:
     """The first key in which a configuration differs from that of this dataset."""
     try:
@@ -489,39 +453,3 @@ def _difference(theirs: Any, ours: str) -> str:
     except (AttributeError, StopIteration, TypeError, ValueError):
         return f"config is {theirs!r} there and {ours!r} here"
     return f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
-
-
-def _split(
-    fold: tuple[int, int] | None,
-    rule: str,
-    shots: int | None,
-    part: str,
-    cases: str | os.PathLike[str] | Sequence[str] | None,
-    splits: str | os.PathLike[str] | None,
-    seed: int,
-) -> Any:
-    given = [name for name, value in (("fold", fold), ("shots", shots), ("cases", cases)) if value is not None]
-    if len(given) > 1:
-        raise ConfigError(f"{' and '.join(given)}: expected only one of them")
-    if part not in ("train", "validation"):
-        raise ConfigError(f"part: {part!r}; expected 'train' or 'validation'")
-    if part == "validation" and fold is None and shots is None:
-        raise ConfigError("part: 'validation' needs fold or shots, which hold cases out")
-    if splits is not None and fold is None:
-        raise ConfigError("splits: needs fold, which selects one of the file's")
-    if fold is not None:
-        try:
-            k, n = fold
-        except (TypeError, ValueError):
-            raise ConfigError(f"fold: {fold!r}; expected (k, n), such as (0, 5)") from None
-        number = {"fold": count("fold", k), "of": count("fold", n, 2), "part": part}
-        if splits is not None:
-            return {"splits": path("splits", splits), **number}
-        return {**number, "seed": count("split_seed", seed), "rule": rule}
-    if shots is not None:
-        return {"shots": count("shots", shots, 1), "part": part, "seed": count("split_seed", seed)}
-    if cases is None:
-        return "all"
-    if isinstance(cases, (str, os.PathLike)):
-        return {"list": path("cases", cases)}
-    return {"cases": strings("cases", cases)}

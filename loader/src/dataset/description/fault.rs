@@ -29,7 +29,7 @@ pub enum DescriptionFault {
     #[error("the file is in UTF-16; save it as UTF-8")]
     Utf16,
     /// Content that is not JSON, or lacks the form of a description.
-    #[error("not a valid description: {}", one_line(.0))]
+    #[error("not a valid description: {}", escaped(.0))]
     Invalid(serde_json::Error),
     /// JSON that is not an object.
     #[error("not a valid description: expected a JSON object")]
@@ -129,6 +129,6 @@ pub enum DescriptionFault {
 }
 
 /// Message of the parser, which may quote a key with a line break.
-fn one_line(error: &serde_json::Error) -> String {
+fn escaped(error: &serde_json::Error) -> String {
     escape_name(&error.to_string()).into_owned()
 }

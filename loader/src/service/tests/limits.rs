@@ -269,7 +269,7 @@ fn clients_that_do_not_read_stall_no_other_and_hold_their_own_memory_only() {
 
 #[test]
 fn silent_connections_for_files_of_shared_memory_delay_no_client() {
-    use std::io::Read as _;
+    use std::io::{self, Read as _};
     use std::os::unix::net::UnixStream;
 
     let setup = Setup::new();

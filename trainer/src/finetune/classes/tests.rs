@@ -1,5 +1,3 @@
-use hiend_cache::DatasetInfo;
-
 use super::*;
 use crate::config::finetune::FinetunePreset;
 
