@@ -51,7 +51,9 @@ use hiend_trainer::device::{Compute, keep_kernels, settle_default};
 use hiend_trainer::doctor::Machine;
 use hiend_trainer::ops::attention::Computation;
 use hiend_trainer::ops::conv::leave_to_burn;
-use hiend_trainer::vendor::{algorithms, cudnn};
+use hiend_trainer::vendor::algorithms::Algorithms;
+use hiend_trainer::vendor::cudnn;
+use hiend_trainer::vendor::cudnn::record::Engines;
 use serde_json::{Value, json};
 
 pub use cli::Cli;
@@ -91,8 +93,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
             line["case"] = json!(case.to_possible_value().map(|value| value.get_name().to_owned()));
             line["device"] = json!(compute.to_string());
             // Counts since the start of the process; zero means that the library computed nothing.
-            line["products_recorded"] = json!(algorithms::table().len());
-            line["cudnn_plans"] = json!(cudnn::record::table().len());
+            line["products_recorded"] = json!(Algorithms::of_process().len());
+            line["cudnn_plans"] = json!(Engines::of_process().len());
             if cli.attention == Computation::Cudnn {
                 line["attention_plans"] = json!(attention_plans::counts());
             }

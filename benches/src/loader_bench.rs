@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use hiend_cache::CodecPreset;
 use hiend_loader::batch::VoxelForm;
+use hiend_loader::program::CodecArg;
 use hiend_loader::transform::Chain;
 use serde_json::json;
 
@@ -96,13 +96,6 @@ impl AugmentArg {
     }
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum CodecArg {
-    Fast,
-    Dense,
-    Lz4,
-}
-
 /// Result of one contender.
 struct Row {
     key: &'static str,
@@ -135,12 +128,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
     }
     let cache_dir = dir.path().join("cache");
     std::fs::create_dir(&cache_dir)?;
-    let preset = match cli.codec {
-        CodecArg::Fast => CodecPreset::Fast,
-        CodecArg::Dense => CodecPreset::Dense,
-        CodecArg::Lz4 => CodecPreset::Lz4,
-    };
-    voxels.write_cache(&cache_dir, [cli.chunk; 3], preset)?;
+    voxels.write_cache(&cache_dir, [cli.chunk; 3], cli.codec.into())?;
     match clients {
         Some(clients) => readers_bench::run(&cache_dir, clients, threads, cli.seconds, cli.json, &voxels.origin),
         None if cli.service => crate::service_bench::run(&cache_dir, threads, cli.seconds, cli.json, &voxels.origin),

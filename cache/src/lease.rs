@@ -184,9 +184,23 @@ pub(crate) fn unique_id() -> String {
     format!("{:08x}{random:016x}", std::process::id())
 }
 
+/// Name of this host, for notes and messages; `unknown host` if the system reports none.
+#[must_use]
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "unknown host".to_owned() } else { name.trim().to_owned() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_name_of_the_host_is_that_of_the_system() {
+        let uname = std::process::Command::new("uname").arg("-n").output().unwrap();
+        assert_eq!(host_name(), String::from_utf8(uname.stdout).unwrap().trim());
+    }
 
     fn take(dir: &std::path::Path, kind: &str) -> Lease {
         Lease::take(dir, kind, "test", LIFETIME).unwrap()

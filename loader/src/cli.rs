@@ -6,12 +6,11 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use hiend_cache::CodecPreset;
 
 use crate::preprocess::window::Store;
 use crate::program::{
-    CompletionsArgs, Expected, ManArgs, NormalizeArg, OnSuspectArg, RetryArg, Spacing, parse_bytes, parse_rank,
-    parse_some_bytes, parse_spacing, parse_window,
+    CodecArg, CompletionsArgs, Expected, ManArgs, NormalizeArg, OnSuspectArg, RetryArg, Spacing, parse_bytes,
+    parse_rank, parse_some_bytes, parse_spacing, parse_window,
 };
 #[cfg(feature = "client")]
 pub(crate) use stream::RemoteArgs;
@@ -217,27 +216,6 @@ impl From<StoreArg> for Store {
         match arg {
             StoreArg::Window => Self::Window,
             StoreArg::Full => Self::Full,
-        }
-    }
-}
-
-/// Command-line value of [`CodecPreset`].
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum CodecArg {
-    /// Packed bits: fastest to decode
-    Fast,
-    /// Bit planes through Zstandard: a little smaller, half as fast
-    Dense,
-    /// Bit planes through LZ4, for comparison: larger than either
-    Lz4,
-}
-
-impl From<CodecArg> for CodecPreset {
-    fn from(arg: CodecArg) -> Self {
-        match arg {
-            CodecArg::Fast => Self::Fast,
-            CodecArg::Dense => Self::Dense,
-            CodecArg::Lz4 => Self::Lz4,
         }
     }
 }

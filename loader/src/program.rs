@@ -47,8 +47,8 @@ pub use panics::{Panicked, catch_panic, stop_at_panic, take_panicked};
 pub use storage::{AccessArg, RetryArg, StorageArgs};
 pub use table::{Table, terminal_width};
 pub use values::{
-    Expected, NormalizeArg, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape, parse_some_bytes,
-    parse_spacing, parse_window,
+    CodecArg, Expected, NormalizeArg, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape,
+    parse_some_bytes, parse_spacing, parse_window,
 };
 
 /// Error of a command-line value that clap cannot detect; it ends the program with [`USAGE`].

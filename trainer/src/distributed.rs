@@ -51,7 +51,6 @@ pub use launcher::{
 pub use pairwise::Pairwise;
 pub use peer::{Cause, PeerFailure};
 pub use rendezvous::JoinError;
-pub(crate) use rendezvous::host_name;
 pub use selection::all_reduce_for;
 pub use sums::{Requests, Sums};
 pub use tcp_sum::TcpSum;

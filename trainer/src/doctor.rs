@@ -14,7 +14,7 @@ use hiend_loader::plural::count;
 
 use crate::device::{Compute, DeviceChoice, DeviceError};
 use crate::ops::product::{Factors, affine};
-use crate::vendor::algorithms;
+use crate::vendor::algorithms::Algorithms;
 
 pub use machine::Machine;
 
@@ -57,12 +57,12 @@ impl Report {
     pub fn of(choice: DeviceChoice) -> Self {
         let examined = |compute: Compute| {
             // A library's choice of algorithm is recorded when it computes.
-            let before = if compute.is_cpu() { 0 } else { algorithms::table().len() };
+            let before = if compute.is_cpu() { 0 } else { Algorithms::of_process().len() };
             let products = check_products(compute.raw());
             let by = if compute.is_cpu() {
                 String::new()
             } else {
-                computed_by(algorithms::table().len().saturating_sub(before), PRODUCTS * products.len())
+                computed_by(Algorithms::of_process().len().saturating_sub(before), PRODUCTS * products.len())
             };
             Examined { device: compute.to_string(), by, products, cudnn: by_cudnn::checks(&compute) }
         };

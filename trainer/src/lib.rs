@@ -50,5 +50,6 @@ mod sync;
 pub mod testing;
 pub mod trained_on;
 pub mod training;
+pub mod variable;
 pub mod vendor;
 pub mod weights;

@@ -7,6 +7,7 @@
 mod ema;
 mod error;
 mod event;
+mod failure_context;
 mod follow;
 pub mod headspace;
 mod memory_advice;

@@ -14,12 +14,13 @@
 //! - A failure taints what the call would have written, and is read there. So does a fault that keeps a library from
 //!   planning what it computes otherwise: other kernels take over only where the library refuses.
 //!
-//! The parts that decide on the calls of a library ([`layout`], [`problem`], [`algorithms`]) are pure, are built
+//! The parts that decide on the calls of a library ([`layout`], [`problem`], [`choices`]) are pure, are built
 //! everywhere, and are tested without a device.
 
 pub mod algorithms;
 #[cfg(any(test, feature = "cuda"))]
 pub mod answers;
+pub mod choices;
 #[cfg(feature = "cuda")]
 #[expect(unsafe_code, reason = "calls of a C library")]
 #[allow(clippy::wildcard_imports, reason = "constants of a C library")]
@@ -43,6 +44,5 @@ pub mod problem;
 #[expect(unsafe_code, reason = "hands device pointers to a C library")]
 pub mod queue;
 pub mod recorded;
-mod run_file;
 #[cfg_attr(feature = "cuda", expect(unsafe_code, reason = "calls of the driver's event functions"))]
 pub mod timing;

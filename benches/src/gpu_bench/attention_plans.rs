@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::bail;
-use hiend_trainer::vendor::cudnn::record;
+use hiend_trainer::vendor::cudnn::record::Engines;
 use serde_json::Value;
 
 use super::cli::Case;
@@ -33,7 +33,7 @@ impl Planned {
 
     /// Plans made by this process so far.
     fn of_process() -> Self {
-        let entries: Vec<Value> = serde_json::from_str(&record::table().to_json()).expect("a table is JSON");
+        let entries: Vec<Value> = serde_json::from_str(&Engines::of_process().to_json()).expect("a table is JSON");
         Self::of(entries.iter().filter_map(|entry| entry["problem"].as_str()))
     }
 

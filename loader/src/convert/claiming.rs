@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hiend_cache::claims::{Claim, Claims};
+use hiend_cache::lease::host_name;
 use hiend_cache::{Cache, CaseRecord, Location, OpenOptions, list_shards};
 
 use super::ConvertError;
@@ -37,8 +38,7 @@ impl Claiming {
     /// Joins the workers. Must be called before the cache is read; otherwise cases stored meanwhile by a worker that
     /// has left would be missed.
     pub(super) fn join(out: &Location, lifetime: Duration) -> Result<Self, ConvertError> {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let note = format!("process {} on {}", std::process::id(), host.trim());
+        let note = format!("process {} on {}", std::process::id(), host_name());
         let claims = Mutex::new(Claims::join(out, &note, lifetime)?);
         Ok(Self { claims, seen: Vec::new(), lifetime, is_told: false })
     }

@@ -1,9 +1,10 @@
-//! Types and parsers of command-line values: sizes, shapes, spacings, windows, ranks.
+//! Types and parsers of command-line values: codecs, sizes, shapes, spacings, windows, ranks.
 
 use std::str::FromStr;
 
 use bytesize::ByteSize;
 use clap::ValueEnum;
+use hiend_cache::CodecPreset;
 
 use crate::convert::OnSuspect;
 use crate::preprocess::normalize::Normalize;
@@ -33,6 +34,27 @@ impl From<OnSuspectArg> for OnSuspect {
             OnSuspectArg::Warn => Self::Warn,
             OnSuspectArg::Skip => Self::Skip,
             OnSuspectArg::Fail => Self::Fail,
+        }
+    }
+}
+
+/// Command-line value of [`CodecPreset`].
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum CodecArg {
+    /// Packed bits: fastest to decode
+    Fast,
+    /// Bit planes through Zstandard: a little smaller, half as fast
+    Dense,
+    /// Bit planes through LZ4, for comparison: larger than either
+    Lz4,
+}
+
+impl From<CodecArg> for CodecPreset {
+    fn from(arg: CodecArg) -> Self {
+        match arg {
+            CodecArg::Fast => Self::Fast,
+            CodecArg::Dense => Self::Dense,
+            CodecArg::Lz4 => Self::Lz4,
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use anyhow::Context as _;
 use bytesize::ByteSize;
+use hiend_cache::lease::host_name;
 use serde::{Deserialize, Serialize};
 
 use super::ranks::Rank;
 use super::running::Place;
 use crate::cli::RunArgs;
 use crate::config::{MicroBatch, RunConfig as _};
-use crate::distributed::{JoinError, host_name};
+use crate::distributed::JoinError;
 use crate::training::{Resume, Task, saved_config};
 
 /// Facts of a rank on which the choice depends.

@@ -20,7 +20,7 @@ pub(super) fn run(args: &TrackArgs) -> anyhow::Result<ExitCode> {
     let run_dir = &args.run_dir;
     // Before anything is created on the server.
     journal::read(&run_dir.join(JOURNAL))?;
-    let client = Client::new(&args.mlflow, Credentials::of_environment())?;
+    let client = Client::new(&args.mlflow, Credentials::of_environment()?)?;
     let experiment = match (&args.mlflow_experiment, Link::read(run_dir)?) {
         (Some(name), _) => name.clone(),
         (None, Some(link)) => link.experiment,

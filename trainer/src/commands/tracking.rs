@@ -50,7 +50,7 @@ impl Tracking {
         rank: &Rank,
     ) -> anyhow::Result<Option<Self>> {
         let Some(server) = args.mlflow.as_ref().filter(|_| rank.is_first()) else { return Ok(None) };
-        let client = Client::new(server, Credentials::of_environment())?;
+        let client = Client::new(server, Credentials::of_environment()?)?;
         let description = Description {
             experiment: args.mlflow_experiment.clone().unwrap_or_else(|| default_experiment(T::KIND).to_owned()),
             is_named: args.mlflow_experiment.is_some(),

@@ -26,6 +26,7 @@ pub use library::MpiSum;
 
 use super::rendezvous::JoinError;
 use super::token::TokenError;
+use crate::variable::NotText;
 
 /// Error from starting MPI.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,9 @@ pub enum MpiError {
     /// The shared secret of the ranks cannot be created.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// A variable of rank 0 with a value that is not text.
+    #[error(transparent)]
+    NotText(#[from] NotText),
     /// Rank 0 runs another version of this program, whose announcement cannot be parsed.
     #[error("rank 0 sent an address that this version cannot parse; run the same version on all ranks")]
     Announcement(#[source] serde_json::Error),

@@ -19,6 +19,8 @@ mod handshake;
 use std::io;
 use std::path::PathBuf;
 
+use hiend_cache::lease::host_name;
+
 use super::peer::PeerFailure;
 pub(super) use accept::accept_all;
 pub(super) use connect::connect;
@@ -134,12 +136,6 @@ pub(super) fn ranges(numbers: &[usize]) -> String {
 pub(super) fn own_name() -> String {
     let short: String = host_name().chars().take(100).collect();
     format!("{short}, process {}", std::process::id())
-}
-
-/// Name of this host.
-pub(crate) fn host_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    if host.trim().is_empty() { "unknown host".to_owned() } else { host.trim().to_owned() }
 }
 
 /// Path of the file in which rank 0 announces its address to the other ranks that a launcher started.

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::io;
 
+use crate::variable::{self, NotText};
+
 /// Environment variable with the secret.
 pub(super) const VARIABLE: &str = "HIEND_TOKEN";
 /// Minimum length of a secret, in characters.
@@ -27,8 +29,13 @@ pub struct Token {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The environment holds no secret.
-    #[error("{VARIABLE} is not set; give all ranks the same secret, such as {VARIABLE}=$(openssl rand -hex 16)")]
+    #[error(
+        "{VARIABLE} is not set or is empty; give all ranks the same secret, such as {VARIABLE}=$(openssl rand -hex 16)"
+    )]
     Missing,
+    /// The environment holds bytes that are not text.
+    #[error(transparent)]
+    NotText(#[from] NotText),
     /// A secret short enough to be guessed.
     #[error("{VARIABLE} has {0} characters, at least {MIN_LENGTH} are needed")]
     Short(usize),
@@ -41,9 +48,9 @@ impl Token {
     /// Reads the secret from the environment variable `HIEND_TOKEN`.
     ///
     /// # Errors
-    /// If it is not set or too short.
+    /// If it is not set, not text or too short.
     pub fn of_environment() -> Result<Self, TokenError> {
-        Self::new(std::env::var(VARIABLE).ok().ok_or(TokenError::Missing)?)
+        Self::new(variable::text(VARIABLE)?.ok_or(TokenError::Missing)?)
     }
 
     /// Creates a secret from a text.

@@ -10,6 +10,7 @@
 //!
 //! `MASTER_ADDR` and `MASTER_PORT` are taken from the environment in all cases, if they are set.
 
+use std::cell::Cell;
 use std::fmt;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use clap::ValueEnum;
 
 use super::nodelist::first_host;
+use crate::variable::{self, NotText};
 
 /// Environment variable with the path of the file in which rank 0 announces its address to ranks of the same launcher.
 pub(super) const RENDEZVOUS: &str = "HIEND_RENDEZVOUS";
@@ -143,6 +145,9 @@ pub enum WorldError {
         /// The variable that is missing.
         missing: String,
     },
+    /// A variable with a value that is not text.
+    #[error(transparent)]
+    NotText(#[from] NotText),
     /// A variable with another value than expected.
     #[error("{name}={value}: expected {expected}")]
     Invalid {
@@ -187,7 +192,26 @@ impl World {
     /// # Errors
     /// If the environment is incomplete or contradicts itself.
     pub fn of_environment(launcher: Launcher) -> Result<Option<Self>, WorldError> {
-        Self::find(launcher, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        Self::of_variables(launcher, variable::text)
+    }
+
+    /// Determines the place of a process by this lookup of environment variables, which refuses values that are not text.
+    fn of_variables(
+        launcher: Launcher,
+        text: impl Fn(&str) -> Result<Option<String>, NotText>,
+    ) -> Result<Option<Self>, WorldError> {
+        let refused = Cell::new(None);
+        let place = Self::find(launcher, &|name| match text(name) {
+            Ok(value) => value,
+            Err(error) => {
+                refused.set(Some(error));
+                None
+            }
+        });
+        match refused.into_inner() {
+            Some(error) => Err(error.into()),
+            None => place,
+        }
     }
 
     /// Determines the place of a process from these environment variables.
@@ -434,6 +458,22 @@ mod tests {
         for launcher in [Launcher::Auto, Launcher::None, Launcher::Slurm] {
             let world = find(launcher, &child).unwrap().unwrap();
             assert_eq!((world.rank, &world.master), (1, &Master::File("run/address".into())));
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_not_text_is_an_error_where_it_is_read() {
+        let of = |launcher, refused: &str| {
+            World::of_variables(launcher, |name| match TORCHRUN.iter().find(|(other, _)| *other == name) {
+                _ if name == refused => Err(NotText { name: name.to_owned() }),
+                value => Ok(value.map(|(_, value)| (*value).to_owned())),
+            })
+        };
+        assert_eq!(of(Launcher::Auto, "none"), auto(&TORCHRUN));
+        for refused in ["RANK", "MASTER_ADDR", "MASTER_PORT"] {
+            let error = of(Launcher::Auto, refused).unwrap_err();
+            assert_eq!(error, WorldError::NotText(NotText { name: refused.to_owned() }));
+            assert_eq!(of(Launcher::None, refused), Ok(None));
         }
     }
 

@@ -11,7 +11,8 @@ use crate::device::failure::reason_of;
 use crate::ops::attention::{Computation, Method, attend_self};
 use crate::ops::conv::volume::volume_conv;
 use crate::ops::product::Factors;
-use crate::vendor::cudnn::{self, record};
+use crate::vendor::cudnn;
+use crate::vendor::cudnn::record::Engines;
 
 /// Largest relative error that the rounding of inputs, weights and results to bf16 explains: 2^-9 each.
 const TOLERANCE: f64 = 2e-2;
@@ -73,9 +74,9 @@ fn check(
     on_device: impl FnOnce() -> Result<Vec<Vec<f32>>, String>,
     on_cpu: impl FnOnce() -> Result<Vec<Vec<f32>>, String>,
 ) -> Check {
-    let (before, warned) = (record::table().len(), refusals());
+    let (before, warned) = (Engines::of_process().len(), refusals());
     let ours = on_device();
-    let planned = record::table().len().saturating_sub(before);
+    let planned = Engines::of_process().len().saturating_sub(before);
     let unplanned = (planned < plans).then(|| match refusal(&warned, refusals()) {
         // A failure is a reason of its own.
         None if ours.is_ok() => Some(format!("it made {planned} of {plans} plans")),

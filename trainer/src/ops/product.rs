@@ -16,7 +16,7 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, backend_extension};
 use burn::tensor::{DType, FloatDType, Tensor, module};
 
 pub use self::products::Products;
@@ -127,32 +127,8 @@ pub trait Product: Backend {
     fn gradient_of_weight(x: FloatTensor<Self>, dy: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self>;
 }
 
-impl Product for Flex {
-    fn linear_map(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
-        forward::<Self>(x, weight, None, factors)
-    }
-
-    fn affine_map(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        factors: Factors,
-    ) -> FloatTensor<Self> {
-        forward::<Self>(x, weight, Some(bias), factors)
-    }
-
-    fn gradient_of_input(weight: FloatTensor<Self>, dy: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
-        let dtype = dtype_of::<Self>(&dy);
-        Self::input_gradient(weight, dy, factors, dtype)
-    }
-
-    fn gradient_of_weight(x: FloatTensor<Self>, dy: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
-        Self::weight_gradient(x, dy, factors, FloatDType::F32, false).0
-    }
-}
-
-#[cfg(feature = "cube")]
-impl Product for burn::backend::Cube {
+/// Products without a derivative.
+impl<B: Products + KeptNarrowed> Product for B {
     fn linear_map(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
         forward::<Self>(x, weight, None, factors)
     }
@@ -271,7 +247,7 @@ impl<B: Products, const N: usize> Backward<B, N> for Derivative {
     }
 }
 
-impl<B: Product + Products + KeptNarrowed, C: CheckpointStrategy> Product for Autodiff<B, C> {
+impl<B: Products + KeptNarrowed, C: CheckpointStrategy> Product for Autodiff<B, C> {
     fn linear_map(x: FloatTensor<Self>, weight: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
         let tracked = Tracked { x: x.is_tracked(), weight: weight.is_tracked(), bias: false };
         let nodes = [x.node(), weight.node()];
@@ -317,6 +293,7 @@ impl<B: Product + Products + KeptNarrowed, C: CheckpointStrategy> Product for Au
 pub(crate) mod tests {
     use super::*;
     use crate::ops::testing::{Outcome, on_devices, values_and_gradients, wave};
+    use burn::backend::Flex;
     use burn::tensor::{Device, TensorData};
 
     fn inputs([n, l, k, columns]: [usize; 4]) -> [TensorData; 3] {

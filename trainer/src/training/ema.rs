@@ -6,12 +6,21 @@ use std::collections::HashMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::Tensor;
 
+/// Moves `average` towards `model` as [`moved`] does; has no effect without an average or a decay.
+pub(super) fn advance<M: Module>(average: &mut Option<M>, model: &M, decay: Option<f64>) {
+    if let Some(decay) = decay
+        && let Some(old) = average.take()
+    {
+        *average = Some(moved(old, model, decay));
+    }
+}
+
 /// Moves `average` towards `model`: each trained parameter becomes `decay` times its old value plus `1 - decay` times
 /// the model's. Parameters that are not trained keep their values.
 ///
 /// `average` is a copy of `model` made by [`Module::valid`], so that no gradients are tracked.
 #[must_use]
-pub(super) fn moved<M: Module>(average: M, model: &M, decay: f64) -> M {
+fn moved<M: Module>(average: M, model: &M, decay: f64) -> M {
     let mut current = Current(HashMap::new());
     model.visit(&mut current);
     average.map(&mut Move { current: current.0, decay })
@@ -62,7 +71,9 @@ mod tests {
     #[test]
     fn average_moves_towards_the_weights_by_the_decay() {
         let model = Mlp::init(4, 2, &mut WeightInit::new(1, &Device::flex().autodiff()));
-        let average = moved(model.valid(), &model.clone().map(&mut Double), 0.75);
+        let mut average = Some(model.valid());
+        advance(&mut average, &model.clone().map(&mut Double), Some(0.75));
+        let average = average.unwrap();
         let weight = |mlp: &Mlp| mlp.fc1.weight.val().into_data().try_to_vec::<f32>().unwrap();
         for (old, new) in weight(&model).into_iter().zip(weight(&average)) {
             assert!((1.25 * old - new).abs() < 1e-6, "{old} {new}");

@@ -233,14 +233,14 @@ pub enum TrainingError {
         difference: String,
     },
     /// The device failed.
-    #[error("the device failed at step {step}: {message}; {last_good}")]
+    #[error("the device failed at step {step}: {message}{}", LastSaved(last_good.as_ref()))]
     Device {
         /// Step at which the device failed, from 1.
         step: u64,
         /// Reason given by the device, with advice if its memory is exhausted.
         message: String,
-        /// Newest checkpoint before the step.
-        last_good: LastGood,
+        /// Newest checkpoint before the step; absent on ranks that do not write checkpoints.
+        last_good: Option<LastGood>,
     },
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use burn::module::Module as _;
 
-use super::error::LastGood;
+use super::failure_context::FailureContext;
 use super::ranks::{AgreedStep, Pace, Ranks, Start, StepTimes};
 use super::replica::{self, Participants, Replica};
 use super::run_dir::CHECKPOINTS;
@@ -15,8 +15,6 @@ use super::{Outcome, Stream, Summary, Task, TrainOptions, TrainingError, ema, re
 use crate::checkpoint;
 use crate::config::RunConfig as _;
 use crate::device::Compute;
-use crate::device::failure::reason;
-use crate::distributed::ReduceError;
 
 /// Follows rank 0 until the run is over. The summary has no losses, because only rank 0 reads them.
 pub(super) fn follow<T: Task>(
@@ -51,7 +49,8 @@ pub(super) fn follow<T: Task>(
     };
     let mut step = state.as_ref().map_or(0, |state| state.step);
     let first_step = step;
-    let failed = |failure, step| ranks.failed(failure, step, None);
+    let context = |step| FailureContext { config, options, ranks: Some(ranks), step, last_good: None };
+    let failed = |failure, step| context(step).of_rank(failure);
     let validate = |replica: &Replica<T::Model>, ema: &Option<T::Model>, step| {
         let model = ema.clone().unwrap_or_else(|| replica.model().valid());
         let lost = || ranks.group().failure();
@@ -76,24 +75,18 @@ pub(super) fn follow<T: Task>(
             let waited = Instant::now();
             // The group may fail while this rank waits for its data.
             let lost = || ranks.group().failure().map(|failure| failed(failure, step));
-            let batch = feed.next_batch_unless(lost)?;
+            let batch = feed.next_batch_unless(lost).map_err(|error| context(step).of_feed(error))?;
             let times = StepTimes::of(batch.as_ref(), waited.elapsed().as_secs_f64());
             let own = replica::counts(task, batch.as_ref());
             let agreed = ranks.exchange(own, options.stop.is_requested(), times, pace.lap());
             let AgreedStep { all, stop, .. } = agreed.map_err(|failure| failed(failure, step))?;
             let lr = config.schedule().lr(config.optim().lr, step, stream.steps_per_epoch);
             let participants = Participants { sums: ranks.sums(), all };
-            let taken = replica.step(task, batch.as_ref(), lr, Some(participants)).map_err(|error| match error {
-                ReduceError::Peer(failure) => failed(failure, step),
-                ReduceError::Device(message) => {
-                    TrainingError::Device { step: step + 1, message: reason(&message), last_good: LastGood(None) }
-                }
-            })?;
+            let taken = replica.step(task, batch.as_ref(), lr, Some(participants));
+            let taken = taken.map_err(|error| context(step).of_sum(error))?;
             drop(batch);
-            if taken.is_some()
-                && let (Some(decay), Some(average)) = (decay, ema.take())
-            {
-                ema = Some(ema::moved(average, replica.model(), decay));
+            if taken.is_some() {
+                ema::advance(&mut ema, replica.model(), decay);
             }
             step += 1;
             interrupted = is_due(validate_every, step, end_step) && validate(&replica, &ema, step)?;

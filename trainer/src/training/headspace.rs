@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hiend_loader::plural::count;
 
-use super::error::{LastGood, thread_error};
+use super::error::thread_error;
 use super::readback::Readback;
 use super::replica::Replica;
 use super::{Stop, Stream, Target, Task, TrainingError};
@@ -230,7 +230,7 @@ impl<T: Task> Bench<'_, T> {
     }
 
     fn device_error(&self, message: &str) -> TrainingError {
-        TrainingError::Device { step: self.step, message: message.to_owned(), last_good: LastGood(None) }
+        TrainingError::Device { step: self.step, message: message.to_owned(), last_good: None }
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use hiend_loader::batch::BatchTimes;
 use serde::{Deserialize, Serialize};
 
-use super::error::{LastGood, thread_error};
+use super::error::thread_error;
 use super::validation::CaseScores;
 use super::{Counts, TrainingError};
 use crate::config::RunConfig;
@@ -219,12 +219,6 @@ impl Ranks {
     pub(super) fn abort(&self, error: &TrainingError) {
         let message = hiend_cache::with_sources(error);
         if error.is_stop() { self.group.stop(&message) } else { self.group.abort(&message) }
-    }
-
-    /// Error of a run that ends because a rank failed after `step` steps. `last_good` is present on the rank that
-    /// writes checkpoints.
-    pub(super) fn failed(&self, failure: PeerFailure, step: u64, last_good: Option<LastGood>) -> TrainingError {
-        TrainingError::Rank { failure, step, sound: self.sums.is_on_host(), last_good }
     }
 }
 

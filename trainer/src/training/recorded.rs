@@ -13,9 +13,10 @@ use crate::config::{Convolutions, RunConfig as _};
 use crate::device::Compute;
 use crate::journal::{self, Entry};
 use crate::ops::attention::Computation;
-use crate::vendor::algorithms::Owner;
-use crate::vendor::cudnn::record as plans;
-use crate::vendor::{algorithms, recorded};
+use crate::vendor::algorithms::Algorithms;
+use crate::vendor::choices::Owner;
+use crate::vendor::cudnn::record::Engines;
+use crate::vendor::recorded;
 
 /// A file of choices in a run's folder.
 #[derive(Clone, Copy)]
@@ -29,8 +30,8 @@ enum Record {
 impl Record {
     fn file(self) -> &'static str {
         match self {
-            Self::Products => algorithms::FILE,
-            Self::Plans => plans::FILE,
+            Self::Products => Algorithms::FILE,
+            Self::Plans => Engines::FILE,
         }
     }
 
@@ -45,8 +46,8 @@ impl Record {
     /// Libraries and devices of the choices in a run's folder, one per choice.
     fn owners(self, run_dir: &Path) -> std::io::Result<Vec<Owner>> {
         match self {
-            Self::Products => algorithms::owners(run_dir),
-            Self::Plans => plans::owners(run_dir),
+            Self::Products => Algorithms::owners(run_dir),
+            Self::Plans => Engines::owners(run_dir),
         }
     }
 
@@ -85,8 +86,8 @@ pub(super) fn restore<T: Task>(
     let uses_cudnn = convolves || train.attention == Computation::Cudnn;
     let warnings = judge(options, compute, uses_cudnn, |record| record.obstacle(compute))?;
     recorded::allow_other_rounding(options.other_rounding);
-    algorithms::restore(&options.run_dir).map_err(io_error(&options.run_dir.join(algorithms::FILE)))?;
-    plans::restore(&options.run_dir).map_err(io_error(&options.run_dir.join(plans::FILE)))?;
+    Algorithms::restore(&options.run_dir).map_err(io_error(&options.run_dir.join(Algorithms::FILE)))?;
+    Engines::restore(&options.run_dir).map_err(io_error(&options.run_dir.join(Engines::FILE)))?;
     Ok(warnings)
 }
 
@@ -169,7 +170,7 @@ mod tests {
     #[test]
     fn a_run_does_not_continue_without_the_library_that_computed_it() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join(plans::FILE);
+        let file = folder.path().join(Engines::FILE);
         let mut options = TrainOptions::new(folder.path());
         let missing = Some("it is missing");
         assert_eq!(judged(&options, missing), Ok(vec![]));
@@ -202,7 +203,7 @@ mod tests {
         assert!(products.contains("products.json: no choice of cuBLASLt"), "{products}");
         let both = judge(&options, &Compute::cpu(), true, |_| None).unwrap();
         assert!(both.len() == 2 && both[1].contains("plans.json: no choice of cuDNN"), "{both:?}");
-        std::fs::write(folder.path().join(plans::FILE), PLANS).unwrap();
+        std::fs::write(folder.path().join(Engines::FILE), PLANS).unwrap();
         assert_eq!(judge(&options, &Compute::cpu(), true, |_| None).unwrap(), [products]);
     }
 
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn a_damaged_record_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join(algorithms::FILE);
+        let file = folder.path().join(Algorithms::FILE);
         std::fs::write(&file, "[{}]").unwrap();
         assert_eq!(judged(&TrainOptions::new(folder.path()), None), Err(file.display().to_string()));
     }

@@ -9,6 +9,7 @@ use burn::module::Module;
 use hiend_cache::lookup;
 
 use super::error::{LastGood, Suspect, io_error};
+use super::failure_context::FailureContext;
 use super::queued::Queued;
 use super::ranks::{Ranks, Start, device_names};
 use super::readback::Readback;
@@ -24,8 +25,8 @@ use crate::device::Compute;
 use crate::distributed::{PeerFailure, mark_begun};
 use crate::feed::DeviceBatch;
 use crate::journal::{self, Entry, Journal, ValidationRecord, begins_again_text, missing_steps, missing_text};
-use crate::vendor::algorithms;
-use crate::vendor::cudnn::record as plans;
+use crate::vendor::algorithms::Algorithms;
+use crate::vendor::cudnn::record::Engines;
 
 /// A run in progress.
 pub(super) struct Run<'a, T: Task> {
@@ -192,10 +193,17 @@ impl<'a, T: Task> Run<'a, T> {
 
     /// Error of a run that ends because another rank failed.
     pub(super) fn rank_error(&self, failure: PeerFailure) -> TrainingError {
-        let last_good = Some(LastGood(self.last_good.clone()));
-        match &self.ranks {
-            Some(ranks) => ranks.failed(failure, self.step, last_good),
-            None => TrainingError::Rank { failure, step: self.step, sound: true, last_good },
+        self.failure_context().of_rank(failure)
+    }
+
+    /// State for the error of a run that fails now.
+    pub(super) fn failure_context(&self) -> FailureContext<'_, T::Config> {
+        FailureContext {
+            config: self.task.config(),
+            options: self.options,
+            ranks: self.ranks.as_deref(),
+            step: self.step,
+            last_good: Some(LastGood(self.last_good.clone())),
         }
     }
 
@@ -287,9 +295,9 @@ impl<'a, T: Task> Run<'a, T> {
             ..State::new(T::KIND, self.step, self.last_loss, self.task.config(), &self.cache_digest)
         };
         // First: a checkpoint must not exist without the algorithms that led to it.
-        let record = self.options.run_dir.join(algorithms::FILE);
-        algorithms::save(&self.options.run_dir).map_err(io_error(&record))?;
-        plans::save(&self.options.run_dir).map_err(io_error(&self.options.run_dir.join(plans::FILE)))?;
+        let run_dir = &self.options.run_dir;
+        Algorithms::save(run_dir).map_err(io_error(&run_dir.join(Algorithms::FILE)))?;
+        Engines::save(run_dir).map_err(io_error(&run_dir.join(Engines::FILE)))?;
         let saved = self.checkpoints.save(&state, self.model(), self.ema.as_ref(), self.replica.optimizer());
         let path = saved.map_err(|error| match error {
             CheckpointError::Unusable { tensor, value, .. } => {

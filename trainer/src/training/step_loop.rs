@@ -11,10 +11,9 @@ use super::readback::Answer;
 use super::replica::{self, Participants};
 use super::run::Run;
 use super::validation::is_due;
-use super::{Event, Target, Task, TrainingError, ema, memory_advice};
+use super::{Event, Target, Task, TrainingError, ema};
 use crate::config::RunConfig as _;
-use crate::device::{self, failure};
-use crate::distributed::ReduceError;
+use crate::device;
 use crate::feed::{DeviceBatch, Feed};
 use crate::journal::{Entry, StepRecord};
 
@@ -37,14 +36,9 @@ impl<T: Task> Run<'_, T> {
             let start = Instant::now();
             let batch = match feed.next_batch_unless(|| self.lost()) {
                 Ok(batch) => batch,
-                Err(mut error) => {
+                Err(error) => {
                     self.settle_before(&error, watch)?;
-                    if let TrainingError::Feed(error) = &mut error
-                        && let Some(message) = error.device_message_mut()
-                    {
-                        *message = self.explained(message);
-                    }
-                    return Err(error);
+                    return Err(self.failure_context().of_feed(error));
                 }
             };
             let wait_secs = start.elapsed().as_secs_f64();
@@ -141,16 +135,11 @@ impl<T: Task> Run<'_, T> {
         let lr = config.schedule().lr(config.optim().lr, self.step, self.steps_per_epoch);
         let ranks = self.ranks.clone();
         let participants = ranks.as_ref().map(|ranks| Participants { sums: ranks.sums(), all: agreed.all });
-        let result = self.replica.step(self.task, batch, lr, participants).map_err(|error| match error {
-            ReduceError::Peer(failure) => self.rank_error(failure),
-            ReduceError::Device(message) => self.device_error(self.step + 1, &message),
-        });
-        let Some(result) = result? else { return Ok(None) };
+        let result = self.replica.step(self.task, batch, lr, participants);
+        let Some(result) = result.map_err(|error| self.failure_context().of_sum(error))? else { return Ok(None) };
         let crops = result.crops;
         self.readback.ask(result);
-        if let (Some(decay), Some(average)) = (config.train().ema_decay, self.ema.take()) {
-            self.ema = Some(ema::moved(average, self.replica.model(), decay));
-        }
+        ema::advance(&mut self.ema, self.replica.model(), config.train().ema_decay);
         let mut seen = HashSet::new();
         let of_batch = batch.map_or(&[][..], |batch| &batch.crops);
         Ok(Some(Queued {
@@ -191,7 +180,7 @@ impl<T: Task> Run<'_, T> {
         let answer = self.readback.next(|| failure().is_some()).map_err(|error| match failure() {
             // The device waited for the lost rank.
             Some(failure) => self.rank_error(failure),
-            None => self.device_error(step, &error.to_string()),
+            None => self.failure_context().of_device(step, &error.to_string()),
         })?;
         // A sum on the device that was aborted may have left any values: its step is neither recorded nor saved.
         if let (Some(ranks), Some(failure)) = (&group, failure())
@@ -236,27 +225,5 @@ impl<T: Task> Run<'_, T> {
         self.write(&Entry::Step(record.clone()))?;
         watch(&Event::Step(&record));
         Ok(())
-    }
-
-    /// Creates the error of the device at a step, with advice if it ran out of memory.
-    fn device_error(&self, step: u64, message: &str) -> TrainingError {
-        let message = self.explained(message);
-        TrainingError::Device { step, message, last_good: LastGood(self.last_good.clone()) }
-    }
-
-    /// Extracts the reason from a device's message, adding advice if it ran out of memory.
-    fn explained(&self, message: &str) -> String {
-        let mut message = failure::reason(message);
-        if let Some(panic) = device::take_panic() {
-            message = format!("{message} ({panic})");
-        }
-        if failure::is_out_of_memory(&message) {
-            let config = self.task.config();
-            let num_ranks = self.ranks.as_ref().map_or(1, |ranks| ranks.group().num_ranks());
-            let crops = config.stream().crops_per_batch() / num_ranks;
-            let at_a_time = config.train().crops_at_a_time().unwrap_or(crops);
-            message += &memory_advice::less_memory(at_a_time, self.options.gradient_checkpointing);
-        }
-        message
     }
 }

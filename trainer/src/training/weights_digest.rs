@@ -4,7 +4,6 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Bool, ExecutionError, Int, Tensor, TensorData};
 
 use super::TrainingError;
-use super::error::LastGood;
 use crate::device::failure::reason_of;
 
 /// Digest of all parameters of a model, in the order in which the model visits them.
@@ -16,7 +15,7 @@ pub(super) fn weights_digest<M: Module>(model: &M) -> Result<String, TrainingErr
     model.visit(&mut digest);
     match digest.failure {
         None => Ok(digest.hasher.finalize().to_hex().to_string()),
-        Some(message) => Err(TrainingError::Device { step: 0, message, last_good: LastGood(None) }),
+        Some(message) => Err(TrainingError::Device { step: 0, message, last_good: None }),
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::sys::{CUdevice_attribute_enum, CUstream};
 
-use super::algorithms::{self, Algorithm, MAX_WORKSPACE, Owner};
+use super::algorithms::{Algorithm, Algorithms, MAX_WORKSPACE};
+use super::choices::Owner;
 use super::cublaslt_functions::FUNCTIONS;
 use super::library::{self, Found, Library, LibraryError, Places};
 use super::problem::{ColumnMajor, Epilogue, FULL_ALIGNMENT, Number, Problem, Stored, VECTOR_ALIGNMENT};
@@ -71,7 +72,7 @@ pub enum CublasLtError {
     /// The library rejects the algorithm that a run recorded.
     #[error(
         "{0} for the algorithm that the run recorded in {file}: {remedy}",
-        file = algorithms::FILE,
+        file = Algorithms::FILE,
         remedy = recorded::REMEDY
     )]
     Recorded(Box<CublasLtError>),
@@ -284,7 +285,7 @@ impl Session {
             is_fault: is_fault(error),
         })?;
         let owner = Owner { library: format!("cublasLt {version}"), device };
-        if let Some(other) = algorithms::table().others(&owner).next() {
+        if let Some(other) = Algorithms::of_process().others(&owner).next() {
             tracing::warn!(
                 "this run recorded its products with {} on {}; with {} on {} they may round differently",
                 other.library,
@@ -321,7 +322,7 @@ impl Session {
         let left = Layout::new(problem.factors, b, problem.batch)?;
         let out = Layout::new(problem.result, d, problem.batch)?;
         // Looked up on its own: as the condition it would keep the table locked.
-        let recorded = algorithms::table().get(&self.owner, problem);
+        let recorded = Algorithms::of_process().get(&self.owner, problem);
         let usable = recorded::usable(
             problem,
             recorded.map(|algorithm| self.checked(algorithm, &description, [&right, &left, &out])),
@@ -348,7 +349,7 @@ impl Session {
             .named("cublasLtMatmulAlgoGetHeuristic")?;
             let workspace_bytes = best.workspaceSize as u64;
             let chosen = Algorithm { words: best.algo.data, workspace_bytes };
-            algorithms::table().insert(self.owner.clone(), *problem, chosen);
+            Algorithms::of_process().insert(self.owner.clone(), *problem, chosen);
             (best.algo, workspace_bytes)
         };
         Ok(Plan { description, left, right, out, algorithm, workspace_bytes })

@@ -148,7 +148,7 @@ pub enum CudnnError {
     /// The library rejects the engine that a run recorded.
     #[error(
         "{0} for the engine that the run recorded in {file}: {remedy}",
-        file = record::FILE,
+        file = record::Engines::FILE,
         remedy = recorded::REMEDY
     )]
     Recorded(Box<CudnnError>),

@@ -16,6 +16,7 @@ use ring::digest::{Context, Digest, SHA256};
 use thiserror::Error;
 
 use crate::http::{client_for, one_line};
+use crate::variable::{self, NotText};
 
 /// Default server of `hf://`, unless `HF_ENDPOINT` names another.
 const HUGGING_FACE: &str = "https://huggingface.co";
@@ -40,6 +41,9 @@ pub enum DownloadError {
     /// There is no folder for downloaded files.
     #[error("no folder for downloaded weights: set one of the variables XDG_CACHE_HOME and HOME")]
     NoFolder,
+    /// A variable with a value that is not text.
+    #[error(transparent)]
+    NotText(#[from] NotText),
     /// A server that cannot be reached, or a connection that broke.
     #[error("{url}: download failed after {received} bytes: {reason}")]
     Transfer {
@@ -112,13 +116,15 @@ impl Downloads {
     /// `HF_ENDPOINT` and `HF_TOKEN`.
     ///
     /// # Errors
-    /// If no variable names a folder.
+    /// If no variable names a folder, or server or token are not text.
     pub fn of_environment() -> Result<Self, DownloadError> {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let folder = user_cache::folder("weights").ok_or(DownloadError::NoFolder)?;
-        let text = |name| variable(name).and_then(|value| value.into_string().ok());
-        let hugging_face = text("HF_ENDPOINT").unwrap_or_else(|| HUGGING_FACE.to_owned());
-        Ok(Self::new(folder, &hugging_face, text("HF_TOKEN")))
+        Ok(Self::of_variables(folder, variable::text)?)
+    }
+
+    fn of_variables(folder: PathBuf, text: impl Fn(&str) -> Result<Option<String>, NotText>) -> Result<Self, NotText> {
+        let hugging_face = text("HF_ENDPOINT")?.unwrap_or_else(|| HUGGING_FACE.to_owned());
+        Ok(Self::new(folder, &hugging_face, text("HF_TOKEN")?))
     }
 
     fn new(folder: PathBuf, hugging_face: &str, token: Option<String>) -> Self {
@@ -336,6 +342,16 @@ mod tests {
         let heads = server.heads.lock().unwrap();
         let sent = |head: &String| head.to_lowercase().contains("authorization: bearer secret");
         assert_eq!(heads.iter().map(sent).collect::<Vec<_>>(), [true, true, false]);
+    }
+
+    /// Without the variable, a private model would be requested without its token, or from the public server.
+    #[test]
+    fn a_server_or_token_that_is_not_text_is_refused() {
+        for refused in ["HF_ENDPOINT", "HF_TOKEN"] {
+            let text = |name: &str| if name == refused { Err(NotText { name: name.to_owned() }) } else { Ok(None) };
+            let error = Downloads::of_variables(PathBuf::from("unused"), text).unwrap_err();
+            assert_eq!(error.name, refused);
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Tests of the binary: exit codes, and error messages on one line.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Output, Stdio};
 
 /// Journal line of an optimizer step.
@@ -91,14 +93,30 @@ fn settings_are_checked_before_the_cache_is_opened() {
     check(&set("optim.lr=2e-4"), 1, "no-such-cache");
 }
 
-#[test]
-fn a_rank_without_a_token_says_so_before_it_waits() {
+/// Rank 0 of two, as torchrun would start it, without a token.
+fn rank_without_a_token() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
     command.args(["--shards", "none", "--run-dir", "none", "--device", "cpu"]).env_remove("HIEND_TOKEN");
     command.envs([("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")]);
     command.envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")]);
-    let stderr = String::from_utf8(command.output().unwrap().stderr).unwrap();
+    command
+}
+
+#[test]
+fn a_rank_without_a_token_says_so_before_it_waits() {
+    let stderr = String::from_utf8(rank_without_a_token().output().unwrap().stderr).unwrap();
     assert!(stderr.contains("error: HIEND_TOKEN is not set") && !stderr.contains("waits for"), "{stderr}");
+}
+
+#[test]
+fn a_variable_that_is_not_utf8_is_named_and_not_taken_for_an_unset_one() {
+    for name in ["HIEND_TOKEN", "MASTER_ADDR"] {
+        let mut command = rank_without_a_token();
+        command.env(name, OsStr::from_bytes(b"a secret of sixteen characters \xff"));
+        let stderr = String::from_utf8(command.output().unwrap().stderr).unwrap();
+        let expected = format!("error: the environment variable {name} holds bytes that are not UTF-8");
+        assert!(stderr.contains(&expected) && !stderr.contains("a secret"), "{stderr}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::mem::ManuallyDrop;
 use std::net::TcpListener;
 
 use burn::tensor::Tensor;
+use hiend_cache::lease::host_name;
 use mpi::Threading;
 use mpi::environment::Universe;
 use mpi::topology::SimpleCommunicator;
@@ -15,10 +16,11 @@ use super::MpiError;
 use crate::distributed::all_reduce::{AllReduce, HostSum, ReduceError, sum_on_host};
 use crate::distributed::pairwise::Pairwise;
 use crate::distributed::peer::PeerFailure;
-use crate::distributed::rendezvous::{JoinError, host_name};
+use crate::distributed::rendezvous::JoinError;
 use crate::distributed::tcp_sum::{BUCKET, added};
 use crate::distributed::token::Token;
 use crate::distributed::world::{Listener, Master, MpiAddress, World};
+use crate::variable;
 
 /// MPI in this process. Ended only by [`Self::end`]: after a failure, ending MPI would wait for lost ranks.
 pub struct Mpi {
@@ -55,7 +57,7 @@ impl Mpi {
     /// ranks are on its machine.
     ///
     /// # Errors
-    /// If rank 0 cannot listen, or `HIEND_TOKEN` is too short.
+    /// If rank 0 cannot listen, or one of `HIEND_TOKEN` (too short), `MASTER_ADDR` and `MASTER_PORT` is not usable.
     pub fn world(&self, listen: Option<&str>) -> Result<(World, Token), MpiError> {
         let all = self.universe.world();
         let (rank, num_ranks) = (all.rank() as usize, all.size() as usize);
@@ -85,9 +87,12 @@ impl Mpi {
 
 /// Opens the socket of rank 0.
 fn announce(listen: Option<&str>, one_machine: bool) -> Result<(Announcement, TcpListener), MpiError> {
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let host = variable("MASTER_ADDR").unwrap_or_else(|| if one_machine { "127.0.0.1".into() } else { host_name() });
-    let port = variable("MASTER_PORT").unwrap_or_else(|| "0".into());
+    let host = match variable::text("MASTER_ADDR")? {
+        Some(host) => host,
+        None if one_machine => "127.0.0.1".to_owned(),
+        None => host_name(),
+    };
+    let port = variable::text("MASTER_PORT")?.unwrap_or_else(|| "0".into());
     let at = listen.unwrap_or(&host);
     let failed = |source| JoinError::Listen { address: format!("{at}:{port}"), source };
     let number: u16 = port.parse::<u16>().map_err(|error| failed(std::io::Error::other(error)))?;

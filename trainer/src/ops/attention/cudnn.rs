@@ -256,7 +256,7 @@ pub(crate) mod tests {
     use crate::ops::attention::{attend_cross, attend_self};
     use crate::ops::product::Factors;
     use crate::ops::testing::{Outcome, on_gpus, short_of, values_and_gradients, wave};
-    use crate::vendor::cudnn::record;
+    use crate::vendor::cudnn::record::Engines;
     use crate::vendor::cudnn::session::Problem as _;
     use burn::tensor::{Device, FloatDType, Tensor};
 
@@ -371,16 +371,16 @@ pub(crate) mod tests {
                 to_itself(device, [length, width], bias, Computation::Cudnn).assert_close(&first, 0.0);
             }
         }
-        assert!(!record::table().is_empty());
+        assert!(!Engines::of_process().is_empty());
     }
 
     fn a_resumed_run_computes_the_same_bits_by_its_recorded_engines(device: &Device) {
         let x = Tensor::<1>::zeros([1], device).try_into_primitive::<Cube>().unwrap();
         let first = to_itself(device, [129, 96], Bias::Before, Computation::Cudnn);
-        let recorded = record::table().clone();
+        let recorded = Engines::of_process().clone();
         queue::forget(&x).unwrap();
         to_itself(device, [129, 96], Bias::Before, Computation::Cudnn).assert_close(&first, 0.0);
-        let now = record::table().clone();
+        let now = Engines::of_process().clone();
         let mut both = now.clone();
         both.extend(recorded);
         assert!(both == now, "an engine was chosen again");
@@ -392,12 +392,12 @@ pub(crate) mod tests {
         let sources = Sources::Own(tokens(device, 97, 3 * HEADS * 64, Bias::Before));
         let planned = || Plan::planned(&sources, first(&sources), HEADS).unwrap_or_else(|reason| panic!("{reason}"));
         let plan = planned();
-        let recorded = record::table().clone();
-        record::table().spoil(&Forward(plan.attention).key());
-        record::table().spoil(&plan.backward.key());
+        let recorded = Engines::of_process().clone();
+        Engines::of_process().spoil(&Forward(plan.attention).key());
+        Engines::of_process().spoil(&plan.backward.key());
         queue::forget(first(&sources)).unwrap();
         let spoiled = planned();
-        record::table().extend(recorded);
+        Engines::of_process().extend(recorded);
         for prepared in spoiled.prepared {
             let reason = prepared.into_result().unwrap_err();
             assert!(reason.contains("--other-rounding"), "{reason}");

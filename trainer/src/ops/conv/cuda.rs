@@ -126,7 +126,7 @@ pub(crate) mod tests {
     use crate::ops::testing::{on_gpus, wave};
     use crate::vendor::cudnn;
     use crate::vendor::cudnn::queue::forget;
-    use crate::vendor::cudnn::record;
+    use crate::vendor::cudnn::record::Engines;
     use crate::vendor::cudnn::session::{ALIGNMENT, Problem as _};
     use burn::backend::Cube;
     use burn::tensor::{Device, FloatDType, Tensor};
@@ -159,17 +159,17 @@ pub(crate) mod tests {
                 }
             }
         }
-        assert!(!record::table().is_empty());
+        assert!(!Engines::of_process().is_empty());
     }
 
     fn a_resumed_run_computes_the_same_bits_by_its_recorded_engines(device: &Device) {
         let x = Tensor::<1>::zeros([1], device).try_into_primitive::<Cube>().unwrap();
         for factors in FORMS {
             let first = outcome(device, [32, 32, 24], factors);
-            let recorded = record::table().clone();
+            let recorded = Engines::of_process().clone();
             forget(&x).unwrap();
             assert!(outcome(device, [32, 32, 24], factors) == first, "{factors:?}");
-            let now = record::table().clone();
+            let now = Engines::of_process().clone();
             let mut both = now.clone();
             both.extend(recorded);
             assert!(both == now, "{factors:?}: an engine was chosen again");
@@ -184,11 +184,11 @@ pub(crate) mod tests {
         let problem = sizes.problem(Direction::Forward, [DType::BF16; 2], Factors::Bf16).unwrap();
         let prepared = || prepare(&problem, &x).expect("not refused").into_result();
         let bytes = prepared().expect("planned");
-        let recorded = record::table().clone();
-        record::table().spoil(&problem.key());
+        let recorded = Engines::of_process().clone();
+        Engines::of_process().spoil(&problem.key());
         forget(&x).unwrap();
         let spoiled = prepared();
-        record::table().extend(recorded);
+        Engines::of_process().extend(recorded);
         let reason = spoiled.unwrap_err();
         assert!(reason.contains("--other-rounding"), "{reason}");
         assert_eq!(prepared(), Ok(bytes));

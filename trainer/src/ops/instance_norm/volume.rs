@@ -255,24 +255,8 @@ impl<B: VolumeNorms> Saved<B> {
     }
 }
 
-impl VolumeNorm for Flex {
-    fn norm_alone(x: FloatTensor<Self>, options: NormLeaky, dtype: FloatDType) -> FloatTensor<Self> {
-        Saved::<Self>::new(x, None, options).value(dtype)
-    }
-
-    fn norm_joined(
-        x: FloatTensor<Self>,
-        branch: FloatTensor<Self>,
-        normed: bool,
-        options: NormLeaky,
-        dtype: FloatDType,
-    ) -> FloatTensor<Self> {
-        Saved::<Self>::new(x, Some((branch, normed)), options).value(dtype)
-    }
-}
-
-#[cfg(feature = "cube")]
-impl VolumeNorm for burn::backend::Cube {
+/// The operations without a derivative.
+impl<B: VolumeNorms> VolumeNorm for B {
     fn norm_alone(x: FloatTensor<Self>, options: NormLeaky, dtype: FloatDType) -> FloatTensor<Self> {
         Saved::<Self>::new(x, None, options).value(dtype)
     }
@@ -307,7 +291,7 @@ impl<B: VolumeNorms, const N: usize> Backward<B, N> for Derivative {
     }
 }
 
-impl<B: VolumeNorm + VolumeNorms, C: CheckpointStrategy> VolumeNorm for Autodiff<B, C> {
+impl<B: VolumeNorms, C: CheckpointStrategy> VolumeNorm for Autodiff<B, C> {
     fn norm_alone(x: FloatTensor<Self>, options: NormLeaky, dtype: FloatDType) -> FloatTensor<Self> {
         let nodes = [x.node()];
         let x = x.into_primitive();

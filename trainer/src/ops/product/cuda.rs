@@ -243,7 +243,7 @@ pub(crate) mod tests {
     use crate::device::failure::{is_out_of_memory, reason_of};
     use crate::ops::product::{affine, linear};
     use crate::ops::testing::{on_gpus, wave};
-    use crate::vendor::algorithms;
+    use crate::vendor::algorithms::Algorithms;
     use burn::backend::Cube;
     use burn::tensor::{Device, Tensor};
 
@@ -277,7 +277,7 @@ pub(crate) mod tests {
                 }
             }
         }
-        assert!(!algorithms::table().is_empty());
+        assert!(!Algorithms::of_process().is_empty());
     }
 
     /// If the library refused these products, Burn would compute them without an error.
@@ -379,10 +379,10 @@ pub(crate) mod tests {
         for factors in FORMS {
             let sizes = [4, 129, 1536, 528];
             let first = outcome(device, sizes, factors);
-            let recorded = algorithms::table().clone();
+            let recorded = Algorithms::of_process().clone();
             queue::forget(&tensor(device, [1], 0.7)).unwrap();
             assert!(outcome(device, sizes, factors) == first, "{factors:?}");
-            let now = algorithms::table().clone();
+            let now = Algorithms::of_process().clone();
             let mut both = now.clone();
             both.extend(recorded);
             assert!(both == now, "{factors:?}: an algorithm was chosen again");
@@ -399,11 +399,11 @@ pub(crate) mod tests {
             || planned(&left, &right, &shape, DType::F32, Epilogue::Plain, Factors::F32).expect("not refused");
         let (problem, first) = prepared();
         let bytes = first.into_result().expect("planned");
-        let recorded = algorithms::table().clone();
-        algorithms::table().spoil(&problem);
+        let recorded = Algorithms::of_process().clone();
+        Algorithms::of_process().spoil(&problem);
         queue::forget(&x).unwrap();
         let (_, spoiled) = prepared();
-        algorithms::table().extend(recorded);
+        Algorithms::of_process().extend(recorded);
         let reason = spoiled.into_result().unwrap_err();
         assert!(reason.contains("cublasLtMatmulAlgoCheck"), "{reason}");
         assert_eq!(prepared().1.into_result(), Ok(bytes));

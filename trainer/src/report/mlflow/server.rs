@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use reqwest::{RequestBuilder, Url};
 
+use crate::variable::{self, NotText};
+
 /// Form of an address, for messages.
 const EXPECTED: &str = "expected http://HOST:PORT or https://HOST, such as http://127.0.0.1:5000";
 
@@ -99,18 +101,20 @@ impl fmt::Debug for Credentials {
 impl Credentials {
     /// Reads the credentials from `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`, or else from
     /// `MLFLOW_TRACKING_TOKEN`, as MLflow's own client does.
-    #[must_use]
-    pub fn of_environment() -> Self {
-        Self::of_variables(|name| std::env::var(name).ok())
+    ///
+    /// # Errors
+    /// If one of them is not text.
+    pub fn of_environment() -> Result<Self, NotText> {
+        Self::of_variables(variable::text)
     }
 
-    fn of_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
-        let set = |name| variable(name).filter(|value| !value.is_empty());
-        match (set("MLFLOW_TRACKING_USERNAME"), set("MLFLOW_TRACKING_PASSWORD"), set("MLFLOW_TRACKING_TOKEN")) {
+    fn of_variables(text: impl Fn(&str) -> Result<Option<String>, NotText>) -> Result<Self, NotText> {
+        let (user, password) = (text("MLFLOW_TRACKING_USERNAME")?, text("MLFLOW_TRACKING_PASSWORD")?);
+        Ok(match (user, password, text("MLFLOW_TRACKING_TOKEN")?) {
             (Some(user), Some(password), _) => Self::Basic { user, password },
             (_, _, Some(token)) => Self::Token(token),
             _ => Self::Absent,
-        }
+        })
     }
 
     pub(super) fn add_to(&self, request: RequestBuilder) -> RequestBuilder {
@@ -152,7 +156,7 @@ mod tests {
     fn credentials_are_taken_as_by_mlflow_and_never_shown() {
         let of = |pairs: &[(&str, &str)]| {
             let of_name = |name: &str| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-            Credentials::of_variables(of_name)
+            Credentials::of_variables(|name| Ok(of_name(name))).unwrap()
         };
         let (user, password) = (("MLFLOW_TRACKING_USERNAME", "u"), ("MLFLOW_TRACKING_PASSWORD", "secret"));
         let token = ("MLFLOW_TRACKING_TOKEN", "secret");
@@ -162,6 +166,8 @@ mod tests {
         for shown in [of(&[user, password]), of(&[token])] {
             assert!(!format!("{shown:?}").contains("secret"));
         }
+        let unreadable = Credentials::of_variables(|name| Err(NotText { name: name.to_owned() })).unwrap_err();
+        assert_eq!(unreadable.name, "MLFLOW_TRACKING_USERNAME");
         let server: ServerUrl = "http://u:secret@host:5000".parse().unwrap();
         assert!(server.had_credentials());
         assert!(!format!("{server} {server:?} {}", server.page("1", "a")).contains("secret"));

@@ -6,8 +6,9 @@ use std::fmt;
 
 use super::graph::{Descriptor, NumericalNote};
 use super::plan::Plan;
-use super::{CudnnError, Handle, Target, opened, record};
-use crate::vendor::algorithms::Owner;
+use super::record::Engines;
+use super::{CudnnError, Handle, Target, opened};
+use crate::vendor::choices::Owner;
 use crate::vendor::recorded;
 
 /// Alignment in bytes that plans expect of every tensor in device memory, that of
@@ -61,7 +62,7 @@ impl Session {
     /// If the library is not there.
     pub fn on(target: Target, device: String) -> Result<Self, CudnnError> {
         let owner = Owner { library: format!("cudnn {}", opened()?.version), device };
-        if let Some(other) = record::table().others(&owner).next() {
+        if let Some(other) = Engines::of_process().others(&owner).next() {
             tracing::warn!(
                 "this run recorded its plans with {} on {}; with {} on {} they may round differently",
                 other.library,
@@ -81,7 +82,7 @@ impl Session {
     pub fn prepare(&mut self, problem: &dyn Problem) -> Result<u64, CudnnError> {
         let key = problem.key();
         if !self.plans.contains_key(&key) {
-            match self.plan(problem, &key) {
+            match self.plan(problem) {
                 Err(fault) if fault.is_fault() => return Err(fault),
                 plan => self.plans.insert(key.clone(), plan),
             };
@@ -92,10 +93,11 @@ impl Session {
         }
     }
 
-    fn plan(&self, problem: &dyn Problem, key: &str) -> Result<Plan, CudnnError> {
+    fn plan(&self, problem: &dyn Problem) -> Result<Plan, CudnnError> {
+        let key = problem.key();
         let graph = problem.graph(&self.target)?;
         // Looked up on its own: as the condition it would keep the table locked.
-        let choice = record::table().get(&self.owner, key);
+        let choice = Engines::of_process().get(&self.owner, &key);
         let planned = recorded::usable(
             problem,
             choice.map(|choice| Plan::of(&self.target, &graph, &choice)),
@@ -107,7 +109,7 @@ impl Session {
             return Ok(plan);
         }
         let plan = Plan::fastest(&self.target, &graph, problem.refused(), problem.most_workspace())?;
-        record::table().insert(self.owner.clone(), key.to_owned(), plan.choice.clone());
+        Engines::of_process().insert(self.owner.clone(), key, plan.choice.clone());
         Ok(plan)
     }
 
