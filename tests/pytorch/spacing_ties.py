@@ -7,7 +7,7 @@ place in the source is half-way between two voxels, to 1e-9 of their distance. V
 choice of another source voxel shows. --save keeps MONAI's label maps; --against compares them with those kept by another
 release of MONAI or PyTorch. Scans to which MONAI gives another number of voxels, as the extent divided by the spacing is
 half-way between two whole numbers, are counted and not compared. Exits with 1 if a label off the ties differs from
-MONAI's, or an image by more than the cache's rounding to whole HU. docs/commands.md has the results.
+MONAI's, or an image by more than the cache's rounding to whole HU. benches/README.md has the results.
 """
 
 import argparse
