@@ -47,7 +47,7 @@ pub use panics::{Panicked, catch_panic, stop_at_panic, take_panicked};
 pub use storage::{AccessArg, RetryArg, StorageArgs};
 pub use table::{Table, terminal_width};
 pub use values::{
-    CodecArg, Expected, NormalizeArg, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape,
+    CodecArg, Expected, Fold, NormalizeArg, OnSuspectArg, Spacing, parse_bytes, parse_fold, parse_rank, parse_shape,
     parse_some_bytes, parse_spacing, parse_window,
 };
 

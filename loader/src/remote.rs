@@ -133,8 +133,8 @@ struct Facts {
     /// Labels that datasets name but no voxel has, as far as the server knows; not compared, because equal cases have
     /// equal ones.
     unseen_labels: BTreeSet<u8>,
-    /// Remarks on entries to exclude; not compared.
-    exclude_remarks: Vec<String>,
+    /// Remarks on the selection of cases; not compared.
+    remarks: Vec<String>,
 }
 
 /// Open stream of one or several servers.
@@ -249,11 +249,13 @@ impl RemoteLoader {
         &self.facts.unseen_labels
     }
 
-    /// Remarks of a server on the first entries of [`StreamConfig::exclude`] that match no dataset of its caches, a line each;
-    /// see [`remarks_on_exclude`](crate::pipeline::remarks_on_exclude).
+    /// Remarks of a server on the selection of cases, a line each: on the first entries of [`StreamConfig::exclude`] that
+    /// match no dataset of its caches, and on unlabelled cases that are left out; see
+    /// [`remarks_on_exclude`](crate::pipeline::remarks_on_exclude) and
+    /// [`remark_on_labels`](crate::pipeline::remark_on_labels).
     #[must_use]
-    pub fn exclude_remarks(&self) -> &[String] {
-        &self.facts.exclude_remarks
+    pub fn remarks(&self) -> &[String] {
+        &self.facts.remarks
     }
 
     /// Starts an endless stream of the batches from `start_step` on.

@@ -5,11 +5,16 @@
 //! the folds in turn ([`FoldRule::Dealt`]). Folds differ by one case at most, over the cache and within every dataset.
 //! Which datasets a stream includes changes no case's fold; cases added to the cache may change it.
 //!
+//! A stream with labels takes the cases that have some. Within a dataset they are dealt first, so that their folds differ
+//! by one case at most, too. Datasets with labels for every case have the folds of a stream without labels, whichever
+//! other datasets the cache holds.
+//!
 //! [`FoldRule::Hashed`] is the rule of configurations that name none: a case's fold is the hash modulo the number of
 //! folds. It depends on nothing else, so a case stays in its fold when others are added, but of a few cases a fold may
 //! get none.
 //!
-//! For learning from few cases, the shots are the cases with the smallest such hashes among the selected datasets.
+//! For learning from few cases, the shots are the cases with the smallest such hashes among the selected datasets, in a
+//! stream with labels among their labelled cases.
 //! Their number is exact; adding cases to the cache may change the choice.
 
 mod error;
@@ -175,6 +180,12 @@ impl Split {
         }
     }
 
+    /// Returns true if the split names its cases, in a file or in the configuration.
+    #[must_use]
+    pub fn names_cases(&self) -> bool {
+        matches!(self, Self::List(_) | Self::File(_) | Self::Cases(_))
+    }
+
     /// Returns the split with the names from a list in place of its file, for other machines.
     ///
     /// # Errors
@@ -191,7 +202,7 @@ impl Split {
 }
 
 impl FoldSplit {
-    /// Fold of each case of a cache.
+    /// Fold of each case of a cache. Within a dataset, usable cases are dealt before the others.
     ///
     /// # Errors
     /// If cases are dealt, and there are fewer of them than folds.
@@ -204,16 +215,17 @@ impl FoldSplit {
             return Ok(cases.iter().map(|case| modulo(hash(self.seed, case.key))).collect());
         }
         if cases.len() < self.of as usize {
-            return Err(SelectError::TooManyFolds { of: self.of, cases: cases.len() });
+            let usable = cases.iter().filter(|case| case.is_usable).count();
+            return Err(SelectError::TooManyFolds { of: self.of, cases: usable });
         }
-        let mut order: Vec<(&str, u64, &str, usize)> = cases
+        let mut order: Vec<(&str, bool, u64, &str, usize)> = cases
             .iter()
             .enumerate()
-            .map(|(at, case)| (case.dataset, hash(self.seed, case.key), case.key, at))
+            .map(|(at, case)| (case.dataset, !case.is_usable, hash(self.seed, case.key), case.key, at))
             .collect();
         order.sort_unstable();
         let mut folds = vec![0; cases.len()];
-        for ((_, _, _, at), number) in order.into_iter().zip(0..) {
+        for ((.., at), number) in order.into_iter().zip(0..) {
             folds[at] = modulo(number);
         }
         Ok(folds)

@@ -127,6 +127,8 @@ pub struct TrackArgs {
 
 #[cfg(test)]
 mod tests {
+    use hiend_loader::program::Fold;
+
     use super::*;
     use crate::config::pretrain::PretrainPreset;
 
@@ -147,7 +149,9 @@ mod tests {
             Cli::try_parse_from(words)
         };
         let cli = finetune(&["--init", "none", "--fold", "1/5"]).unwrap();
-        assert!(matches!(cli.command, Some(Command::Finetune(args)) if args.fold == Some((1, 5))));
+        assert!(
+            matches!(cli.command, Some(Command::Finetune(args)) if args.fold == Some(Fold { number: 1, of: Some(5) }))
+        );
         assert!(finetune(&[]).is_err());
         assert!(finetune(&["--resume"]).is_ok());
         assert!(finetune(&["--resume-from", "500"]).is_ok());

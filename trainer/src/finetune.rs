@@ -75,15 +75,19 @@ pub enum FinetuneError {
 
 /// Hint at the flags that divide the cases differently, for an error that the division causes; empty for other errors,
 /// such as that of a list of cases.
-fn split_hint(error: &pipeline::Error) -> &'static str {
-    match error {
-        pipeline::Error::Unsuitable {
-            reason:
-                Unsuitable::NothingSelected { by_split: true, .. }
-                | Unsuitable::Select(SelectError::TooManyFolds { .. } | SelectError::TooManyShots { .. }),
-            ..
-        } => " (--fold, --shots and --no-validation split otherwise)",
-        _ => "",
+fn split_hint(error: &pipeline::Error) -> String {
+    let pipeline::Error::Unsuitable { reason, .. } = error else { return String::new() };
+    match reason {
+        Unsuitable::Select(SelectError::TooManyFolds { cases, .. } | SelectError::TooManyShots { cases, .. }) => {
+            match *cases {
+                0 | 1 => " (use --no-validation)".to_owned(),
+                cases => format!(" (use --fold 0/{cases}, --shots 1 or --no-validation)"),
+            }
+        }
+        Unsuitable::NothingSelected { by_split: true, .. } => {
+            " (--fold, --shots and --no-validation split otherwise)".to_owned()
+        }
+        _ => String::new(),
     }
 }
 

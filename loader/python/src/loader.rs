@@ -94,8 +94,9 @@ impl Loader {
             let caches = caches.iter().map(open).collect::<Result<Vec<_>, _>>()?;
             let mut remarks: BTreeSet<String> =
                 caches.iter().filter_map(|(cache, _)| config.remark_on_foreground(cache.manifest())).collect();
-            let opened = caches.iter().map(|(cache, _)| &**cache);
-            remarks.extend(pipeline::remarks_on_exclude(opened, &config.exclude));
+            let opened = || caches.iter().map(|(cache, _)| &**cache);
+            remarks.extend(pipeline::remarks_on_exclude(opened(), &config.exclude));
+            remarks.extend(pipeline::remark_on_labels(opened(), &config));
             let opened = Opened::Local(pipeline::Loader::open_mix(caches, config, seed, &options)?);
             for remark in remarks {
                 tracing::warn!("{remark}");
@@ -147,7 +148,7 @@ impl Loader {
         };
         let connect = || -> Result<Opened, Failure> {
             let loader = RemoteLoader::connect(&servers, config.clone(), seed, options)?;
-            for remark in config.remark_on_foreground(loader.manifest()).iter().chain(loader.exclude_remarks()) {
+            for remark in config.remark_on_foreground(loader.manifest()).iter().chain(loader.remarks()) {
                 tracing::warn!("{remark}");
             }
             Ok(Opened::Remote(Box::new(loader)))

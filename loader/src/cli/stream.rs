@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 
 use crate::pipeline::OnCorrupt;
-use crate::program::{StorageArgs, parse_fold, parse_rank, parse_shape, parse_some_bytes};
+use crate::program::{Fold, StorageArgs, parse_fold, parse_rank, parse_shape, parse_some_bytes};
 use crate::sampler::SampleBy;
 use crate::transform::Chain;
 
@@ -119,9 +119,9 @@ pub(crate) struct StreamOptions {
     /// Exclude a dataset; `*` and `?` are wildcards; may be repeated
     #[arg(long, value_name = "NAME")]
     pub exclude: Vec<String>,
-    /// Use the training cases of fold K of N, K from 0
+    /// Use the training cases of fold K of N, K from 0; with --splits, K alone is enough
     #[arg(long, value_name = "K/N", value_parser = parse_fold, conflicts_with = "list")]
-    pub fold: Option<(u32, u32)>,
+    pub fold: Option<Fold>,
     /// File of folds in nnU-Net's format, from which --fold chooses
     #[arg(long, value_name = "FILE", requires = "fold")]
     pub splits: Option<PathBuf>,

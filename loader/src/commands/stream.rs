@@ -15,10 +15,10 @@ use crate::batch::VoxelForm;
 #[cfg(feature = "client")]
 use crate::cli::RemoteArgs;
 use crate::cli::{SampleByArg, Stream, StreamOptions};
-use crate::pipeline::{Loader, LoaderOptions, StreamConfig, remarks_on_exclude};
+use crate::pipeline::{Loader, LoaderOptions, StreamConfig, remark_on_labels, remarks_on_exclude};
 #[cfg(feature = "client")]
 use crate::program::read_token;
-use crate::program::{UsageError, note, print};
+use crate::program::{Fold, UsageError, note, print};
 #[cfg(feature = "client")]
 use crate::remote::{RemoteLoader, RemoteOptions};
 use crate::split::{FileSplit, FoldRule, FoldSplit, ListSplit, Part, Split};
@@ -40,6 +40,9 @@ struct Line<'a> {
 
 /// Refuses flags that need another one, in the words that were typed.
 fn check(options: &StreamOptions) -> Result<(), UsageError> {
+    if let (Some(fold), None) = (options.fold, &options.splits) {
+        fold.dealt()?;
+    }
     let kind = match options.sample_by {
         SampleByArg::Label if !options.labels => "label",
         SampleByArg::Class if !options.labels => "class",
@@ -58,10 +61,12 @@ pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions)
         ..LoaderOptions::default()
     };
     let caches = caches::open(caches, weights, &options.storage)?;
-    for remark in remarks_on_exclude(caches.iter().map(|(cache, _)| &**cache), &options.exclude) {
+    let config = config(options);
+    let opened = || caches.iter().map(|(cache, _)| &**cache);
+    for remark in remarks_on_exclude(opened(), &config.exclude).into_iter().chain(remark_on_labels(opened(), &config)) {
         note(format_args!("warning: {remark}"));
     }
-    Ok(Loader::open_mix(caches, config(options), options.seed, &loader_options)?)
+    Ok(Loader::open_mix(caches, config, options.seed, &loader_options)?)
 }
 
 pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
@@ -121,7 +126,7 @@ fn connect(args: &RemoteArgs, options: &StreamOptions) -> anyhow::Result<RemoteL
         ..RemoteOptions::default()
     };
     let loader = RemoteLoader::connect(&args.loader, config, options.seed, remote)?;
-    for remark in loader.exclude_remarks() {
+    for remark in loader.remarks() {
         note(format_args!("warning: {remark}"));
     }
     Ok(loader)
@@ -157,10 +162,13 @@ where
 fn config(options: &StreamOptions) -> StreamConfig {
     let part = if options.validation { Part::Validation } else { Part::Train };
     let split = match (options.fold, &options.splits, &options.list) {
-        (Some((fold, of)), Some(splits), _) => {
-            Split::File(FileSplit { splits: splits.clone(), fold, of: Some(of), part })
+        (Some(Fold { number: fold, of }), Some(splits), _) => {
+            Split::File(FileSplit { splits: splits.clone(), fold, of, part })
         }
-        (Some((fold, of)), None, _) => Split::Fold(FoldSplit { fold, of, part, seed: 0, rule: FoldRule::Dealt }),
+        // Without a number of folds, `check` has refused it.
+        (Some(Fold { number: fold, of }), None, _) => {
+            Split::Fold(FoldSplit { fold, of: of.unwrap_or_default(), part, seed: 0, rule: FoldRule::Dealt })
+        }
         (None, _, Some(list)) => Split::List(ListSplit { list: list.clone() }),
         (None, _, None) => Split::default(),
     };

@@ -131,12 +131,6 @@ pub enum Unsuitable {
         /// Key of a case that differs.
         other: String,
     },
-    /// A case has no labels, but the stream carries them.
-    #[error("case {case} has no labels; exclude its dataset, or split by a list of labelled cases")]
-    NoLabels {
-        /// Key of the case.
-        case: String,
-    },
     /// A case is stored with a codec that a device cannot decode.
     #[error(
         "case {case} is stored with a codec other than \"fast\", which a device decodes; convert again with --codec fast, \

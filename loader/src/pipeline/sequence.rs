@@ -10,9 +10,10 @@ use crate::convert::may_have;
 use crate::dataset::Difference;
 use crate::epoch::VisitOrder;
 use crate::mix::Mix;
+use crate::plural::count;
 use crate::preprocess::normalize::{Normalize, Units};
 use crate::preprocess::{PreprocessConfig, window::Store};
-use crate::split::{self, CaseName, Selector};
+use crate::split::{self, CaseName, Selector, Split};
 
 /// Visits by number, as a pure function of seed, caches, weights and selection.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ impl Sequence {
         let mut first: Option<PreprocessConfig> = None;
         for (number, (cache, _)) in (0..).zip(caches) {
             let unsuitable = |reason| Error::Unsuitable { path: cache.dir().to_owned(), reason };
-            let cases = select(&cache, &selector).map_err(unsuitable)?;
+            let cases = select(&cache, &selector, config.labels).map_err(unsuitable)?;
             let preprocess = check_cases(&cache, &cases, config).map_err(unsuitable)?;
             let first = first.get_or_insert_with(|| preprocess.clone());
             if first.spacing != preprocess.spacing {
@@ -191,9 +192,13 @@ fn check_classes(earlier: &[SelectedCases], cache: &Cache, cases: &[usize]) -> R
     Ok(())
 }
 
-/// Names of a cache's cases, in the order of the cache.
-fn names_of(cache: &Cache) -> Vec<CaseName<'_>> {
-    cache.cases().iter().map(|case| CaseName { dataset: &case.record().dataset, key: case.key() }).collect()
+/// Names of a cache's cases, in the order of the cache. With `labels`, cases without any are not usable.
+fn names_of(cache: &Cache, labels: bool) -> Vec<CaseName<'_>> {
+    let cases = cache.cases().iter().map(|case| {
+        let record = case.record();
+        CaseName { dataset: &record.dataset, key: case.key(), is_usable: !labels || record.label.is_some() }
+    });
+    cases.collect()
 }
 
 /// Remarks on the entries of [`StreamConfig::exclude`] that match no dataset of any of the caches, one line each; see
@@ -203,20 +208,35 @@ pub fn remarks_on_exclude<'a>(caches: impl IntoIterator<Item = &'a Cache>, exclu
     if exclude.is_empty() {
         return Vec::new();
     }
-    let names: Vec<CaseName<'_>> = caches.into_iter().flat_map(names_of).collect();
+    let names: Vec<CaseName<'_>> = caches.into_iter().flat_map(|cache| names_of(cache, false)).collect();
     split::remarks_on_exclude(exclude, &names)
 }
 
-/// Indices of the selected cases of a cache; at least one.
-fn select(cache: &Cache, selector: &Selector) -> Result<Vec<usize>, Unsuitable> {
+/// Remark that a stream with labels leaves out the unlabelled cases of the selected datasets of the caches; `None` if
+/// there are none. Cases that the split names are not left out: they have labels, or the stream cannot be opened.
+#[must_use]
+pub fn remark_on_labels<'a>(caches: impl IntoIterator<Item = &'a Cache>, config: &StreamConfig) -> Option<String> {
+    if !config.labels || config.split.names_cases() {
+        return None;
+    }
+    let selector = Selector::new(&config.include, &config.exclude, &Split::default()).ok()?;
+    let names: Vec<CaseName<'_>> = caches.into_iter().flat_map(|cache| names_of(cache, true)).collect();
+    let (labelled, all) = selector.num_of_datasets(&names);
+    let verb = if labelled == 1 { "has" } else { "have" };
+    (0 < labelled && labelled < all)
+        .then(|| format!("labels: {labelled} of {} {verb} labels; the others are left out", count(all, "case")))
+}
+
+/// Indices of the selected cases of a cache, with `labels` only of labelled ones; at least one.
+fn select(cache: &Cache, selector: &Selector, labels: bool) -> Result<Vec<usize>, Unsuitable> {
     if cache.cases().is_empty() {
         return Err(Unsuitable::Empty);
     }
-    let names = names_of(cache);
+    let names = names_of(cache, labels);
     let cases = selector.select(&names).map_err(Unsuitable::Select)?;
     if cases.is_empty() {
-        let by_split = selector.selects_a_dataset(&names);
-        return Err(Unsuitable::NothingSelected { cases: names.len(), by_split });
+        let (_, of_datasets) = selector.num_of_datasets(&names);
+        return Err(Unsuitable::NothingSelected { cases: names.len(), by_split: of_datasets > 0 });
     }
     Ok(cases)
 }
@@ -228,7 +248,7 @@ fn select(cache: &Cache, selector: &Selector) -> Result<Vec<usize>, Unsuitable> 
 pub fn cases_of(cache: &Cache, config: &StreamConfig) -> Result<(Vec<usize>, PreprocessConfig), Error> {
     let selector = Selector::new(&config.include, &config.exclude, &config.split)?;
     let unsuitable = |reason| Error::Unsuitable { path: cache.dir().to_owned(), reason };
-    let cases = select(cache, &selector).map_err(unsuitable)?;
+    let cases = select(cache, &selector, config.labels).map_err(unsuitable)?;
     let preprocess = check_cases(cache, &cases, config).map_err(unsuitable)?;
     Ok((cases, preprocess))
 }
@@ -250,11 +270,6 @@ fn check_cases(cache: &Cache, cases: &[usize], config: &StreamConfig) -> Result<
     let parameters = &first.record().parameters;
     if let Some(other) = cases().find(|case| case.record().parameters != *parameters) {
         return Err(Unsuitable::MixedParameters { first: first.key().to_owned(), other: other.key().to_owned() });
-    }
-    if config.labels
-        && let Some(case) = cases().find(|case| case.record().label.is_none())
-    {
-        return Err(Unsuitable::NoLabels { case: case.key().to_owned() });
     }
     let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(cache.manifest().preprocess.clone());
     let preprocess = preprocess.map_err(|err| Unsuitable::Manifest { reason: err.to_string() })?;

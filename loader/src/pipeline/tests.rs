@@ -81,6 +81,59 @@ fn the_label_to_ignore_is_part_of_the_digest_of_a_stream_with_labels() {
     assert_eq!(digest(&plain, false, Some(5)), of_cases);
 }
 
+/// Cache of cases, given by dataset, name and whether they have labels.
+fn cache_of(cases: &[(&str, &str, bool)]) -> (Arc<Cache>, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = ShardWriter::create(dir.path(), 1, 0).unwrap();
+    let (image, label) = ([100_u16; 64], [1_u8; 64]);
+    for &(dataset, case_id, has_labels) in cases {
+        let mut case = NewCase::new(dataset, case_id, [4; 3], &image);
+        case.image_bits = 9;
+        case.image_offset = -175.0;
+        if has_labels {
+            case.label = Some(&label);
+        }
+        writer.push(encode(&case, [4; 3], CodecPreset::Fast).unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+    let preprocess = serde_json::to_value(PreprocessConfig::default()).unwrap();
+    Manifest { preprocess, ..Manifest::default() }.write(dir.path()).unwrap();
+    (Arc::new(Cache::open(dir.path()).unwrap()), dir)
+}
+
+#[test]
+fn a_stream_with_labels_leaves_out_unlabelled_cases_with_a_remark() {
+    let all = [("A", "a", true), ("A", "b", false), ("B", "c", false), ("B", "d", false), ("C", "e", true)];
+    let (cache, _dir) = cache_of(&all);
+    let of = |include: &[&str], labels: bool| {
+        let include = include.iter().map(|&name| name.to_owned()).collect();
+        StreamConfig { include, labels, ..StreamConfig::default() }
+    };
+    let taken = |config: &StreamConfig| {
+        let (cases, _) = cases_of(&cache, config).unwrap();
+        cases.into_iter().map(|case| cache.cases()[case].key().to_owned()).collect::<BTreeSet<String>>()
+    };
+    let remark = |config: &StreamConfig| remark_on_labels([&*cache], config);
+    assert_eq!(taken(&of(&[], true)), ["A/a", "C/e"].map(str::to_owned).into());
+    assert_eq!(remark(&of(&[], true)).unwrap(), "labels: 2 of 5 cases have labels; the others are left out");
+    assert_eq!(remark(&of(&["A"], true)).unwrap(), "labels: 1 of 2 cases has labels; the others are left out");
+    // Nothing is left out.
+    assert_eq!(taken(&of(&[], false)).len(), 5);
+    for config in [of(&[], false), of(&["C"], true)] {
+        assert_eq!(remark(&config), None, "{config:?}");
+    }
+    // Without a label, the stream is not opened.
+    assert_eq!(remark(&of(&["B"], true)), None);
+    let error = digest_of(&cache, &of(&["B"], true)).unwrap_err().to_string();
+    assert!(error.contains("none of 2 cases in the selected datasets has labels"), "{error}");
+    // The digest does not depend on the cases that are left out, and that of a cache whose cases all have labels is its own.
+    let (other, _dir_of_other) = cache_of(&[all[0], all[1], all[4]]);
+    let digest = |cache: &Arc<Cache>| digest_of(cache, &of(&[], true)).unwrap();
+    assert_eq!(digest(&cache), digest(&other));
+    let (labelled, _dir_of_labelled) = cache_of(&[all[0], all[4]]);
+    assert_eq!(digest(&labelled), labelled.digest());
+}
+
 #[test]
 fn caches_that_name_the_classes_of_a_dataset_differently_are_not_mixed() {
     let of_class = |class: &str| {

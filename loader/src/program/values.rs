@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use clap::ValueEnum;
 use hiend_cache::CodecPreset;
 
+use super::UsageError;
 use crate::convert::OnSuspect;
 use crate::preprocess::normalize::Normalize;
 
@@ -169,13 +170,42 @@ pub fn parse_rank(text: &str) -> Result<(usize, usize), Expected> {
     position(text).ok_or(Expected("I/N with I from 0 to N-1, such as 0/4"))
 }
 
-/// Parses a fold of a cross-validation, from 0: the first of five is `0/5`.
+/// Fold of a cross-validation on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fold {
+    /// Number of the fold, from 0.
+    pub number: u32,
+    /// Number of folds, if it was given.
+    pub of: Option<u32>,
+}
+
+impl Fold {
+    /// Number of folds that cases are dealt to, where no file lists the folds.
+    ///
+    /// # Errors
+    /// If it was not given, or is below 2.
+    pub fn dealt(self) -> Result<u32, UsageError> {
+        let of = self.of.filter(|&of| of >= 2);
+        of.ok_or_else(|| {
+            let given = self.of.map_or_else(String::new, |of| format!("/{of}"));
+            let message = format!(
+                "--fold {}{given}: expected K/N with N of 2 or more, such as 0/5; the number of folds may be left out, or be 1, \
+                 with --splits",
+                self.number
+            );
+            UsageError::new(message)
+        })
+    }
+}
+
+/// Parses a fold of a cross-validation, from 0: the first of five is `0/5`, or `0` where a file lists the folds.
 ///
 /// # Errors
-/// If the text has another form, the fold is not below the count, or there are fewer than two folds.
-pub fn parse_fold(text: &str) -> Result<(u32, u32), Expected> {
-    let fold = position(text).filter(|&(_, folds)| folds >= 2);
-    fold.ok_or(Expected("K/N with N of 2 or more and K from 0 to N-1, such as 0/5"))
+/// If the text has another form, or the fold is not below the count.
+pub fn parse_fold(text: &str) -> Result<Fold, Expected> {
+    let of_count = position(text).map(|(number, of)| Fold { number, of: Some(of) });
+    let alone = || text.parse().ok().map(|number| Fold { number, of: None });
+    of_count.or_else(alone).ok_or(Expected("K/N with K from 0 to N-1, such as 0/5, or K alone with --splits"))
 }
 
 fn position<T: FromStr + PartialOrd>(text: &str) -> Option<(T, T)> {
@@ -199,7 +229,8 @@ mod tests {
         assert_eq!(parse_window("-175,250"), Ok([-175.0, 250.0]));
         assert_eq!(parse_rank("1/4"), Ok((1, 4)));
         assert_eq!(parse_rank("0/1"), Ok((0, 1)));
-        assert_eq!(parse_fold("4/5"), Ok((4, 5)));
+        assert_eq!(parse_fold("4/5"), Ok(Fold { number: 4, of: Some(5) }));
+        assert_eq!(parse_fold("4"), Ok(Fold { number: 4, of: None }));
     }
 
     #[test]
@@ -220,6 +251,18 @@ mod tests {
         for text in ["4/4", "1", "a/4", "-1/4", "0/0", "0/4/4"] {
             assert!(parse_rank(text).is_err(), "{text}");
         }
-        assert!(parse_fold("0/1").is_err());
+        for text in ["5/5", "0/0", "-1", "a", "0/5/5", "/5", ""] {
+            assert!(parse_fold(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_fold_without_a_file_needs_at_least_two() {
+        let dealt = |text: &str| parse_fold(text).unwrap().dealt().map_err(|error| error.to_string());
+        assert_eq!(dealt("1/2"), Ok(2));
+        for text in ["0", "0/1"] {
+            let error = dealt(text).unwrap_err();
+            assert!(error.starts_with(&format!("--fold {text}: ")) && error.contains("--splits"), "{error}");
+        }
     }
 }

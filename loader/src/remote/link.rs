@@ -201,14 +201,7 @@ impl Dialer {
         }
         let unseen_labels = answer.unseen_labels.iter().filter_map(|&label| u8::try_from(label).ok()).collect();
         let StreamFacts {
-            digest,
-            num_cases,
-            steps_per_epoch,
-            crops_per_batch,
-            voxel_bytes,
-            label_bytes,
-            exclude_remarks,
-            ..
+            digest, num_cases, steps_per_epoch, crops_per_batch, voxel_bytes, label_bytes, remarks, ..
         } = answer;
         Ok(Facts {
             digest,
@@ -219,7 +212,7 @@ impl Dialer {
             label_bytes,
             manifest,
             unseen_labels,
-            exclude_remarks,
+            remarks,
         })
     }
 

@@ -108,9 +108,10 @@ impl Hub {
         let is_local = self.caches.iter().all(|(cache, _)| cache.location().url().is_none());
         let unseen = if labels && is_local { loader.unseen_labels().unwrap_or_default() } else { BTreeSet::new() };
         let exclude = &loader.config().exclude;
-        let caches = self.caches.iter().map(|(cache, _)| &**cache);
-        let exclude_remarks = pipeline::remarks_on_exclude(caches, &exclude[..exclude.len().min(MOST_REMARKS)]);
-        for remark in &exclude_remarks {
+        let caches = || self.caches.iter().map(|(cache, _)| &**cache);
+        let mut remarks = pipeline::remarks_on_exclude(caches(), &exclude[..exclude.len().min(MOST_REMARKS)]);
+        remarks.extend(pipeline::remark_on_labels(caches(), loader.config()));
+        for remark in &remarks {
             tracing::warn!(stream = %id, "{remark}");
         }
         let memory = loader.memory();
@@ -125,7 +126,7 @@ impl Hub {
             manifest_json: self.manifest(&loader)?,
             server_version: wire::VERSION.into(),
             unseen_labels: unseen.into_iter().map(u32::from).collect(),
-            exclude_remarks,
+            remarks,
         };
         tracing::info!(stream = %facts.stream_id, cases = facts.num_cases, crops = facts.crops_per_batch, "stream opened");
         let stream = self.streams.insert(OpenStream { loader, facts }, Instant::now());

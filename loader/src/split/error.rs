@@ -84,12 +84,31 @@ pub enum SelectError {
         /// Reason why the file of folds cannot be used.
         reason: String,
     },
+    /// A named case has no labels, which the stream carries.
+    #[error(
+        "{}: case {case} has no labels; remove its name, or convert it again with its label map",
+        origin(list.as_deref())
+    )]
+    Unlabelled {
+        /// File of the list; `None` if the configuration names the cases.
+        list: Option<PathBuf>,
+        /// Key of the case.
+        case: String,
+    },
+    /// No case of the selected datasets has labels, which the stream carries.
+    #[error("{}", none_labelled(*cases, *others))]
+    NoLabels {
+        /// Number of cases in the selected datasets.
+        cases: usize,
+        /// Number of labelled cases in the other datasets.
+        others: usize,
+    },
     /// A fold would have no case.
     #[error("split: {} of {}; expected at most as many folds as cases", count(of, "fold"), count(cases, "case"))]
     TooManyFolds {
         /// Number of folds, as configured.
         of: u32,
-        /// Number of cases in the cache.
+        /// Number of cases in the cache; only labelled ones if the stream carries labels.
         cases: usize,
     },
     /// No case would be left for validation.
@@ -100,7 +119,7 @@ pub enum SelectError {
     TooManyShots {
         /// Number of training cases, as configured.
         shots: usize,
-        /// Number of selected cases.
+        /// Number of selected cases; only labelled ones if the stream carries labels.
         cases: usize,
     },
 }
@@ -108,4 +127,14 @@ pub enum SelectError {
 /// Source of the names, for messages: the file of a list, or the configuration.
 fn origin(list: Option<&Path>) -> String {
     list.map_or_else(|| "split".to_owned(), |list| list.display().to_string())
+}
+
+/// Message about `cases` without any label, where `others` of the datasets that are not selected have labels.
+fn none_labelled(cases: usize, others: usize) -> String {
+    let cases = count(cases, "case");
+    if others == 0 {
+        return format!("none of {cases} has labels; convert a dataset with labelsTr");
+    }
+    let others = count(others, "case");
+    format!("none of {cases} in the selected datasets has labels; include and exclude leave out {others} with labels")
 }

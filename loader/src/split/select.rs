@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use wildmatch::WildMatch;
 
-use super::{All, CaseSplit, FileSplit, ListSplit, SelectError, Split, nnunet};
+use super::{All, CaseSplit, FileSplit, FoldRule, FoldSplit, ListSplit, SelectError, Split, nnunet};
 use crate::nearest::{hint, nearest_case, nearest_dataset};
 
 /// Names by which a case is selected.
@@ -15,6 +15,8 @@ pub struct CaseName<'a> {
     pub dataset: &'a str,
     /// `DATASET/CASE`.
     pub key: &'a str,
+    /// False for a case without labels, if labels are needed: it is left out, and an error if a list names it.
+    pub is_usable: bool,
 }
 
 /// Compiled selection: dataset names and a split.
@@ -47,9 +49,10 @@ impl Selector {
     /// Indices of the selected cases, in increasing order.
     ///
     /// # Errors
-    /// If a dataset to include does not exist, or a name of the list is not that of exactly one case of the selected datasets,
-    /// because a run on fewer or more cases than intended would go unnoticed. A dataset to exclude may be absent, so that one
-    /// list of those serves many caches.
+    /// If a dataset to include does not exist, or a name of the list is not that of exactly one usable case of the selected
+    /// datasets, because a run on fewer or more cases than intended would go unnoticed. A dataset to exclude may be absent, so
+    /// that one list of those serves many caches. Also if no case of the selected datasets is usable, or if there are too few
+    /// for the split.
     pub fn select(&self, cases: &[CaseName<'_>]) -> Result<Vec<usize>, SelectError> {
         for (name, pattern) in &self.include {
             if !cases.iter().any(|case| names_dataset(pattern, case.dataset)) {
@@ -59,6 +62,11 @@ impl Selector {
             }
         }
         self.check_listed(cases)?;
+        let (usable, all) = self.num_of_datasets(cases);
+        if usable == 0 && all > 0 {
+            let others = cases.iter().filter(|case| case.is_usable).count();
+            return Err(SelectError::NoLabels { cases: all, others });
+        }
         let folds = match &self.split {
             Split::Fold(split) => split.folds_of(cases)?,
             _ => Vec::new(),
@@ -66,8 +74,8 @@ impl Selector {
         let taken = |(idx, case): (usize, &CaseName<'_>)| {
             self.is_of_selected_dataset(case)
                 && match &self.split {
-                    Split::All(All::All) | Split::Shots(_) => true,
-                    Split::Fold(split) => split.takes(folds[idx]),
+                    Split::All(All::All) | Split::Shots(_) => case.is_usable,
+                    Split::Fold(split) => case.is_usable && split.takes(folds[idx]),
                     Split::List(_) | Split::File(_) | Split::Cases(_) => {
                         self.listed.contains(case.key) || self.listed.contains(short_key(case.key))
                     }
@@ -75,16 +83,30 @@ impl Selector {
         };
         let mut taken: Vec<(usize, &str)> =
             cases.iter().enumerate().filter(|place| taken(*place)).map(|(idx, case)| (idx, case.key)).collect();
+        if let Some((_, named)) = taken.iter().find(|(idx, _)| !cases[*idx].is_usable) {
+            return Err(SelectError::Unlabelled { list: self.list(), case: (*named).to_owned() });
+        }
+        // A part that has cases is taken: runs with few labelled cases next to unlabelled datasets have begun with it.
+        if let Split::Fold(FoldSplit { of, rule: FoldRule::Dealt, .. }) = self.split
+            && taken.is_empty()
+            && usable > 0
+        {
+            let cases = cases.iter().filter(|case| case.is_usable).count();
+            if cases < of as usize {
+                return Err(SelectError::TooManyFolds { of, cases });
+            }
+        }
         if let Split::Shots(shots) = &self.split {
             shots.keep(&mut taken)?;
         }
         Ok(taken.into_iter().map(|(idx, _)| idx).collect())
     }
 
-    /// Returns whether the dataset of any of the cases is included and not excluded.
+    /// Numbers of usable cases and of all cases in the datasets that are included and not excluded.
     #[must_use]
-    pub fn selects_a_dataset(&self, cases: &[CaseName<'_>]) -> bool {
-        cases.iter().any(|case| self.is_of_selected_dataset(case))
+    pub fn num_of_datasets(&self, cases: &[CaseName<'_>]) -> (usize, usize) {
+        let of_datasets = || cases.iter().filter(|case| self.is_of_selected_dataset(case));
+        (of_datasets().filter(|case| case.is_usable).count(), of_datasets().count())
     }
 
     /// Returns whether a case's dataset is included and not excluded.

@@ -2,7 +2,17 @@ use super::*;
 use proptest::prelude::*;
 
 fn names(keys: &[String]) -> Vec<CaseName<'_>> {
-    keys.iter().map(|key| CaseName { dataset: key.split('/').next().unwrap(), key }).collect()
+    partly_usable(keys, &|_| true)
+}
+
+/// Names of cases, of which some are usable, by position.
+fn partly_usable<'a>(keys: &'a [String], is_usable: &dyn Fn(usize) -> bool) -> Vec<CaseName<'a>> {
+    let name = |(at, key): (usize, &'a String)| CaseName {
+        dataset: key.split('/').next().unwrap(),
+        key,
+        is_usable: is_usable(at),
+    };
+    keys.iter().enumerate().map(name).collect()
 }
 
 fn select(split: &Split, include: &[&str], exclude: &[&str], keys: &[String]) -> Result<Vec<usize>, SelectError> {
@@ -239,6 +249,79 @@ fn shots_train_and_the_other_cases_validate() {
     let error = select(&split(9, Part::Train, 1), &[], &[], &keys).unwrap_err();
     assert!(matches!(error, SelectError::TooManyShots { shots: 9, cases: 9 }), "{error}");
     assert!(split(0, Part::Train, 1).fault().is_some());
+}
+
+#[test]
+fn unlabelled_datasets_change_no_fold_of_labelled_ones() {
+    let keys = keys(12);
+    let select = |split: &Split, is_usable: &dyn Fn(usize) -> bool| {
+        Selector::new(&[], &[], split).unwrap().select(&partly_usable(&keys, is_usable)).unwrap()
+    };
+    for rule in [FoldRule::Hashed, FoldRule::Dealt] {
+        for (fold, part) in (0..5).flat_map(|fold| [(fold, Part::Train), (fold, Part::Validation)]) {
+            let split = Split::Fold(FoldSplit { fold, of: 5, part, seed: 0, rule });
+            let mut expected = select(&split, &|_| true);
+            expected.retain(|case| case % 3 != 1);
+            // No case of SET1 has labels.
+            assert_eq!(select(&split, &|case| case % 3 != 1), expected, "{split:?}");
+        }
+    }
+}
+
+/// Five of 20 cases have labels.
+#[test]
+fn folds_and_shots_are_dealt_among_labelled_cases() {
+    let keys: Vec<String> = (0..20).map(|case| format!("D/case{case}")).collect();
+    let select = |split: &Split| {
+        let names = partly_usable(&keys, &|case| case % 4 == 0);
+        Selector::new(&[], &[], split).unwrap().select(&names).unwrap()
+    };
+    let labelled = [0, 4, 8, 12, 16];
+    assert_eq!(select(&Split::default()), labelled);
+    let fold = |fold, part| Split::Fold(FoldSplit { fold, of: 5, part, seed: 0, rule: FoldRule::Dealt });
+    let shots = |part| Split::Shots(ShotSplit { shots: 2, part, seed: 0 });
+    let divided = (0..5).map(|number| (fold(number, Part::Train), fold(number, Part::Validation), 4));
+    for (train, validation, num_train) in divided.chain([(shots(Part::Train), shots(Part::Validation), 2)]) {
+        let (mut cases, held_out) = (select(&train), select(&validation));
+        assert_eq!(cases.len(), num_train, "{train:?}");
+        cases.extend(held_out);
+        cases.sort_unstable();
+        assert_eq!(cases, labelled, "{train:?}");
+    }
+}
+
+#[test]
+fn labels_that_are_missing_are_reported() {
+    let keys = keys(12);
+    let refused = |split: &Split, include: &[&str], is_usable: &dyn Fn(usize) -> bool| {
+        let include: Vec<String> = include.iter().map(|&name| name.to_owned()).collect();
+        let selector = Selector::new(&include, &[], split).unwrap();
+        selector.select(&partly_usable(&keys, is_usable)).unwrap_err().to_string()
+    };
+    let folds = Split::Fold(FoldSplit { fold: 0, of: 15, part: Part::Train, seed: 0, rule: FoldRule::Dealt });
+    let shots = Split::Shots(ShotSplit { shots: 2, part: Part::Train, seed: 0 });
+    let none = "none of 12 cases has labels; convert a dataset with labelsTr";
+    for split in [&Split::default(), &folds, &shots] {
+        assert_eq!(refused(split, &[], &|_| false), none);
+    }
+    assert_eq!(
+        refused(&shots, &["SET1"], &|case| case % 3 == 0),
+        "none of 4 cases in the selected datasets has labels; include and exclude leave out 4 cases with labels"
+    );
+    // The numbers are those of labelled cases.
+    assert!(refused(&folds, &[], &|case| case < 3).starts_with("split: 15 folds of 3 cases; "));
+    let empty = Split::Fold(FoldSplit { fold: 1, of: 5, part: Part::Validation, seed: 0, rule: FoldRule::Dealt });
+    assert!(refused(&empty, &[], &|case| case < 3).starts_with("split: 5 folds of 3 cases; "));
+    assert!(refused(&shots, &[], &|case| case < 2).starts_with("split: shots = 2 of 2 cases; "));
+    // A named case is not left out.
+    let named = ["case0", "case1"].map(str::to_owned);
+    let text = "case Dataset001_SET1/case1 has no labels; remove its name, or convert it again with its label map";
+    let cases = Split::Cases(CaseSplit { cases: named.to_vec() });
+    assert_eq!(refused(&cases, &[], &|case| case == 0), format!("split: {text}"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), named.join("\n")).unwrap();
+    let list = Split::List(ListSplit { list: file.path().to_owned() });
+    assert_eq!(refused(&list, &[], &|case| case == 0), format!("{}: {text}", file.path().display()));
 }
 
 #[test]

@@ -8,10 +8,10 @@ use crate::{check_error, write};
 
 /// Cases to select from, of two datasets that share a name.
 const CASES: [CaseName<'static>; 4] = [
-    CaseName { dataset: "Dataset001_A", key: "Dataset001_A/a" },
-    CaseName { dataset: "Dataset001_A", key: "Dataset001_A/b" },
-    CaseName { dataset: "B", key: "B/b" },
-    CaseName { dataset: "B", key: "B/c" },
+    CaseName { dataset: "Dataset001_A", key: "Dataset001_A/a", is_usable: true },
+    CaseName { dataset: "Dataset001_A", key: "Dataset001_A/b", is_usable: true },
+    CaseName { dataset: "B", key: "B/b", is_usable: true },
+    CaseName { dataset: "B", key: "B/c", is_usable: true },
 ];
 
 /// Reads a list of cases, and nnU-Net's file of folds.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use bytesize::ByteSize;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
-use hiend_loader::program::{Expected, StorageArgs, parse_bytes, parse_fold};
+use hiend_loader::program::{Expected, Fold, StorageArgs, parse_bytes, parse_fold};
 
 use super::RanksArgs;
 use super::values::{parse_positive, parse_whole};
@@ -41,16 +41,17 @@ pub struct FinetuneArgs {
     /// Built-in configuration [default: recipe on CUDA, tiny on the CPU]
     #[arg(long, value_name = "NAME", conflicts_with = "config")]
     pub preset: Option<FinetunePreset>,
-    /// Validate on fold K (from 0) of N and train on the others; replaces both splits of the configuration
+    /// Validate on fold K (from 0) of N and train on the others, of the cases with labels; replaces both splits of the
+    /// configuration
     #[arg(long, value_name = "K/N", value_parser = parse_fold)]
-    pub fold: Option<(u32, u32)>,
-    /// File of folds in nnU-Net's format, from which --fold chooses
+    pub fold: Option<Fold>,
+    /// File of folds in nnU-Net's format, of which --fold K chooses one; --fold K/N also checks that it has N
     #[arg(long, value_name = "FILE", requires = "fold")]
     pub splits: Option<PathBuf>,
-    /// Train on N cases and validate on all others; replaces both splits of the configuration
+    /// Train on N of the cases with labels and validate on the others; replaces both splits of the configuration
     #[arg(long, value_name = "N", conflicts_with = "fold", value_parser = parse_whole::<usize>)]
     pub shots: Option<usize>,
-    /// Train on all cases without validation
+    /// Train on all cases with labels, without validation
     #[arg(long, conflicts_with_all = ["fold", "shots"])]
     pub no_validation: bool,
     /// Arguments of every run.
@@ -128,7 +129,8 @@ pub struct RunArgs {
     /// Optimizer steps between checkpoints; 0 writes only the last one
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = parse_whole::<u64>)]
     pub checkpoint_every: u64,
-    /// Number of checkpoints to keep, not counting the best one
+    /// Number of checkpoints to keep, not counting the best one: that of the highest mean Dice with background in a
+    /// validation of fine-tuning
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = parse_positive::<usize>)]
     pub keep: usize,
     /// Keep only the inputs of transformer blocks and recompute everything else in the backward pass: less memory, more

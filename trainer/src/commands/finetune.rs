@@ -3,12 +3,12 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use hiend_loader::program::{UsageError, count};
+use hiend_loader::program::{Fold, UsageError, count};
 use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split};
 
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
-use super::source::{Servers, Source, open_cache, refuse_flags_without_effect, warn_of_exclude};
+use super::source::{Servers, Source, open_cache, refuse_flags_without_effect, warn_of_selection};
 use super::{first_weights, micro_batch};
 use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
@@ -21,6 +21,9 @@ use crate::training::{Resume, Task as _, saved_config};
 pub(super) fn run(args: &FinetuneArgs) -> anyhow::Result<ExitCode> {
     refuse_flags_without_effect(&args.run)?;
     refuse_replaced_settings(args)?;
+    if let (Some(fold), None) = (args.fold, &args.splits) {
+        fold.dealt()?;
+    }
     ranks::run(&args.run, |rank| train(args, rank))
 }
 
@@ -34,7 +37,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     // Cases are divided before any server is asked, whose own errors would name neither flags nor the cause.
     let (mut task, source) = match open_cache(&args.run, &rank)? {
         Some(cache) => {
-            warn_of_exclude(&cache, &config.stream, &rank);
+            warn_of_selection(&cache, &config.stream, &rank);
             let served = config.clone();
             let task = Finetuning::new(config, &cache, init)?;
             match Servers::connect(&args.run, &served, &mut rank) {
@@ -51,7 +54,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
         None => match Servers::connect(&args.run, &config, &mut rank) {
             Ok(servers) => {
                 let servers = servers.context("clap requires --shards or --loader")?;
-                servers.warn_of_exclude(&rank);
+                servers.warn_of_selection(&rank);
                 let task = Finetuning::of_servers(config, servers.manifest(), servers.unseen_labels(), init)?;
                 (task, Source::Servers(Box::new(servers)))
             }
@@ -189,10 +192,13 @@ fn split(args: &FinetuneArgs, config: &mut FinetuneConfig, place: &Place) -> any
         },
     };
     let split = |part| match (args.fold, &args.splits, args.shots) {
-        (Some((fold, of)), Some(splits), _) => {
-            Some(Split::File(FileSplit { splits: splits.clone(), fold, of: Some(of), part }))
+        (Some(Fold { number: fold, of }), Some(splits), _) => {
+            Some(Split::File(FileSplit { splits: splits.clone(), fold, of, part }))
         }
-        (Some((fold, of)), None, _) => Some(Split::Fold(FoldSplit { fold, of, part, seed: 0, rule })),
+        // Without a number of folds, `run` has refused it.
+        (Some(Fold { number: fold, of }), None, _) => {
+            Some(Split::Fold(FoldSplit { fold, of: of.unwrap_or_default(), part, seed: 0, rule }))
+        }
         (None, _, Some(shots)) => Some(Split::Shots(ShotSplit { shots, part, seed: 0 })),
         (None, _, None) => None,
     };

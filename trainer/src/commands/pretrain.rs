@@ -9,7 +9,7 @@ use super::first_weights::{self, Before};
 use super::micro_batch;
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
-use super::source::{Servers, Source, open_cache, refuse_flags_without_effect, warn_of_exclude};
+use super::source::{Servers, Source, open_cache, refuse_flags_without_effect, warn_of_selection};
 use crate::checkpoint::Kind;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
@@ -32,12 +32,12 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
         running::settle_paths(&mut config)?;
         let source = match Servers::connect(&args.run, &config, &mut rank) {
             Ok(Some(servers)) => {
-                servers.warn_of_exclude(&rank);
+                servers.warn_of_selection(&rank);
                 Source::Servers(Box::new(servers))
             }
             Ok(None) => {
                 let cache = open_cache(&args.run, &rank)?.context("clap requires --shards or --loader")?;
-                warn_of_exclude(&cache, &config.stream, &rank);
+                warn_of_selection(&cache, &config.stream, &rank);
                 Source::Shards(cache)
             }
             Err(error) => return rank.unless_stopped(error),

@@ -1,13 +1,14 @@
 //! Source of a run's batches: shards that this process reads, or loader servers.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use hiend_cache::{Cache, Manifest};
 use hiend_loader::dataset::Difference;
-use hiend_loader::pipeline::{self, StreamConfig, digest_of, remarks_on_exclude};
+use hiend_loader::pipeline::{self, StreamConfig, digest_of, remark_on_labels, remarks_on_exclude};
 use hiend_loader::program::{UsageError, read_token};
 use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 
@@ -24,9 +25,9 @@ pub(super) fn open_cache(args: &RunArgs, rank: &Rank) -> anyhow::Result<Option<A
     Ok(Some(Arc::new(cache?)))
 }
 
-/// Warns of names in `stream.exclude` that match no dataset of a cache.
-pub(super) fn warn_of_exclude(cache: &Cache, stream: &StreamConfig, rank: &Rank) {
-    for remark in remarks_on_exclude([cache], &stream.exclude) {
+/// Warns of names in `stream.exclude` that match no dataset of a cache, and of unlabelled cases that are left out.
+pub(super) fn warn_of_selection(cache: &Cache, stream: &StreamConfig, rank: &Rank) {
+    for remark in remarks_on_exclude([cache], &stream.exclude).into_iter().chain(remark_on_labels([cache], stream)) {
         rank.note(format_args!("warning: stream.{remark}"));
     }
 }
@@ -44,6 +45,13 @@ pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageErr
         return Err(UsageError::new(contradiction));
     }
     if let Some(shards) = &args.shards {
+        if names_several(shards) {
+            return Err(UsageError::new(format!(
+                "--shards {}: expected one cache; convert all data into one, or start hiend-serve with all of them and name it by \
+                 --loader in place of --shards",
+                shards.display()
+            )));
+        }
         args.storage.check([shards.as_path()])?;
     }
     let service = &args.service;
@@ -71,6 +79,16 @@ pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageErr
         _ => return Ok(()),
     };
     Err(UsageError::new(message))
+}
+
+/// Returns true for caches separated by commas: a path that does not exist, or several URLs.
+fn names_several(shards: &Path) -> bool {
+    let text = shards.to_string_lossy();
+    match text.matches("://").count() {
+        0 => text.contains(',') && shards.symlink_metadata().is_err(),
+        1 => false,
+        _ => text.contains(','),
+    }
 }
 
 /// Loader servers that stream the batches of a configuration.
@@ -120,9 +138,10 @@ impl Servers {
         self.loader.unseen_labels()
     }
 
-    /// Warns of names in `stream.exclude` that match no dataset of the servers' caches.
-    pub(super) fn warn_of_exclude(&self, rank: &Rank) {
-        for remark in self.loader.exclude_remarks() {
+    /// Warns of names in `stream.exclude` that match no dataset of the servers' caches, and of unlabelled cases that are
+    /// left out.
+    pub(super) fn warn_of_selection(&self, rank: &Rank) {
+        for remark in self.loader.remarks() {
             rank.note(format_args!("warning: stream.{remark}"));
         }
     }
@@ -237,6 +256,8 @@ mod tests {
         check("--loader http://a:1 --disk-cache d", "--disk-cache");
         check("--shards c --access pread --disk-cache d", "--disk-cache has no effect on caches in folders");
         check("--shards c --loader http://a:1 --storage-retry 5", "--storage-retry has no effect on caches in folders");
+        check("--shards a,b", "--shards a,b: expected one cache; ");
+        check("--shards s3://x/a,s3://x/b", "--shards s3://x/a,s3://x/b: expected one cache; ");
         check("--shards c --seed 1 --set train.seed=2", "--set train.seed=2");
         check("--shards c --set optim.lr=1 --set train.seed=1 --set optim.lr=2", "--set optim.lr=1");
         check("--shards c --set stream.split.fold=1 --set stream.split=all", "--set stream.split.fold=1");
@@ -256,6 +277,7 @@ mod tests {
         for flags in [
             "--shards c --threads 2 --access pread",
             "--shards s3://bucket/c --access pread --disk-cache d --disk-cache-size 1GiB --storage-retry 5",
+            "--shards s3://bucket/a,b",
             "--loader https://a:1 --loader-ca f --loader-retry 5",
             "--shards c --seed 1 --set train.seed=1",
             "--shards c --set optim.lr=1 --set optim.lr=1",

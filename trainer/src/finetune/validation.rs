@@ -109,7 +109,7 @@ impl ValidationSet {
         let before = |_: usize| if is_over() { Err(Fault::Over) } else { Ok(()) };
         let volume = InputVolume::new(&image, 1, shape)?;
         let pred = label_volume(models, compute.raw(), &sliding, volume, before)?;
-        // Cases without labels are refused when the cases are selected.
+        // Cases without labels are left out or refused when the cases are selected.
         let label = label.unwrap_or_default();
         let spacing = case.record().geometry.spacing;
         let [label, pred] = [&label, &pred].map(|voxels| LabelMap::new(voxels, shape, spacing));

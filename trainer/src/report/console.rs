@@ -69,7 +69,7 @@ impl<W: Write> Console<W> {
             Event::Validation(record) => {
                 self.validation_secs.push(record.secs);
                 format!(
-                    "validation after step {}: mean Dice {}, without background {}, {} in {:.1} s{}",
+                    "validation after step {}: mean Dice {} with background, {} without, {} in {:.1} s{}",
                     record.step,
                     dice(record.mean_dice),
                     dice(record.mean_fg_dice),
@@ -92,7 +92,9 @@ impl<W: Write> Console<W> {
                     summary.wait_share * 100.0,
                     summary
                         .best
-                        .map(|best| format!("; best mean Dice {:.4} after step {}", best.mean_dice, best.step))
+                        .map(|best| {
+                            format!("; best mean Dice with background {:.4} after step {}", best.mean_dice, best.step)
+                        })
                         .unwrap_or_default()
                 ),
                 Outcome::Interrupted => format!("stopped after step {}", summary.step),
@@ -148,7 +150,7 @@ mod tests {
     fn unmeasured_dice_is_a_dash() {
         let record = ValidationRecord { mean_fg_dice: f64::NAN, best: false, ..validation_record(3, 0.98) };
         let line = Console::new(Vec::<u8>::new(), 1).line(&Event::Validation(&record)).unwrap();
-        assert_eq!(line, "validation after step 3: mean Dice 0.9800, without background -, 2 cases in 1.0 s");
+        assert_eq!(line, "validation after step 3: mean Dice 0.9800 with background, - without, 2 cases in 1.0 s");
     }
     #[test]
     fn closing_line_counts_the_time_of_validations() {

@@ -52,7 +52,8 @@ impl Scores {
         }
     }
 
-    /// Returns true if the validation is better than the best one so far, whose mean Dice is `best`.
+    /// Returns true if the validation is better than the best one so far, whose mean Dice is `best`. The mean has the
+    /// background in it, as in the recipe and in the reference.
     ///
     /// Without any foreground in the cases it is never better: the Dice of the background alone is highest if the
     /// network predicts nothing.

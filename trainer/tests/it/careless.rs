@@ -85,6 +85,57 @@ impl Folder {
 }
 
 #[test]
+fn unlabelled_cases_are_left_out_of_fine_tuning_unless_they_are_named() {
+    let folder = Folder::new();
+    let scans = PhantomConfig { cases: 2, seed: 9, spacing_mm: [5.0, 6.0] };
+    write_dataset(&folder.path("more/Dataset002_Q"), &scans).unwrap();
+    fs::remove_dir_all(folder.path("more/Dataset002_Q/labelsTr")).unwrap();
+    let raw = folder.path("more");
+    let datasets = dataset::find(&raw).unwrap();
+    for cache in ["cache", "unlabelled"] {
+        let preprocess = PreprocessConfig { spacing: Some([5.0; 3]), ..PreprocessConfig::default() };
+        Conversion::new(&raw, &datasets, &folder.path(cache)).config(preprocess).run().unwrap();
+    }
+    let finetune = "finetune --init none --config finetune.toml --run-dir run";
+    // The memory is too small, which is the next thing to check.
+    let accepted = |flags: &str| {
+        let error = folder.refuse(&format!("{finetune} --shards cache --memory 1MiB {flags}"), &["--memory"]);
+        assert!(!error.contains("labels"), "{flags}: {error}");
+    };
+    for flags in ["--fold 0/2", "--fold 1/2", "--shots 1", "--no-validation"] {
+        accepted(flags);
+        let output = folder.run(&format!("{finetune} --shards cache --memory 1MiB {flags}"));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let told = "warning: stream.labels: 2 of 4 cases have labels; the others are left out";
+        assert_eq!(stderr.lines().filter(|line| *line == told).count(), 1, "{flags}: {stderr}");
+    }
+    let error = folder.refuse(
+        &format!("{finetune} --shards unlabelled"),
+        &["none of 2 cases has labels; convert a dataset with labelsTr"],
+    );
+    assert!(!error.contains("--fold"), "{error}");
+    let hint = "cases to train on (use --fold 0/2, --shots 1 or --no-validation): ";
+    folder.refuse(&format!("{finetune} --shards cache --shots 2"), &[hint, "shots = 2 of 2 cases"]);
+    // Named cases.
+    fs::write(folder.path("list.txt"), "Dataset001_P/phantom_000\nDataset002_Q/phantom_000\n").unwrap();
+    folder.refuse(
+        &format!("{finetune} --shards cache --set stream.split={{list=\"list.txt\"}}"),
+        &["list.txt: case Dataset002_Q/phantom_000 has no labels; remove its name"],
+    );
+    // A file of a single fold.
+    let one = r#"[{"train": ["Dataset001_P/phantom_000"], "val": ["Dataset001_P/phantom_001"]}]"#;
+    fs::write(folder.path("one.json"), one).unwrap();
+    for fold in ["0", "0/1"] {
+        accepted(&format!("--splits one.json --fold {fold}"));
+        let output = folder.run(&format!("{finetune} --shards cache --fold {fold}"));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains(&format!("--fold {fold}: expected K/N")) && stderr.contains("--splits"), "{stderr}");
+    }
+    assert!(!folder.path("run").exists());
+}
+
+#[test]
 fn settings_that_do_not_suit_the_cache_are_refused_before_a_folder_is_made() {
     let folder = Folder::new();
     let pretrain = "pretrain --shards cache --config pretrain.toml --run-dir run";
@@ -103,7 +154,7 @@ fn settings_that_do_not_suit_the_cache_are_refused_before_a_folder_is_made() {
     folder.refuse(&with(pretrain, "--set stream.split={list=\"none.txt\"}"), &["none.txt"]);
     folder.refuse(&with(pretrain, "--set stream.labels=yes"), &["--set stream.labels=yes", "expected a boolean"]);
     folder.refuse(&with(pretrain, "--memory 1MiB"), &["--memory"]);
-    let hint = "cases to train on (--fold, --shots and --no-validation split otherwise): ";
+    let hint = "cases to train on (use --fold 0/2, --shots 1 or --no-validation): ";
     folder.refuse(&with(finetune, "--fold 0/50"), &[hint, "50 folds of 2 cases"]);
     folder.refuse(&with(finetune, "--shots 2"), &[hint, "shots = 2 of 2 cases"]);
     // Of other errors, the split is not the cause.

@@ -369,7 +369,7 @@ fn fine_tuning_takes_classes_and_preprocessing_from_servers() {
     // The cases are too few for the folds, which is not the first thing to correct.
     folder.refuse(&without_cases.replace("0/2", "0/5"), &expected);
     let few_cases = format!("{finetune} --fold 0/5 --shards cache --loader {} --run-dir refused", server.url);
-    folder.refuse(&few_cases, &["5 folds of 2 cases", "--fold, --shots"]);
+    folder.refuse(&few_cases, &["5 folds of 2 cases", "--fold 0/2, --shots 1"]);
     assert!(!folder.path("refused").exists());
 
     folder.succeed(&format!("{finetune} --no-validation --shards cache --run-dir shards"));

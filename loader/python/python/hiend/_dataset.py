@@ -53,7 +53,8 @@ class CropDataset(IterableDataset):
         visits_per_batch: Cases of a global batch, over all ranks; a multiple of ``world_size``.
         augment: ``"recipe"`` (flips, quarter turns, intensity), ``"nnunet"``, ``"plain"``, or a mapping such as
             ``{"chain": "nnunet", "gamma": {"probability": 0}}``.
-        labels: Whether batches carry labels.
+        labels: Whether batches carry labels. Cases without labels are then left out, which a warning reports; one that
+            ``cases`` or ``splits`` names is an error.
         sample_by: Foreground that crops are centred on: ``"intensity"`` (above the lower end of the cache's window),
             ``"label"`` (any class but 0) or ``"class"`` (every class with the same probability).
         foreground_rate: Share of crops whose centre is foreground, 0 to 1.
@@ -61,7 +62,7 @@ class CropDataset(IterableDataset):
         window: HU range that becomes [0, 1]; by default the cache's own. Not for z-scores. The foreground of
             ``sample_by="intensity"`` remains that of the cache's window, which a warning reports.
         seed: Seed of the stream.
-        fold: ``(k, n)`` selects the training cases of fold k of n, k from 0.
+        fold: ``(k, n)`` selects the training cases of fold k of n, k from 0; with ``splits``, ``k`` alone is enough.
         fold_rule: ``"dealt"`` (folds of equal size) or ``"hashed"`` (a case stays in its fold when others are added).
         shots: Number of cases to train on, instead of a fold.
         part: ``"train"``, or ``"validation"`` for the cases that ``fold`` or ``shots`` hold out.
@@ -112,7 +113,7 @@ class CropDataset(IterableDataset):
         ignore_label: int | None = None,
         window: Sequence[float] | None = None,
         seed: int = 0,
-        fold: tuple[int, int] | None = None,
+        fold: tuple[int, int] | int | None = None,
         fold_rule: str = "dealt",
         shots: int | None = None,
         part: str = "train",

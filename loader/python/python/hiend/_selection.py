@@ -47,7 +47,7 @@ def augmentation(augment: Any) -> dict[str, Any]:
 
 
 def split(
-    fold: tuple[int, int] | None,
+    fold: tuple[int, int] | int | None,
     rule: str,
     shots: int | None,
     part: str,
@@ -66,11 +66,13 @@ def split(
     if splits is not None and fold is None:
         raise ConfigError("splits: needs fold, which selects one of the file's")
     if fold is not None:
+        if splits is not None and isinstance(fold, int):
+            return {"splits": path("splits", splits), "fold": count("fold", fold), "part": part}
         try:
             k, n = fold
         except (TypeError, ValueError):
             raise ConfigError(f"fold: {fold!r}; expected (k, n), such as (0, 5)") from None
-        number = {"fold": count("fold", k), "of": count("fold", n, 2), "part": part}
+        number = {"fold": count("fold", k), "of": count("fold", n, 2 if splits is None else 1), "part": part}
         if splits is not None:
             return {"splits": path("splits", splits), **number}
         return {**number, "seed": count("split_seed", seed), "rule": rule}

@@ -259,7 +259,14 @@ class Positions(unittest.TestCase):
             json.dump([{"train": short[:3], "val": short[3:]}, {"train": short[1:], "val": short[:1]}], file)
             file.flush()
             parts = [dataset(splits=file.name, fold=(0, 2), part=part) for part in ("train", "validation")]
-        self.assertEqual([part.num_cases for part in parts], [3, 1])
+            # The number of folds may be left out.
+            parts += [dataset(splits=file.name, fold=1, part=part) for part in ("train", "validation")]
+            file.seek(0)
+            file.truncate()
+            json.dump([{"train": short[:2], "val": short[2:]}], file)
+            file.flush()
+            parts += [dataset(splits=file.name, fold=fold) for fold in (0, (0, 1))]
+        self.assertEqual([part.num_cases for part in parts], [3, 1, 3, 1, 2, 2])
 
     def test_a_window_that_begins_elsewhere_than_the_cache_s_is_reported(self):
         with self.assertLogs("hiend", "WARNING") as logs:

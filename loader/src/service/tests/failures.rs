@@ -172,7 +172,7 @@ fn names_to_exclude_that_match_nothing_are_told_to_clients() {
     let service = Service::start(setup.unix()).unwrap();
     let remarks = |exclude: &[&str]| {
         let config = StreamConfig { exclude: exclude.iter().map(|&name| name.to_owned()).collect(), ..small() };
-        connect(service.urls(), &config, options()).unwrap().exclude_remarks().to_vec()
+        connect(service.urls(), &config, options()).unwrap().remarks().to_vec()
     };
     assert!(remarks(&[]).is_empty());
     let told = "exclude: no dataset matches \"Tset\", which excludes nothing; did you mean \"Dataset001_Test\"?";
@@ -180,6 +180,31 @@ fn names_to_exclude_that_match_nothing_are_told_to_clients() {
     for _ in 0..2 {
         assert_eq!(remarks(&["Tset"]), [told]);
     }
+}
+
+#[test]
+fn unlabelled_cases_that_a_stream_leaves_out_are_told_to_clients() {
+    let setup = Setup::new();
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = ShardWriter::create(dir.path(), 1, 0).unwrap();
+    let len: usize = SHAPE.iter().product();
+    let (image, label) = (vec![100_u16; len], vec![1_u8; len]);
+    for (case_id, label) in [("a", Some(&label)), ("b", None)] {
+        let mut case = NewCase::new("Dataset001_Test", case_id, SHAPE, &image);
+        case.image_bits = 9;
+        case.image_offset = -175.0;
+        case.label = label.map(Vec::as_slice);
+        writer.push(encode(&case, [8; 3], CodecPreset::Fast).unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+    let preprocess = serde_json::to_value(PreprocessConfig::default()).unwrap();
+    Manifest { preprocess, ..Manifest::default() }.write(dir.path()).unwrap();
+    let cache = Arc::new(Cache::open(dir.path()).unwrap());
+    let service = Service::start(ServiceConfig { caches: vec![(cache, 1)], ..setup.config() }).unwrap();
+    let open = |labels: bool| connect(service.urls(), &stream_config(Chain::recipe(), labels), options()).unwrap();
+    assert_eq!(open(true).num_cases(), 1);
+    assert_eq!(open(true).remarks(), ["labels: 1 of 2 cases has labels; the others are left out"]);
+    assert!(open(false).remarks().is_empty());
 }
 
 #[test]
