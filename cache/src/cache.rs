@@ -151,6 +151,14 @@ impl Cache {
         self.cases.binary_search_by(|case| case.key().cmp(key)).ok().map(|at| &self.cases[at])
     }
 
+    /// Leaves out the cases for which `keep` returns false, as if the cache did not hold them; no file changes. Their records
+    /// count as superseded ([`Self::superseded_bytes`]).
+    #[must_use]
+    pub fn with_cases(mut self, keep: impl FnMut(&Case) -> bool) -> Self {
+        self.cases.retain(keep);
+        self
+    }
+
     /// Number of bytes of superseded records: those of cases that were converted again.
     #[must_use]
     pub fn superseded_bytes(&self) -> u64 {
@@ -165,12 +173,7 @@ impl Cache {
     pub fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for case in &self.cases {
-            let record = case.record();
-            let label = record.source.label_blake3.as_deref().unwrap_or_default();
-            for part in [case.key(), &record.source.image_blake3, label, &record.parameters] {
-                hasher.update(part.as_bytes());
-                hasher.update(&[0]);
-            }
+            case.hash_into(&mut hasher);
         }
         hasher.finalize().to_hex()[..32].to_owned()
     }

@@ -55,6 +55,24 @@ impl Case {
         &self.shard.cases()[self.idx]
     }
 
+    /// Digest of the case: its name, sources and parameters, as 32 hex digits. Cases with equal digests hold the same voxels.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        self.hash_into(&mut hasher);
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
+    /// Adds name, sources and parameters of the case to a digest.
+    pub(crate) fn hash_into(&self, hasher: &mut blake3::Hasher) {
+        let record = self.record();
+        let label = record.source.label_blake3.as_deref().unwrap_or_default();
+        for part in [self.key(), &record.source.image_blake3, label, &record.parameters] {
+            hasher.update(part.as_bytes());
+            hasher.update(&[0]);
+        }
+    }
+
     /// Shard that holds the case.
     #[must_use]
     pub fn shard(&self) -> &Arc<Shard> {

@@ -136,8 +136,10 @@ impl<T: Task> Lab<T> {
             self.load(path)?;
             let verified = training::verify(run).map_err(|err| error_chain(&err))?;
             // The journal may end in garbage until the run is resumed.
-            if let (file, Err(fault)) = &verified.files[0] {
-                return Err(format!("{}: {fault}", file.display()));
+            for (file, result) in verified.files.iter().filter(|(file, _)| !file.ends_with(JOURNAL)) {
+                if let Err(fault) = result {
+                    return Err(format!("{}: {fault}", file.display()));
+                }
             }
         }
         let journal = run.join(JOURNAL);

@@ -258,6 +258,7 @@ def runs(run):
     checkpoints = sorted((run / "checkpoints").glob("step-*"))
     put("checkpoint", "state", (checkpoints[-1] / "state.json").read_bytes())
     put("journal", "journal", b"".join((run / "journal.jsonl").read_bytes().splitlines(keepends=True)[:8]))
+    put("run_cases", "cases", (run / "cases.json").read_bytes())
     record = {"event": "validation", "step": 6, "epoch": 1.5, "mean_dice": 0.5, "mean_fg_dice": None,
               "dice_per_class": [0.9, None], "num_cases": 1, "best": True, "secs": 0.5}
     put("journal", "validation", json.dumps(record) + "\n")

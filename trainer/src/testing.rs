@@ -62,6 +62,7 @@ impl SyntheticStream {
             steps_per_epoch: self.steps_per_epoch,
             num_cases: NUM_CASES,
             digest: format!("synthetic-{}", self.seed),
+            cases: None,
             ahead: 0,
             open: Box::new(move |start_step, share| Ok(self.share(start_step, share))),
         }

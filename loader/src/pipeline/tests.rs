@@ -107,7 +107,7 @@ fn a_stream_with_labels_leaves_out_unlabelled_cases_with_a_remark() {
     let (cache, _dir) = cache_of(&all);
     let of = |include: &[&str], labels: bool| {
         let include = include.iter().map(|&name| name.to_owned()).collect();
-        StreamConfig { include, labels, ..StreamConfig::default() }
+        StreamConfig { labels, include, ..StreamConfig::default() }
     };
     let taken = |config: &StreamConfig| {
         let (cases, _) = cases_of(&cache, config).unwrap();

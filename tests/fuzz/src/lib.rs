@@ -50,6 +50,8 @@ const TARGETS: &[Target] = &[
     #[cfg(feature = "trainer")]
     Target { name: "journal", attack: runs::journal },
     #[cfg(feature = "trainer")]
+    Target { name: "run_cases", attack: runs::run_cases },
+    #[cfg(feature = "trainer")]
     Target { name: "mlflow", attack: runs::mlflow },
     #[cfg(feature = "trainer")]
     Target { name: "pth", attack: runs::pth },

@@ -1,4 +1,4 @@
-//! Targets that read files of training: configurations, checkpoints, journals and weights.
+//! Targets that read files of training: configurations, checkpoints, journals, cases and weights.
 
 use std::path::Path;
 
@@ -9,6 +9,7 @@ use hiend_trainer::config::pretrain::PretrainConfig;
 use hiend_trainer::journal::{Entry, Follower, Journal, missing_steps, missing_text, read};
 use hiend_trainer::report::history::History;
 use hiend_trainer::report::mlflow::{LINK, Link};
+use hiend_trainer::training::{CASES, RunCases};
 use hiend_trainer::weights::{self, StateDict, WeightsError};
 
 use crate::{check_error, check_line, write};
@@ -98,6 +99,16 @@ pub(crate) fn journal(scratch: &Path, bytes: &[u8]) {
     resumed.write(&stopped).expect("the file can be written");
     let last = read(&path).expect("the file can be opened").last();
     assert!(matches!(last, Some(Ok(entry)) if entry == stopped), "the line of a resumed run is not the last one");
+}
+
+/// Reads the cases with which a run began, and compares them with none.
+pub(crate) fn run_cases(scratch: &Path, bytes: &[u8]) {
+    write(&scratch.join(CASES), bytes);
+    let none = RunCases::default();
+    match RunCases::read(scratch) {
+        Ok(cases) => check_line(&cases.unwrap_or_default().changes(&none).to_string()),
+        Err(err) => check_error(&err),
+    }
 }
 
 /// Reads the name of a run on an MLflow server.

@@ -8,7 +8,7 @@ use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split
 
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
-use super::source::{Servers, Source, open_cache, refuse_flags_without_effect, warn_of_selection};
+use super::source::{Servers, Source, open_cache, refuse_flags_without_effect, warn_of_selection, with_lost_cases};
 use super::{first_weights, micro_batch};
 use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
@@ -35,11 +35,13 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     running::settle_paths(&mut config)?;
     config.train.convolutions.settle();
     // Cases are divided before any server is asked, whose own errors would name neither flags nor the cause.
-    let (mut task, source) = match open_cache(&args.run, &rank)? {
+    let began = place.cases()?;
+    let (mut task, source) = match open_cache(&args.run, began.as_ref(), &rank)? {
         Some(cache) => {
             warn_of_selection(&cache, &config.stream, &rank);
             let served = config.clone();
-            let task = Finetuning::new(config, &cache, init)?;
+            let task = Finetuning::new(config, &cache, init)
+                .map_err(|error| with_lost_cases(error, began.as_ref(), &cache))?;
             match Servers::connect(&args.run, &served, &mut rank) {
                 // Batches come from the servers, and whole cases for the validation from the shards.
                 Ok(Some(servers)) => {

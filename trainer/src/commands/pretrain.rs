@@ -36,7 +36,8 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
                 Source::Servers(Box::new(servers))
             }
             Ok(None) => {
-                let cache = open_cache(&args.run, &rank)?.context("clap requires --shards or --loader")?;
+                let cache = open_cache(&args.run, place.cases()?.as_ref(), &rank)?;
+                let cache = cache.context("clap requires --shards or --loader")?;
                 warn_of_selection(&cache, &config.stream, &rank);
                 Source::Shards(cache)
             }

@@ -25,7 +25,8 @@ use crate::report::watcher::Watcher;
 use crate::schedule::Unit;
 use crate::training::headspace::{HeadspaceOptions, measure};
 use crate::training::{
-    CHECKPOINTS, CONFIG, Outcome, Resume, Stop, Stream, Summary, Task, TrainOptions, TrainingError, is_stopped, train,
+    CHECKPOINTS, CONFIG, Outcome, Resume, RunCases, Stop, Stream, Summary, Task, TrainOptions, TrainingError,
+    is_stopped, train,
 };
 
 /// Number of optimizer steps of `--smoke`.
@@ -59,6 +60,17 @@ impl Place {
             }
         };
         Ok(Self { run_dir, resume })
+    }
+
+    /// Cases with which a run that is resumed began; `None` if it recorded none.
+    ///
+    /// # Errors
+    /// If the record cannot be read or is damaged.
+    pub(super) fn cases(&self) -> anyhow::Result<Option<RunCases>> {
+        match self.resume {
+            Resume::Begin => Ok(None),
+            Resume::Newest | Resume::Step(_) => Ok(RunCases::read(&self.run_dir)?),
+        }
     }
 
     /// Returns `true` if the folder holds a checkpoint, which a run that was killed early does not.

@@ -9,20 +9,46 @@ use anyhow::{Context as _, bail};
 use hiend_cache::{Cache, Manifest};
 use hiend_loader::dataset::Difference;
 use hiend_loader::pipeline::{self, StreamConfig, digest_of, remark_on_labels, remarks_on_exclude};
-use hiend_loader::program::{UsageError, read_token};
+use hiend_loader::program::{UsageError, count, read_token};
 use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 
 use super::ranks::Rank;
 use crate::cli::RunArgs;
 use crate::config::{DecodeOn, RunConfig, contradiction};
-use crate::training::Stream;
+use crate::training::{RunCases, Stream};
 
-/// Opens the cache that `--shards` names, for `rank`; `None` without the flag.
-pub(super) fn open_cache(args: &RunArgs, rank: &Rank) -> anyhow::Result<Option<Arc<Cache>>> {
+/// Opens the cache that `--shards` names, for `rank`; `None` without the flag. Cases that were added since a run `began` are
+/// left out and reported, except next to servers, which stream them.
+pub(super) fn open_cache(args: &RunArgs, began: Option<&RunCases>, rank: &Rank) -> anyhow::Result<Option<Arc<Cache>>> {
     let Some(shards) = args.shards.clone() else { return Ok(None) };
     let options = args.storage.options();
-    let cache = rank.open_data(move || Cache::open_with(&shards, options))?;
-    Ok(Some(Arc::new(cache?)))
+    let cache = rank.open_data(move || Cache::open_with(&shards, options))??;
+    let (cache, num_added) = match began {
+        Some(began) if args.service.loader.is_empty() => began.without_added(cache),
+        _ => (cache, 0),
+    };
+    if num_added > 0 {
+        let (were, them) = if num_added == 1 { ("was", "it") } else { ("were", "them") };
+        let added = count(num_added, "case");
+        rank.note(format_args!("{added} {were} added to the cache since this run began; it goes on without {them}"));
+    }
+    Ok(Some(Arc::new(cache)))
+}
+
+/// Error of dividing a cache into cases to train on and to validate on; where the cache has lost cases of a run that `began`,
+/// these are named first.
+pub(super) fn with_lost_cases(
+    error: impl Into<anyhow::Error>,
+    began: Option<&RunCases>,
+    cache: &Cache,
+) -> anyhow::Error {
+    let error = error.into();
+    match began.map(|began| began.changes(&RunCases::of(cache))) {
+        Some(changes) if !changes.is_whole() => {
+            error.context(format!("the cache does not hold the cases that the run began with ({changes})"))
+        }
+        _ => error,
+    }
 }
 
 /// Warns of names in `stream.exclude` that match no dataset of a cache, and of unlabelled cases that are left out.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, is_abandoned};
 
+use super::run_cases::{OtherCases, RunCasesError};
 use super::stream::is_stopped;
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
@@ -131,19 +132,12 @@ pub enum TrainingError {
         /// Value of the setting in the run.
         before: String,
     },
-    /// The cache holds cases other than those with which the run began.
-    #[error(
-        "cannot resume: the cases of the cache or their voxels differ from those that the run began with (digest {now}, was \
-         {before}): cases were added, removed, or converted again from other files or with other parameters, or the list or \
-         splits file that stream.split names was edited; restore cache and file, or begin another run with these weights \
-         (--init RUN and a new --run-dir)"
-    )]
-    OtherCases {
-        /// Digest of the selected cases now.
-        now: String,
-        /// Digest when the run began.
-        before: String,
-    },
+    /// The stream has cases other than those with which the run began.
+    #[error("cannot resume: {0}")]
+    OtherCases(OtherCases),
+    /// The cases with which the run began cannot be read.
+    #[error(transparent)]
+    RunCases(#[from] RunCasesError),
     /// A library that computed the run is not used now.
     #[error("{lost}; {}", recorded::REMEDY)]
     OtherKernels {

@@ -14,6 +14,7 @@ use super::queued::Queued;
 use super::ranks::{Ranks, Start, device_names};
 use super::readback::Readback;
 use super::replica::Replica;
+use super::run_cases::{CASES, CaseChanges, OtherCases, RunCases};
 use super::run_dir::{CHECKPOINTS, JOURNAL, PICTURES, RunDir, refuse_changes, saved_config};
 use super::run_feed::feed_of;
 use super::validation::Scores;
@@ -86,6 +87,7 @@ impl<'a, T: Task> Run<'a, T> {
         (ranks, devices): (Option<Arc<Ranks>>, Vec<String>),
     ) -> Result<Self, TrainingError> {
         let config = task.config();
+        let resumed = options.resume != Resume::Begin;
         let found = RunDir::find(&options.run_dir, options.resume)?;
         let state = match found.checkpoint() {
             Some(checkpoint) => {
@@ -93,7 +95,10 @@ impl<'a, T: Task> Run<'a, T> {
                 let saved = saved.map_err(|error| found.explain(error.into()))?;
                 refuse_changes(config, &saved.config)?;
                 if saved.cache_digest != stream.digest {
-                    return Err(TrainingError::OtherCases { now: stream.digest.clone(), before: saved.cache_digest });
+                    let began = RunCases::read(&options.run_dir)?;
+                    let digests = (stream.digest.clone(), saved.cache_digest);
+                    let reason = OtherCases::between(began.as_ref(), stream.cases.as_ref(), digests);
+                    return Err(TrainingError::OtherCases(reason));
                 }
                 if let Some(max_steps) = options.max_steps.filter(|&max| max < saved.step) {
                     return Err(TrainingError::Beyond { step: saved.step, max_steps });
@@ -101,7 +106,7 @@ impl<'a, T: Task> Run<'a, T> {
                 Some(saved)
             }
             // Killed before its first checkpoint: the same run from its start.
-            None if options.resume != Resume::Begin => {
+            None if resumed => {
                 refuse_changes(config, &saved_config::<T::Config>(&options.run_dir, T::KIND, options.resume)?)?;
                 None
             }
@@ -116,7 +121,12 @@ impl<'a, T: Task> Run<'a, T> {
             None => config.train().ema_decay.map(|_| replica.model().valid()),
         };
         let last_good = found.checkpoint().map(Path::to_owned);
-        let run_dir = found.begin(config, beginning.as_ref().map(|beginning| beginning.report.as_str()))?;
+        let replaced = match &stream.cases {
+            Some(cases) if resumed && state.is_none() => replaced_cases(&options.run_dir, cases)?,
+            _ => None,
+        };
+        let report = beginning.as_ref().map(|beginning| beginning.report.as_str());
+        let run_dir = found.begin(config, report, stream.cases.as_ref())?;
         let checkpoints = Checkpoints::open(run_dir.path(), options.keep)?;
         let set_aside = match options.resume {
             Resume::Step(step) => checkpoints.set_aside_after(step)?,
@@ -127,7 +137,6 @@ impl<'a, T: Task> Run<'a, T> {
             None => (None, None),
         };
         let journal_path = run_dir.path().join(JOURNAL);
-        let resumed = options.resume != Resume::Begin;
         let earlier_journal = if resumed { None } else { run_dir.set_journal_aside()? };
         let journal = Journal::open(&journal_path, resumed).map_err(io_error(&journal_path))?;
         let step = state.as_ref().map_or(0, |state| state.step);
@@ -167,7 +176,7 @@ impl<'a, T: Task> Run<'a, T> {
             beginning,
             set_aside,
             earlier_journal,
-            warnings: warning.into_iter().chain(lost).chain(repeated).chain(other_rounding).collect(),
+            warnings: warning.into_iter().chain(lost).chain(repeated).chain(replaced).chain(other_rounding).collect(),
         })
     }
 
@@ -388,6 +397,19 @@ fn standing_best<C>(
         best.step, best.mean_dice
     );
     Ok((None, Some(warning)))
+}
+
+/// Warning about a run without a checkpoint that begins again with other cases than before; `None` if its cases are the same.
+fn replaced_cases(run_dir: &Path, now: &RunCases) -> Result<Option<String>, TrainingError> {
+    let changes = RunCases::read(run_dir)?.map(|began| began.changes(now));
+    let text = |changes: CaseChanges| {
+        let path = run_dir.join(CASES);
+        format!(
+            "{}: the cache has other cases than when the run began ({changes}); it begins again with these",
+            path.display()
+        )
+    };
+    Ok(changes.filter(|changes| !changes.is_none()).map(text))
 }
 
 /// Formats the Dice of each class on one line.

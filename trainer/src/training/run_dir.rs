@@ -8,6 +8,7 @@ use hiend_cache::lock::FileLock;
 use hiend_cache::{durable, lookup};
 
 use super::error::io_error;
+use super::run_cases::{CASES, RunCases};
 use super::{Resume, TrainingError};
 use crate::checkpoint::{self, CheckpointError, Kind, State};
 use crate::config::RunConfig;
@@ -87,13 +88,18 @@ impl RunDir {
     }
 
     /// Creates the missing parts of the folder, removes temporary files of a killed run, and saves the report on the
-    /// initial weights, without which a resumed run would not know that it began with given weights, and then the
-    /// configuration. A run that begins with random weights removes the report of a run that was killed before its
-    /// first checkpoint.
+    /// initial weights, without which a resumed run would not know that it began with given weights, and the `cases` of
+    /// the run's cache, and then the configuration. Without a checkpoint, a report or cases that this run does not have are
+    /// those of a run that was killed before its first one, and are removed. A run that recorded no cases before records them.
     ///
     /// # Errors
     /// If something cannot be written, or another process has locked the folder meanwhile.
-    pub(super) fn begin(self, config: &impl RunConfig, first_weights: Option<&str>) -> Result<Self, TrainingError> {
+    pub(super) fn begin(
+        self,
+        config: &impl RunConfig,
+        first_weights: Option<&str>,
+        cases: Option<&RunCases>,
+    ) -> Result<Self, TrainingError> {
         let pictures = self.path.join(PICTURES);
         durable::create_dir_all(&pictures)?;
         let lock = match self.lock {
@@ -104,14 +110,17 @@ impl RunDir {
             durable::remove_stale(folder)?;
             remove_temporary(folder)?;
         }
-        let report = self.path.join(FIRST_WEIGHTS);
+        let (report, recorded) = (self.path.join(FIRST_WEIGHTS), self.path.join(CASES));
+        let begins = self.checkpoint.is_none();
         match first_weights {
             Some(text) => durable::write(&report, text.as_bytes())?,
-            None if self.checkpoint.is_none() && lookup::exists(&report)? => {
-                durable::remove_file(&report)?;
-                durable::sync_dir(&self.path)?;
-            }
+            None if begins => remove(&report)?,
             None => {}
+        }
+        match cases {
+            Some(cases) if begins || !lookup::exists(&recorded)? => cases.write(&recorded)?,
+            None if begins => remove(&recorded)?,
+            Some(_) | None => {}
         }
         save_config(&self.path.join(CONFIG), config)?;
         Ok(Self { lock: Some(lock), ..self })
@@ -141,6 +150,15 @@ impl RunDir {
         durable::rename(&path, &aside)?;
         Ok(Some(aside))
     }
+}
+
+/// Removes a file durably, if it is there.
+fn remove(path: &Path) -> Result<(), TrainingError> {
+    if lookup::exists(path)? {
+        durable::remove_file(path)?;
+        durable::sync_dir(lookup::parent(path))?;
+    }
+    Ok(())
 }
 
 /// Refuses the folder of a cache or of a dataset, between whose files those of a run would lie.

@@ -8,6 +8,7 @@ use hiend_loader::pipeline::{self, Loader, StreamConfig};
 use hiend_loader::program::health::Health;
 use hiend_loader::remote::{RemoteError, RemoteLoader, RemoteOptions};
 
+use super::run_cases::RunCases;
 use crate::feed::{BatchSource, SourceError, source_of};
 
 /// Function that opens the batches from a step on; the second argument is the share of each batch, as `(rank,
@@ -22,6 +23,8 @@ pub struct Stream {
     pub num_cases: usize,
     /// Digest of the data; a resumed run must have the same data.
     pub digest: String,
+    /// All cases of the cache, which a run records when it begins; `None` for streams of servers or without a cache.
+    pub cases: Option<RunCases>,
     /// Number of batches that may be ready before they are requested.
     pub ahead: usize,
     /// Function that opens the batches from a step on.
@@ -42,7 +45,7 @@ impl Stream {
         options: &pipeline::LoaderOptions,
     ) -> Result<Self, pipeline::Error> {
         let loader = Loader::open(Arc::clone(&cache), config.clone(), seed, options)?;
-        let digest = loader.digest();
+        let (digest, cases) = (loader.digest(), Some(RunCases::of(&cache)));
         let (steps_per_epoch, num_cases) = (loader.steps_per_epoch(), loader.num_cases());
         let ahead = loader.memory().num_buffers;
         let (config, options) = (config.clone(), options.clone());
@@ -54,7 +57,7 @@ impl Stream {
             let loader = Loader::open(Arc::clone(&cache), config.clone(), seed, &options)?;
             Ok(source_of(loader.stream(step)))
         });
-        Ok(Self { steps_per_epoch, num_cases, digest, ahead, open })
+        Ok(Self { steps_per_epoch, num_cases, digest, cases, ahead, open })
     }
 
     /// Opens the stream of a connected loader: the same batches as [`Self::open`] on the servers' shards.
@@ -79,7 +82,7 @@ impl Stream {
             let loader = RemoteLoader::connect(&urls, config.clone(), seed, options)?;
             Ok(source_of(loader.stream(step)))
         });
-        Self { steps_per_epoch, num_cases, digest, ahead, open }
+        Self { steps_per_epoch, num_cases, digest, cases: None, ahead, open }
     }
 
     /// Reports to `health` while a batch is awaited; waiting longer than `limit` is a fault.

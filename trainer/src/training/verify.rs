@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use hiend_cache::{FileError, lookup};
 
 use super::TrainingError;
+use super::run_cases::{CASES, RunCases, RunCasesError};
 use super::run_dir::{CHECKPOINTS, CONFIG, JOURNAL};
 use crate::checkpoint::{self, CheckpointError, Integrity, Kind};
 use crate::config::finetune::FinetuneConfig;
@@ -52,6 +53,9 @@ pub enum FileFault {
     /// The newest checkpoint's configuration cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The cases with which the run began cannot be read.
+    #[error(transparent)]
+    Cases(#[from] RunCasesError),
     /// There is no journal.
     #[error("the checkpoints do not need it; curves will lack the steps so far")]
     NoJournal,
@@ -75,7 +79,7 @@ impl RunCheck {
     }
 }
 
-/// Checks every checkpoint, the configuration and the journal of a run.
+/// Checks every checkpoint, the configuration, the cases and the journal of a run.
 ///
 /// # Errors
 /// If the folder cannot be read or holds no run. Damaged files are results, not errors.
@@ -97,6 +101,10 @@ pub fn verify(run_dir: &Path) -> Result<RunCheck, TrainingError> {
     checkpoints.retain(|(_, path, result)| result.is_ok() || lookup::exists(path).unwrap_or(true));
     let newest = checkpoints.iter().rev().find(|(.., result)| result.is_ok());
     let mut files = vec![(config.clone(), check_config(&config, newest.map(|(_, path, _)| path.as_path())))];
+    if let Some(cases) = RunCases::read(run_dir).transpose() {
+        let result = cases.map(|cases| format!("cases: {}", cases.num_cases()));
+        files.push((run_dir.join(CASES), result.map_err(FileFault::from)));
+    }
     let path = run_dir.join(JOURNAL);
     // No checkpoint is ahead of its journal.
     let done = newest.map_or(0, |(step, ..)| *step);

@@ -13,6 +13,7 @@ mod golden_misc;
 mod golden_schedule;
 mod golden_unetr;
 mod golden_weights;
+mod grown_cache;
 mod kernels;
 mod look;
 mod metric_goldens;
