@@ -20,11 +20,12 @@
 //! it). A process that opens the cache while old shards are removed may get the error of a missing shard, and succeeds
 //! when it tries again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::cache::Cache;
+use crate::case::Case;
 use crate::durable;
 use crate::error::Result;
 use crate::lease::{LIFETIME, Lease};
@@ -133,10 +134,10 @@ fn note() -> String {
 type Staying<'a> = (&'a Arc<Shard>, Vec<usize>);
 
 /// Outcome of pruning.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// Number of unwanted cases dropped.
-    pub cases: usize,
+    /// Unwanted cases that were dropped, as `DATASET/CASE`; sorted.
+    pub cases: Vec<String>,
     /// Number of superseded records of wanted cases dropped.
     pub records: usize,
     /// Number of shards removed because nothing remained in them.
@@ -147,14 +148,14 @@ pub struct Pruned {
     pub bytes_freed: u64,
 }
 
-/// Drops superseded records, and all records of cases whose key is not wanted.
+/// Drops superseded records, and all records of cases that are not wanted.
 ///
 /// Returns `None` and changes nothing if another run is adding shards. `shard_bytes` limits the size of new shards, as
 /// in [`RollingShardWriter`].
 ///
 /// # Errors
 /// If a shard is missing or damaged, or the folder cannot be written. The cache is complete either way.
-pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) -> Result<Option<Pruned>> {
+pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&Case) -> bool) -> Result<Option<Pruned>> {
     let Some(alone) = lock.alone()? else { return Ok(None) };
     let location = &lock.location;
     let place = Place::of(location)?;
@@ -164,12 +165,13 @@ pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) ->
     let mut staying: BTreeMap<&Path, Vec<usize>> =
         cache.shards().iter().map(|shard| (shard.path(), Vec::new())).collect();
     for case in cache.cases() {
-        if wanted(case.key()) {
+        if wanted(case) {
             staying.entry(case.shard().path()).or_default().push(case.idx());
         } else {
-            pruned.cases += 1;
+            pruned.cases.push(case.key().to_owned());
         }
     }
+    let unwanted: HashSet<String> = pruned.cases.iter().cloned().collect();
     let mut doomed: Vec<&Arc<Shard>> = Vec::new();
     let mut copies: BTreeMap<(u64, [usize; 3]), Vec<Staying<'_>>> = BTreeMap::new();
     for shard in cache.shards() {
@@ -177,10 +179,11 @@ pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&str) -> bool) ->
         if records.len() == shard.cases().len() {
             continue;
         }
-        let superseded = shard.cases().iter().enumerate().filter(|(idx, record)| {
-            let key = record.key();
-            wanted(&key) && !records.contains(idx)
-        });
+        let superseded = shard
+            .cases()
+            .iter()
+            .enumerate()
+            .filter(|(idx, record)| !records.contains(idx) && !unwanted.contains(&record.key()));
         pruned.records += superseded.count();
         doomed.push(shard);
         if records.is_empty() {

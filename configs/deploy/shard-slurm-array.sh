@@ -12,7 +12,7 @@
 # Afterwards, once and outside of the array:
 #
 #   hiend-shard verify /data/cache
-#   hiend-shard /data/nnunet_raw --out /data/cache --prune      # if cases were removed or changed
+#   hiend-shard /data/nnunet_raw --out /data/cache --prune      # if cases were removed; --compact if some were changed
 
 #SBATCH --job-name=hiend-shard
 #SBATCH --cpus-per-task=8

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::convert::Prune;
 use crate::preprocess::window::Store;
 use crate::program::{
     CodecArg, CompletionsArgs, Expected, ManArgs, NormalizeArg, OnSuspectArg, RetryArg, Spacing, parse_bytes,
@@ -117,9 +118,21 @@ pub(crate) struct Convert {
     /// Size at which a shard is closed and the next one started
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = parse_some_bytes)]
     pub shard_size: ByteSize,
-    /// Remove cases that are not in DATA, and records superseded by newer ones
-    #[arg(long, conflicts_with_all = ["worker", "claim"])]
-    pub prune: bool,
+    /// Remove superseded records, and the cases that were converted from DATA and are no longer in it; `--prune=all` also
+    /// removes the cases of other folders
+    #[arg(
+        long,
+        value_enum,
+        value_name = "CASES",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "gone",
+        conflicts_with_all = ["worker", "claim"]
+    )]
+    pub prune: Option<PruneArg>,
+    /// Free the space of records that newer ones supersede; removes no case
+    #[arg(long, conflicts_with_all = ["worker", "claim", "dry_run"])]
+    pub compact: bool,
     /// Compare the content of files even where size and modification time are unchanged; reads all data
     #[arg(long, conflicts_with = "dry_run")]
     pub checksum: bool,
@@ -200,6 +213,24 @@ pub(crate) struct Inspect {
     pub report: Option<PathBuf>,
     #[command(flatten)]
     pub retry: RetryArg,
+}
+
+/// Command-line value of [`Prune`] that removes cases.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PruneArg {
+    /// Cases that were converted from DATA and are no longer in it
+    Gone,
+    /// All cases that are not in DATA, those of other folders included
+    All,
+}
+
+impl From<PruneArg> for Prune {
+    fn from(arg: PruneArg) -> Self {
+        match arg {
+            PruneArg::Gone => Self::Gone,
+            PruneArg::All => Self::All,
+        }
+    }
 }
 
 /// Command-line value of [`Store`].

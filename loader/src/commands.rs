@@ -3,6 +3,7 @@
 mod caches;
 mod convert;
 mod inspect;
+mod not_in_data;
 mod plan;
 mod progress;
 mod replay;

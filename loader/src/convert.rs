@@ -8,16 +8,17 @@
 //! A case is unchanged if the cache has a record of it with the same parameters and the same files. Files whose names,
 //! sizes and times of change are those in the record are taken to be the same without reading them, so that a second
 //! run over 10,000 cases looks at 10,000 directory entries and not at 600 GB. Where size or time differ, the bytes
-//! decide, by their hash; a record is not written again for another time alone, so files that were copied without their
-//! times are read by every run (`cp -p` and `rsync -t` keep them). A time of change within [`SETTLED`] of the moment
-//! the file was read is not trusted. [`ConvertOptions::checksum`] compares the bytes in any case.
+//! decide, by their hash; a record is not written again for another time alone, but the time is noted beside the shards
+//! ([`hiend_cache::seen`]), and the next run trusts it. A time of change within [`SETTLED`] of the moment the file was read
+//! is not trusted. [`ConvertOptions::checksum`] compares the bytes in any case.
 //!
 //! # Nothing lost on account of what cannot be seen
 //! A path that cannot be examined is an error ([`dataset`](crate::dataset)) or skips its case; the case's record stays.
 //! Labelled records are not superseded by unlabelled ones when a dataset has lost all its label maps, and nothing is
-//! pruned below a folder that exists but is empty: an unmounted disk looks like either. Cases of lost and damaged
-//! shards are converted again where they are in the data; where they are not, the run ends before it writes anything. So
-//! does a run whose data would replace the scans of another dataset that has the same name.
+//! pruned below a folder that exists but is empty: an unmounted disk looks like either. Cases that were
+//! converted from other folders are pruned by [`Prune::All`] alone. Cases of lost and damaged shards are converted again
+//! where they are in the data; where they are not, the run ends before it writes anything. So does a run whose data would
+//! replace the scans of another dataset that has the same name.
 //!
 //! # Several workers
 //! A case belongs to worker `blake3(DATASET/CASE) mod N` ([`keep_share`]): every worker finds its share by itself, and
@@ -47,6 +48,7 @@ mod memory;
 mod modality;
 mod origin;
 mod pass;
+mod prune;
 mod same_scan;
 mod share;
 mod source;
@@ -56,12 +58,13 @@ mod unnamed;
 mod unseen;
 mod values;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hiend_cache::prune::{Pruned, RunLock};
-use hiend_cache::{CodecPreset, Location, OpenOptions, RollingShardWriter};
+use hiend_cache::seen::Seen;
+use hiend_cache::{CodecPreset, Location, OpenOptions, RollingShardWriter, SourceFiles};
 
 use crate::budget::{ByteBudget, cores};
 use crate::case::{CaseFiles, SkippedCase};
@@ -84,6 +87,8 @@ pub use memory::memory_needed;
 pub(crate) use modality::refuse as refuse_other_modality;
 pub use origin::OtherFolder;
 use pass::Pass;
+use prune::Present;
+pub use prune::{NotInData, Prune};
 pub use share::keep_share;
 pub use source::SETTLED;
 pub use suspicion::{Judged, OnSuspect, Suspicion};
@@ -93,7 +98,6 @@ pub use values::{Air, BlankSlices, Peaks, RepeatedSlices, Shares, Slices, Tissue
 
 /// Options of a conversion; no option changes a voxel of the result.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "options that are independent of each other")]
 pub struct ConvertOptions {
     /// Number of cases worked on at a time.
     pub jobs: usize,
@@ -120,8 +124,8 @@ pub struct ConvertOptions {
     /// True to continue without the cases of lost and damaged shards that are not in the data; otherwise such cases end
     /// the run before it writes anything.
     pub forget_lost: bool,
-    /// True to drop cases that are not in the data, and superseded records, once everything is converted.
-    pub prune: bool,
+    /// Records to remove once everything is converted.
+    pub prune: Prune,
     /// Treatment of images that do not look like a CT in HU.
     pub on_suspect: OnSuspect,
     /// Time for which a failed request to object storage is retried.
@@ -142,7 +146,7 @@ impl Default for ConvertOptions {
             reconvert: BTreeSet::new(),
             change_parameters: false,
             forget_lost: false,
-            prune: false,
+            prune: Prune::Nothing,
             on_suspect: OnSuspect::Warn,
             storage_retry: OpenOptions::RETRY,
         }
@@ -176,8 +180,8 @@ pub struct Summary {
     pub bytes_out: u64,
     /// Number of shards written.
     pub shards: usize,
-    /// Number of cases in the cache that are not in this data.
-    pub not_in_data: usize,
+    /// Cases in the cache that are not in this data.
+    pub not_in_data: NotInData,
     /// Scans that the cache holds twice: a case that is not in this data, and a case of the data with the same image.
     pub twice: Vec<[String; 2]>,
     /// Scans that the data hold twice: a case, and the first one of the data with the same image.
@@ -342,11 +346,11 @@ impl<'a> Conversion<'a> {
             cases = claiming.order(cases);
         }
         let budget = ByteBudget::new(options.memory_bytes);
-        let data_folder = origin::folder_of(root).to_string_lossy().into_owned();
+        let present = Present::of(root, datasets);
         let converter = CaseConverter {
             root,
             datasets,
-            folder: &data_folder,
+            folder: &present.folder,
             config: &config,
             options: &options,
             parameters: &parameters,
@@ -355,13 +359,14 @@ impl<'a> Conversion<'a> {
         };
         let worker_idx = u32::try_from(options.worker.0).unwrap_or(u32::MAX);
         let mut shards = RollingShardWriter::new(out, known.generation, worker_idx, options.shard_bytes);
-        let mut num_left = 0;
+        let (mut num_left, mut seen) = (0, BTreeMap::new());
         let mut convert_all = || {
             loop {
                 let pass =
                     Pass { converter: &converter, labelled: &labelled, claiming: claiming.as_ref(), stop: &stop };
-                let left =
-                    pass.run(&cases, &mut |outcome| store(outcome, &known, &mut shards, &mut summary, &mut observe))?;
+                let left = pass.run(&cases, &mut |outcome| {
+                    store(outcome, &known, &mut shards, &mut seen, &mut summary, &mut observe)
+                })?;
                 let mut pending = left.pending;
                 summary.elsewhere += left.over;
                 num_left = left.untouched + pending.len();
@@ -382,20 +387,21 @@ impl<'a> Conversion<'a> {
         // A run that comes to its end has converted the lost cases of its share, or told why it skipped them; an older record does
         // not replace that of a skipped one. Claims may be older than the loss.
         let is_over = stored.is_ok() && !summary.interrupted && options.claim.is_none();
-        let (own, listed) = (folder::listed(&share), folder::listed(datasets));
+        let own = folder::listed(&share);
         let is_skipped = |key: &str| is_over && own.contains(key) && !known.records.contains_key(key);
-        let is_given_up = |key: &str| is_skipped(key) || (options.forget_lost && !listed.contains(key));
+        let is_given_up = |key: &str| is_skipped(key) || (options.forget_lost && !present.listed.contains(key));
         // A case that ends the run does not take the finished ones with it.
         if let Err(ConvertError::Suspect(_)) | Ok(()) = &stored {
             let written = shards.finish()?;
             (summary.shards, summary.bytes_out) = (written.shards, written.bytes);
             // Cases to be pruned are still in the cache and may stay, so the names of their classes are kept.
-            let names = if options.prune { Names::Kept } else { Names::Replaced };
+            let names = if options.prune.removes_cases() { Names::Kept } else { Names::Replaced };
             folder::write_manifest(out, datasets, &config, names, &is_given_up)?;
+            Seen::add(out, seen)?;
         }
         stored?;
         claiming.map_or(Ok(()), |claiming| claiming.leave(num_left == 0))?;
-        stock::take(out, datasets, &options, (&lock, &stop), &mut summary)?;
+        stock::take(out, datasets, &present, &options, (&lock, &stop), &mut summary)?;
         if summary.pruned.is_some() {
             // Lists the cases of each shard, and the names of the classes that are left.
             folder::write_manifest(out, datasets, &config, Names::Replaced, &is_given_up)?;
@@ -432,6 +438,7 @@ fn store(
     outcome: Outcome,
     known: &Known,
     shards: &mut RollingShardWriter,
+    all_seen: &mut BTreeMap<String, SourceFiles>,
     summary: &mut Summary,
     observe: &mut impl FnMut(Event<'_>),
 ) -> Result<(), ConvertError> {
@@ -452,8 +459,9 @@ fn store(
             shards.push(*encoded)?;
             observe(Event::Converted { case: &case, bytes_in });
         }
-        Outcome::Unchanged { key, bytes_in, is_read, findings } => {
+        Outcome::Unchanged { key, bytes_in, is_read, seen, findings } => {
             summary.unchanged += 1;
+            all_seen.extend(seen.map(|files| (key.clone(), *files)));
             summary.bytes_in += if is_read { bytes_in } else { 0 };
             let finding = |text| Finding { case: key.clone(), text };
             summary.known_findings.extend(findings.into_iter().map(finding));

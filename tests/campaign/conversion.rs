@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use hiend_cache::durable::operation::Operation;
 use hiend_cache::verify::{survey, verify_case};
 use hiend_cache::{Cache, StoredVolume, VolumeReader};
-use hiend_loader::convert::{Conversion, ConvertError, ConvertOptions, Summary};
+use hiend_loader::convert::{Conversion, ConvertError, ConvertOptions, Prune, Summary};
 use hiend_loader::dataset;
 
 use crate::effort::seeds;
@@ -58,7 +58,8 @@ impl Stage {
             jobs: 1,
             // Two cases to a shard.
             shard_bytes: 9000,
-            prune: matches!(self, Self::Pruned),
+            // Each stage has its own folder, and a case that is gone was converted from that of an earlier stage.
+            prune: if matches!(self, Self::Pruned) { Prune::All } else { Prune::Nothing },
             ..ConvertOptions::default()
         }
     }

@@ -1,9 +1,9 @@
 //! Random sequences of operations on a data set and its cache, against a model of what the cache must hold.
 //!
 //! Operations: cases added, changed and removed; conversions that end, that are stopped, killed, cut off from power or
-//! refused by the disk; two workers, two runs at once; pruning; damaged and lost shards; verification; streaming from
-//! any step. After each one the cache holds exactly the cases of the model, with the voxels of their version. Where a
-//! conversion was disturbed, each case has its old or its new version.
+//! refused by the disk; two workers, two runs at once; a second folder in the cache; pruning; damaged and lost
+//! shards; verification; streaming from any step. After each one the cache holds exactly the cases of the model, with the
+//! voxels of their version. Where a conversion was disturbed, each case has its old or its new version.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use hiend_cache::prune::{RunLock, prune};
 use hiend_cache::{Cache, Manifest, StoredVolume, list_shards};
-use hiend_loader::convert::{Conversion, ConvertError, ConvertOptions, Event};
+use hiend_loader::convert::{Conversion, ConvertError, ConvertOptions, Event, Prune};
 use hiend_loader::dataset;
 use hiend_loader::pipeline::{Loader, LoaderOptions, StreamConfig};
 use hiend_loader::stop::Stop;
@@ -29,6 +29,8 @@ const DATASET: &str = "Dataset001_Scans";
 const SEQUENCE_LEN: usize = 40;
 /// Names of cases. The case `kept` always exists, so that the data set is never empty.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "kept"];
+/// Name of the only case of the second folder, which has a dataset of the same name.
+const ELSEWHERE: &str = "elsewhere";
 /// Number of versions that a case may have.
 const VERSIONS: u64 = 6;
 /// Number of steps of a stream that are compared.
@@ -44,13 +46,14 @@ type Model = BTreeMap<String, Version>;
 enum Step {
     Write { name: usize, version: Version },
     Remove { name: usize },
-    Convert { prune: bool, checksum: bool },
+    Convert { prune: Prune, checksum: bool },
+    Elsewhere { seed: u64, prune: Prune },
     Workers,
     TwoRuns,
     Stop { after: usize },
-    Kill { before: usize, prune: bool },
-    PowerCut { before: usize, prune: bool, seed: u64 },
-    DiskFault { operation: usize, errno: i32, prune: bool, seed: u64 },
+    Kill { before: usize, prune: Prune },
+    PowerCut { before: usize, prune: Prune, seed: u64 },
+    DiskFault { operation: usize, errno: i32, prune: Prune, seed: u64 },
     Prune { wanted: u8 },
     Flip { at: u64 },
     LoseShard { number: usize },
@@ -60,7 +63,12 @@ enum Step {
 
 impl Step {
     fn random(rng: &mut ChaCha8Rng) -> Self {
-        let prune = rng.random_bool(0.3);
+        let prune = match rng.random_range(0..20u8) {
+            0..14 => Prune::Nothing,
+            14..16 => Prune::Superseded,
+            16..19 => Prune::Gone,
+            _ => Prune::All,
+        };
         let operation = rng.random_range(0..40usize);
         let seed = rng.random_range(1..u64::MAX);
         match rng.random_range(0..100u8) {
@@ -69,7 +77,8 @@ impl Step {
                 version: (rng.random_range(0..VERSIONS), rng.random_bool(0.6)),
             },
             20..26 => Self::Remove { name: rng.random_range(0..NAMES.len() - 1) },
-            26..41 => Self::Convert { prune, checksum: rng.random_bool(0.2) },
+            26..38 => Self::Convert { prune, checksum: rng.random_bool(0.2) },
+            38..41 => Self::Elsewhere { seed: rng.random_range(0..VERSIONS), prune },
             41..45 => Self::Workers,
             45..48 => Self::TwoRuns,
             48..52 => Self::Stop { after: rng.random_range(0..3) },
@@ -163,7 +172,7 @@ impl<'a> World<'a> {
         }
     }
 
-    fn options(prune: bool) -> ConvertOptions {
+    fn options(prune: Prune) -> ConvertOptions {
         ConvertOptions { jobs: 1, shard_bytes: 9000, prune, ..ConvertOptions::default() }
     }
 
@@ -172,10 +181,27 @@ impl<'a> World<'a> {
     }
 
     /// Expected content of the cache after a conversion that ended.
-    fn converted(&self, prune: bool) -> Model {
-        let mut after = if prune { Model::new() } else { self.stored.clone() };
+    fn converted(&self, prune: Prune) -> Model {
+        let mut after = self.stored.clone();
+        match prune {
+            Prune::Nothing | Prune::Superseded => {}
+            Prune::Gone => after.retain(|name, _| name == ELSEWHERE),
+            Prune::All => after.clear(),
+        }
         after.extend(self.data.clone());
         after
+    }
+
+    /// Converts the second folder, with its case in this version. Only [`Prune::All`] removes the cases of the first one.
+    fn elsewhere(&mut self, seed: u64, prune: Prune) -> Result<(), String> {
+        let folder = self.dir.join("second");
+        // Labelled in all versions: a dataset that has lost all its label maps is an unmounted disk.
+        let version = (seed, true);
+        write_case(&folder.join(DATASET), ELSEWHERE, seed, true);
+        convert(&folder, &self.cache_dir(), Self::options(prune)).map_err(|err| error_chain(&err))?;
+        let mut expected = if prune == Prune::All { Model::new() } else { self.stored.clone() };
+        expected.insert(ELSEWHERE.to_owned(), version);
+        self.expect(expected)
     }
 
     /// Versions that the cache holds now.
@@ -191,7 +217,7 @@ impl<'a> World<'a> {
 
     /// Accepts the cache if each case has its version from before or after a disturbed conversion, and no case that
     /// should stay is missing.
-    fn accept(&mut self, prune: bool) -> Result<(), String> {
+    fn accept(&mut self, prune: Prune) -> Result<(), String> {
         let (found, after) = (self.found()?, self.converted(prune));
         for (name, version) in &found {
             if self.stored.get(name) != Some(version) && after.get(name) != Some(version) {
@@ -211,7 +237,7 @@ impl<'a> World<'a> {
     }
 
     /// Converts under observation; the conversion may be killed or fail.
-    fn disturbed(&mut self, plan: Plan, prune: bool, loss: Option<Loss>) -> Result<(), String> {
+    fn disturbed(&mut self, plan: Plan, prune: Prune, loss: Option<Loss>) -> Result<(), String> {
         let (recorder, observation) = Recorder::start(&self.cache_dir(), plan);
         let result = self.convert(Self::options(prune));
         drop(observation);
@@ -241,7 +267,7 @@ impl<'a> World<'a> {
     }
 
     /// Compares the cache with its expected content after a conversion, which must leave no temporary file.
-    fn expect_converted(&mut self, prune: bool) -> Result<(), String> {
+    fn expect_converted(&mut self, prune: Prune) -> Result<(), String> {
         self.expect(self.converted(prune))?;
         let left = temporaries(&self.cache_dir());
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?} left")) }
@@ -264,19 +290,22 @@ impl<'a> World<'a> {
                 self.expect_converted(prune)?;
                 self.verify()
             }
+            Step::Elsewhere { seed, prune } => self.elsewhere(seed, prune),
             Step::Workers => {
                 for worker in 0..2 {
-                    self.convert(ConvertOptions { worker: (worker, 2), ..Self::options(false) }).map_err(chain)?;
+                    self.convert(ConvertOptions { worker: (worker, 2), ..Self::options(Prune::Nothing) })
+                        .map_err(chain)?;
                 }
-                self.expect_converted(false)
+                self.expect_converted(Prune::Nothing)
             }
             Step::TwoRuns => {
                 let runs = std::thread::scope(|scope| {
-                    let runs: Vec<_> = (0..2).map(|_| scope.spawn(|| self.convert(Self::options(false)))).collect();
+                    let runs: Vec<_> =
+                        (0..2).map(|_| scope.spawn(|| self.convert(Self::options(Prune::Nothing)))).collect();
                     runs.into_iter().map(|run| run.join().unwrap()).collect::<Vec<_>>()
                 });
                 runs.into_iter().try_for_each(|run| run.map_err(chain))?;
-                self.expect_converted(false)
+                self.expect_converted(Prune::Nothing)
             }
             Step::Stop { after } => self.stop(after),
             Step::Kill { before, prune } => {
@@ -314,12 +343,12 @@ impl<'a> World<'a> {
             }
         };
         let conversion = Conversion::new(&data, &datasets, &cache).config(preprocessing());
-        let run = conversion.options(Self::options(false)).stop(stop.clone()).observe(observe).run();
+        let run = conversion.options(Self::options(Prune::Nothing)).stop(stop.clone()).observe(observe).run();
         run.map_err(|err| error_chain(&err))?;
         let mut expected = self.stored.clone();
         expected.extend(reported.into_iter().map(|name| (name.clone(), self.data[&name])));
         // A case in progress when the stop was requested is finished, and unchanged cases count as they are.
-        self.accept(false)?;
+        self.accept(Prune::Nothing)?;
         let kept = expected.iter().all(|(name, version)| self.stored.get(name) == Some(version));
         if kept { Ok(()) } else { Err(format!("the cache holds {:?}; reported were {expected:?}", self.stored)) }
     }
@@ -332,7 +361,8 @@ impl<'a> World<'a> {
             return Ok(());
         }
         let lock = RunLock::shared(self.cache_dir()).map_err(|err| error_chain(&err))?;
-        let pruned = prune(&lock, 9000, |key| is_wanted(&key[DATASET.len() + 1..])).map_err(|err| error_chain(&err))?;
+        let pruned =
+            prune(&lock, 9000, |case| is_wanted(&case.key()[DATASET.len() + 1..])).map_err(|err| error_chain(&err))?;
         if pruned.is_none() {
             return Err("another run was seen where there is none".into());
         }
@@ -366,8 +396,8 @@ impl<'a> World<'a> {
         let path = &self.cache_dir().join(name);
         let whole = std::fs::read(path).unwrap();
         std::fs::remove_file(path).unwrap();
-        match self.convert(Self::options(false)) {
-            Ok(()) => self.expect_converted(false),
+        match self.convert(Self::options(Prune::Nothing)) {
+            Ok(()) => self.expect_converted(Prune::Nothing),
             Err(ConvertError::LostCases { .. } | ConvertError::LostShard { .. }) => {
                 std::fs::write(path, whole).unwrap();
                 self.expect(self.stored.clone())

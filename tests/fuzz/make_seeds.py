@@ -19,6 +19,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 CONFIGS = ROOT.parent.parent / "configs"
 SHAPE = (3, 2, 2)
+SEEN = json.dumps({
+    "D/a": {
+        "image": "imagesTr/a_0000.nii", "image_blake3": "00", "label": "labelsTr/a.nii", "label_blake3": "01",
+        "bytes": 700, "image_modified_ns": 1700000000000000000, "label_modified_ns": -1, "folder": "/data",
+    },
+    "D/b": {"image": "b.nii", "image_blake3": "02", "label": None, "label_blake3": None, "bytes": 0},
+})
 
 
 def put(target, name, content):
@@ -155,6 +162,7 @@ def caches(shard):
         without = json.loads(text)
         del without["checksum"]
         put("manifest", "unsealed", json.dumps(without, indent=1))
+        put("seen", "one", SEEN)
 
 
 def folders():

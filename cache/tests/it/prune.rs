@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hiend_cache::prune::{Pruned, RunLock, prune};
 use hiend_cache::verify::{survey, verify_case};
-use hiend_cache::{Cache, CodecPreset, Manifest, NewCase, ShardWriter, VolumeReader, encode};
+use hiend_cache::{Cache, Case, CodecPreset, Manifest, NewCase, ShardWriter, VolumeReader, encode};
 
 const SHAPE: [usize; 3] = [10, 9, 8];
 
@@ -36,15 +36,15 @@ fn write_cache(dir: &Path) {
     Manifest::update(dir, |_| {}).unwrap();
 }
 
-fn wanted(key: &str) -> bool {
-    !key.contains("gone")
+fn wanted(case: &Case) -> bool {
+    !case.key().contains("gone")
 }
 
 /// Images of the wanted cases by key.
 fn voxels(dir: &Path) -> BTreeMap<String, Vec<u16>> {
     let cache = Cache::open(dir).unwrap();
     let mut reader = VolumeReader::new();
-    let cases = cache.cases().iter().filter(|case| wanted(case.key()));
+    let cases = cache.cases().iter().filter(|case| wanted(case));
     cases.map(|case| (case.key().to_owned(), case.read_whole(&mut reader).unwrap().image)).collect()
 }
 
@@ -76,7 +76,8 @@ fn wanted_cases_are_kept_and_the_rest_is_dropped() {
     let before = voxels(dir.path());
     assert!(Cache::open(dir.path()).unwrap().superseded_bytes() > 0);
     let pruned = run(dir.path());
-    assert_eq!((pruned.cases, pruned.records, pruned.shards_removed, pruned.shards_rewritten), (2, 2, 1, 1));
+    assert_eq!(pruned.cases, ["D/gone", "D/gone2"]);
+    assert_eq!((pruned.records, pruned.shards_removed, pruned.shards_rewritten), (2, 1, 1));
     assert!(pruned.bytes_freed > 0);
     assert_eq!(voxels(dir.path()), before);
     assert_whole(dir.path());
@@ -119,5 +120,5 @@ fn nothing_is_pruned_while_another_run_adds_shards() {
     let other = RunLock::shared(dir.path()).unwrap();
     assert_eq!(prune(&RunLock::shared(dir.path()).unwrap(), 1 << 30, wanted).unwrap(), None);
     drop(other);
-    assert_eq!(run(dir.path()).cases, 2);
+    assert_eq!(run(dir.path()).cases.len(), 2);
 }

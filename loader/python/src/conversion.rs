@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use hiend_cache::CodecPreset;
 use hiend_loader::budget::cores;
-use hiend_loader::convert::{Conversion, ConvertOptions, Event, Finding, OnSuspect, Summary};
+use hiend_loader::convert::{Conversion, ConvertOptions, Event, Finding, OnSuspect, Prune, Summary};
 use hiend_loader::dataset::{
     Dataset, Exclude, Modalities, Unmatched, UnusedFile, UnusedReason, Weight, root_of, survey_of,
 };
@@ -50,7 +50,7 @@ impl From<Event<'_>> for Report {
 /// conversion, as Ctrl-C does, once the cases in progress are done.
 #[pyfunction]
 #[pyo3(signature = (data, out, config, *, codec, jobs, memory, shard_size, exclude, reconvert, worker, prune, checksum, change_parameters, forget_lost, on_suspect, progress))]
-#[expect(clippy::too_many_arguments, clippy::fn_params_excessive_bools, reason = "keyword arguments, given by name")]
+#[expect(clippy::too_many_arguments, reason = "keyword arguments, given by name")]
 pub(crate) fn convert<'py>(
     py: Python<'py>,
     data: PathBuf,
@@ -63,7 +63,7 @@ pub(crate) fn convert<'py>(
     exclude: Vec<String>,
     reconvert: Vec<String>,
     worker: (usize, usize),
-    prune: bool,
+    prune: &str,
     checksum: bool,
     change_parameters: bool,
     forget_lost: bool,
@@ -81,7 +81,8 @@ pub(crate) fn convert<'py>(
         let (number, workers) = worker;
         return Err(Failure::config(format!("worker: {number} of {workers}; expected 0 to N-1 of N")).into());
     }
-    if prune && worker.1 > 1 {
+    let prune = parse_prune(prune)?;
+    if prune != Prune::Nothing && worker.1 > 1 {
         return Err(Failure::config("prune: needs all cases, and not the share of one worker").into());
     }
     let mut options = ConvertOptions {
@@ -174,9 +175,11 @@ fn refuse_unmatched(argument: &str, Unmatched { pattern, nearest }: &Unmatched) 
 }
 
 /// Finds the cases of a folder that are not excluded. Logs contradictions within datasets, and files that are not used.
-fn find(data: &std::path::Path, modalities: Modalities, exclude: &[String], prune: bool) -> Result<Found, Failure> {
+fn find(data: &std::path::Path, modalities: Modalities, exclude: &[String], prune: Prune) -> Result<Found, Failure> {
     let mut listing = survey_of(data, modalities)?;
-    if prune && let Some(lost) = listing.all_unused().find(|unused| unused.reason == UnusedReason::DanglingLink) {
+    if prune.removes_cases()
+        && let Some(lost) = listing.all_unused().find(|unused| unused.reason == UnusedReason::DanglingLink)
+    {
         return Err(Failure::other(format!("{lost}; nothing is pruned while parts of the data cannot be seen")));
     }
     let (num_excluded, unmatched) = Exclude::new(exclude).apply(&mut listing.datasets);
@@ -247,7 +250,9 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<
     dict.set_item("bytes_in", summary.bytes_in)?;
     dict.set_item("bytes_out", summary.bytes_out)?;
     dict.set_item("shards", summary.shards)?;
-    dict.set_item("not_in_data", summary.not_in_data)?;
+    dict.set_item("not_in_data", summary.not_in_data.num_cases())?;
+    dict.set_item("gone", &summary.not_in_data.gone)?;
+    dict.set_item("elsewhere", &summary.not_in_data.elsewhere)?;
     let pairs = |cases: &[[String; 2]]| -> Vec<(String, String)> {
         cases.iter().map(|[case, other]| (case.clone(), other.clone())).collect()
     };
@@ -255,7 +260,7 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<
     dict.set_item("repeated", pairs(&summary.repeated))?;
     dict.set_item("superseded_bytes", summary.superseded_bytes)?;
     dict.set_item("lost", &summary.lost)?;
-    dict.set_item("pruned_cases", summary.pruned.as_ref().map(|pruned| pruned.cases))?;
+    dict.set_item("pruned_cases", summary.pruned.as_ref().map(|pruned| pruned.cases.len()))?;
     dict.set_item("secs", summary.secs)?;
     Ok(dict)
 }
@@ -278,6 +283,16 @@ fn parse_codec(codec: &str) -> Result<CodecPreset, Failure> {
         "dense" => Ok(CodecPreset::Dense),
         "lz4" => Ok(CodecPreset::Lz4),
         other => Err(unknown("codec", other, "\"fast\", \"dense\" or \"lz4\"")),
+    }
+}
+
+fn parse_prune(prune: &str) -> Result<Prune, Failure> {
+    match prune {
+        "nothing" => Ok(Prune::Nothing),
+        "superseded" => Ok(Prune::Superseded),
+        "gone" => Ok(Prune::Gone),
+        "all" => Ok(Prune::All),
+        other => Err(unknown("prune", other, "False, True, \"gone\" or \"all\"")),
     }
 }
 

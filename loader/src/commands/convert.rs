@@ -13,10 +13,10 @@ use hiend_cache::prune::Pruned;
 use super::progress::Progress;
 use super::table::{count, facts, size};
 use super::task::{Task, num_cases, refuse_unmatched, summary};
-use super::{plan, unused};
+use super::{not_in_data, plan, unused};
 use crate::case::shown;
 use crate::cli;
-use crate::convert::{Conversion, ConvertError, Event, OnSuspect, Summary, keep_share};
+use crate::convert::{Conversion, ConvertError, Event, OnSuspect, Prune, Summary, keep_share};
 use crate::dataset::{Exclude, UnusedReason, Weight};
 use crate::program::{INTERRUPTED, SKIPPED, check_output_folder, interrupt_flag, is_one_output, note, print};
 
@@ -31,7 +31,9 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     }
     let mut task = Task::find(data, &args.preprocess)?;
     task.options.shard_bytes = args.shard_size.as_u64();
-    task.options.prune = args.prune;
+    // Pruning frees the space of superseded records as well.
+    let compact = if args.compact { Prune::Superseded } else { Prune::Nothing };
+    task.options.prune = args.prune.map_or(compact, Prune::from);
     task.options.checksum = args.checksum;
     task.options.change_parameters = args.change_parameters;
     task.options.forget_lost = args.forget_lost;
@@ -40,7 +42,7 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     refuse_unmatched("--reconvert", &unmatched, data)?;
     task.options.reconvert = reconvert;
     task.options.claim = args.claim.then(|| Duration::from_secs(args.claim_lifetime));
-    if args.prune
+    if task.options.prune.removes_cases()
         && let Some(lost) = task.all_unused().find(|unused| unused.reason == UnusedReason::DanglingLink)
     {
         anyhow::bail!("{lost}; nothing is pruned while parts of the data cannot be seen");
@@ -141,8 +143,8 @@ fn conclude(
             print(format_args!("  {unnamed}"))?;
         }
     }
-    print_stock(args, summary)?;
-    if args.prune && summary.pruned.is_none() {
+    print_stock(args, summary, task.options.prune)?;
+    if task.options.prune != Prune::Nothing && summary.pruned.is_none() {
         anyhow::bail!("{}: not pruned, because another run is writing here; try again later", shown(&args.out));
     }
     print(lost.unwrap_or_else(|| format!("Next: hiend-train --shards {}", shown(&args.out))))?;
@@ -168,16 +170,31 @@ fn lost_line(args: &cli::Convert, summary: &Summary) -> Option<String> {
     Some(format!("The cache still lacks {cases} of lost shards, such as {example}, and programs refuse it; {remedy}."))
 }
 
-/// Prints the number of cases that are in the cache but not in the data, and the scans that are there twice.
-fn print_stock(args: &cli::Convert, summary: &Summary) -> anyhow::Result<()> {
-    if args.worker.is_none() && !args.claim && summary.not_in_data > 0 {
-        let cases = count(summary.not_in_data, "case");
-        print(format_args!("{cases} of the cache not in this data; --prune removes them."))?;
+/// Prints the cases that were removed, the number of cases that are in the cache but not in the data, and the scans that are
+/// there twice.
+fn print_stock(args: &cli::Convert, summary: &Summary, prune: Prune) -> anyhow::Result<()> {
+    if let Some(pruned) = &summary.pruned {
+        not_in_data::list_removed("Removed from the cache:", &pruned.cases)?;
+    }
+    let gone = &summary.not_in_data.gone;
+    if args.worker.is_none() && !args.claim {
+        if !gone.is_empty() {
+            let cases = count(gone.len(), "case");
+            print(format_args!("{cases} of the cache not in this data; --prune removes them."))?;
+        }
+        not_in_data::print_elsewhere(&summary.not_in_data, prune)?;
     }
     for [other, own] in summary.twice.iter().take(MAX_TWICE) {
-        print(format_args!(
-            "{other}, which is not in this data, and {own} are the same scan; --prune removes the former."
-        ))?;
+        if gone.contains(other) {
+            print(format_args!(
+                "{other}, which is not in this data, and {own} are the same scan; --prune removes the former."
+            ))?;
+        } else {
+            print(format_args!(
+                "{other}, which was not converted from this folder, and {own} are the same scan; training and validation may \
+                 share it; remove one of the two: --exclude NAME --prune, with the folder that it comes from."
+            ))?;
+        }
     }
     if summary.twice.len() > MAX_TWICE {
         print(format_args!("... and {} more", count(summary.twice.len() - MAX_TWICE, "scan")))?;
@@ -192,7 +209,7 @@ fn print_stock(args: &cli::Convert, summary: &Summary) -> anyhow::Result<()> {
     }
     if summary.superseded_bytes > 0 {
         let bytes = size(summary.superseded_bytes);
-        print(format_args!("Superseded records take {bytes}; --prune frees this space."))?;
+        print(format_args!("Superseded records take {bytes}; --compact frees this space."))?;
     }
     Ok(())
 }
@@ -224,7 +241,7 @@ fn rows(summary: &Summary, excluded: usize, other_files: String) -> Vec<(&'stati
     }
     if let Some(pruned) = &summary.pruned {
         let Pruned { cases, records, shards_removed, shards_rewritten, bytes_freed } = pruned;
-        let (cases, records) = (count(*cases, "case"), count(*records, "superseded record"));
+        let (cases, records) = (count(cases.len(), "case"), count(*records, "superseded record"));
         let shards = format!("{} removed, {shards_rewritten} rewritten", count(*shards_removed, "shard"));
         rows.push(("pruned", format!("{cases}, {records}; {shards}; {} freed", size(*bytes_freed))));
     }

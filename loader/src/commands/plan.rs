@@ -9,10 +9,10 @@ use serde_json::json;
 
 use super::table::{Table, count, facts, size};
 use super::task::{Task, num_cases};
-use super::unused;
+use super::{not_in_data, unused};
 use crate::case::{SkippedCase, shown};
 use crate::cli;
-use crate::convert::{Changes, Finding, OnSuspect, changes};
+use crate::convert::{Changes, Finding, OnSuspect, Prune, SETTLED, changes};
 use crate::dataset::{Dataset, Weight};
 use crate::plan::{DatasetPlan, Plan, plan};
 use crate::plural::duration;
@@ -67,7 +67,8 @@ fn as_json(task: &Task, plan: &Plan) -> serde_json::Value {
 /// for them.
 pub(super) fn dry_run(mut task: Task, share: Vec<Dataset>, out: &Path) -> anyhow::Result<ExitCode> {
     let changes = changes(&task.root, &task.datasets, out, &task.config, &task.options)?;
-    let unchanged: HashSet<&str> = changes.unchanged.iter().map(String::as_str).collect();
+    // Files of unknown state are rarely others than those of the record.
+    let unchanged: HashSet<&str> = changes.unchanged.iter().chain(&changes.undecided).map(String::as_str).collect();
     task.datasets = share;
     for dataset in &mut task.datasets {
         dataset.cases.retain(|case| !unchanged.contains(case.key().as_str()));
@@ -75,22 +76,34 @@ pub(super) fn dry_run(mut task: Task, share: Vec<Dataset>, out: &Path) -> anyhow
     show(&task, PROBE, Some((out, &changes)))
 }
 
-fn print_changes(changes: &Changes, skipped: &HashSet<&str>, prune: bool, out: &Path) -> anyhow::Result<()> {
+fn print_changes(changes: &Changes, skipped: &HashSet<&str>, prune: Prune, out: &Path) -> anyhow::Result<()> {
     let num_of = |keys: &[String]| keys.iter().filter(|key| !skipped.contains(key.as_str())).count();
     let (num_new, num_changed) = (num_of(&changes.new), num_of(&changes.changed));
     let (cases, unchanged) = (count(num_new + num_changed, "case"), changes.unchanged.len());
     let out = shown(out);
+    let undecided = match changes.undecided.len() {
+        0 => String::new(),
+        num => {
+            let secs = SETTLED.as_secs();
+            format!(", {num} of unknown state (looked at within {secs} s of a change; the conversion compares content)")
+        }
+    };
     print(format_args!(
-        "would convert {cases} into {out}: {num_new} new, {num_changed} changed; {unchanged} unchanged"
+        "would convert {cases} into {out}: {num_new} new, {num_changed} changed; {unchanged} unchanged{undecided}"
     ))?;
-    if !changes.not_in_data.is_empty() {
-        let cases = count(changes.not_in_data.len(), "case");
-        print(if prune {
-            format!("would remove {cases} of the cache not in this data")
-        } else {
-            format!("{cases} of the cache not in this data; --prune removes them")
-        })?;
+    let gone = &changes.not_in_data.gone;
+    let removed = match prune {
+        Prune::Nothing | Prune::Superseded => Vec::new(),
+        Prune::Gone => gone.iter().map(String::as_str).collect(),
+        Prune::All => changes.not_in_data.all(),
+    };
+    let heading = format!("would remove {} of the cache not in this data:", count(removed.len(), "case"));
+    not_in_data::list_removed(&heading, &removed)?;
+    if !gone.is_empty() && !prune.removes_cases() {
+        let cases = count(gone.len(), "case");
+        print(format_args!("{cases} of the cache not in this data; --prune removes them"))?;
     }
+    not_in_data::print_elsewhere(&changes.not_in_data, prune)?;
     for other in &changes.other_folders {
         print(format_args!("check {other}"))?;
     }
@@ -124,7 +137,8 @@ fn show(task: &Task, probe_for: Duration, cache: Option<(&Path, &Changes)>) -> a
     }
     // Those that the probe could not convert are among the skipped ones.
     let would_convert = num_cases(&task.datasets) > plan.skipped.len();
-    let has_cases = would_convert || cache.is_some_and(|(_, changes)| !changes.unchanged.is_empty());
+    let has_kept = |changes: &Changes| !changes.unchanged.is_empty() || !changes.undecided.is_empty();
+    let has_cases = would_convert || cache.is_some_and(|(_, changes)| has_kept(changes));
     Ok(if has_cases { ExitCode::from(SKIPPED) } else { ExitCode::FAILURE })
 }
 

@@ -93,7 +93,7 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     if num_superseded > 0 {
         let faults = count(num_superseded, "fault");
         print(format_args!(
-            "{faults} in superseded records, which nothing reads; --prune of hiend-shard removes them"
+            "{faults} in superseded records, which nothing reads; --compact of hiend-shard removes them"
         ))?;
     }
     conclude(args, &checked, faults)

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::{Instant, SystemTime};
 
-use hiend_cache::{CaseRecord, EncodedCase, NewCase, encode};
+use hiend_cache::{CaseRecord, EncodedCase, NewCase, SourceFiles, encode};
 
 use super::known::Known;
 use super::memory::{self, NoMemory, memory_needed};
-use super::source::{looks_the_same, source_of};
+use super::source::{is_timed, source_of};
 use super::suspicion::{Judged, OnSuspect};
 use super::{ConvertOptions, check_extent, labels, lost};
 use crate::budget::ByteBudget;
@@ -21,8 +21,9 @@ use crate::volume::{VolumeError, VolumeInfo, read_info};
 pub(super) enum Outcome {
     /// Encoded, with the size of its files in bytes.
     Encoded { case: Box<EncodedCase>, bytes_in: u64, findings: Vec<String> },
-    /// Stored in the cache already, with the findings of its conversion. `is_read` is true if that took its files' content.
-    Unchanged { key: String, bytes_in: u64, is_read: bool, findings: Vec<String> },
+    /// Stored in the cache already, with the findings of its conversion. `is_read` is true if that took its files' content;
+    /// `seen` are its files if it took that because their times were not known.
+    Unchanged { key: String, bytes_in: u64, is_read: bool, seen: Option<Box<SourceFiles>>, findings: Vec<String> },
     /// Skipped, with the reason.
     Skipped(SkippedCase),
     /// Suspicious, in a run that ends on such a case.
@@ -55,8 +56,8 @@ impl CaseConverter<'_> {
         let is_wanted_again = self.options.reconvert.contains(&key) || self.options.checksum;
         let record = self.known.record(&key).filter(|_| !is_wanted_again)?;
         let source = source_of(self.root, case, SystemTime::now()).ok()?;
-        let is_unchanged = record.parameters == self.parameters && looks_the_same(&record.source, &source);
-        is_unchanged.then(|| unchanged(record, source.bytes, false))
+        let is_unchanged = record.parameters == self.parameters && self.known.is_untouched(record, &source);
+        is_unchanged.then(|| untouched(record, source.bytes))
     }
 
     /// Returns `true` if the cache held the case with these parameters before the run, and the case is not to be
@@ -80,8 +81,9 @@ impl CaseConverter<'_> {
         let is_wanted_again = self.options.reconvert.contains(&key);
         let known = self.known.record(&key);
         let known = known.filter(|record| record.parameters == self.parameters && !is_wanted_again);
-        if let Some(record) = known.filter(|record| !self.options.checksum && looks_the_same(&record.source, &source)) {
-            return Ok(unchanged(record, source.bytes, false));
+        let is_untouched = known.is_some_and(|record| self.known.is_untouched(record, &source));
+        if let Some(record) = known.filter(|_| is_untouched && !self.options.checksum) {
+            return Ok(untouched(record, source.bytes));
         }
         let unread = |err: VolumeError| SkippedCase::new(case, &err.path, err.reason);
         let (image_info, label_info) = headers(case)?;
@@ -103,7 +105,9 @@ impl CaseConverter<'_> {
         if let Some(record) = known.filter(|record| {
             record.source.image_blake3 == source.image_blake3 && record.source.label_blake3 == source.label_blake3
         }) {
-            return Ok(unchanged(record, source.bytes, true));
+            let (bytes_in, findings) = (source.bytes, findings_of(record));
+            let seen = (!is_untouched && is_timed(&source)).then(|| Box::new(source));
+            return Ok(Outcome::Unchanged { key, bytes_in, is_read: true, seen, findings });
         }
         let on_suspect = self.options.on_suspect;
         let &PreprocessConfig { normalize, window, .. } = self.config;
@@ -147,10 +151,14 @@ impl CaseConverter<'_> {
     }
 }
 
-/// Outcome of a case whose record is kept.
-fn unchanged(record: &CaseRecord, bytes_in: u64, is_read: bool) -> Outcome {
-    let findings = record.values.as_ref().map(|values| values.findings.clone()).unwrap_or_default();
-    Outcome::Unchanged { key: record.key(), bytes_in, is_read, findings }
+/// Outcome of a case whose files need not be read.
+fn untouched(record: &CaseRecord, bytes_in: u64) -> Outcome {
+    Outcome::Unchanged { key: record.key(), bytes_in, is_read: false, seen: None, findings: findings_of(record) }
+}
+
+/// Findings of a case's conversion.
+fn findings_of(record: &CaseRecord) -> Vec<String> {
+    record.values.as_ref().map(|values| values.findings.clone()).unwrap_or_default()
 }
 
 /// Reads the headers of a case's image and label map; for several masks, the header of the first mask.

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use hiend_cache::{Cache, Location, OpenOptions};
 
 use super::known::Known;
-use super::source::{looks_the_same, source_of};
-use super::{ConvertError, ConvertOptions, OtherFolder, folder, identity, keep_share, origin};
+use super::source::{is_undecided, source_of};
+use super::{ConvertError, ConvertOptions, NotInData, OtherFolder, Present, folder, identity, keep_share, origin};
 use crate::dataset::Dataset;
 use crate::preprocess::PreprocessConfig;
 
@@ -24,8 +24,11 @@ pub struct Changes {
     pub changed: Vec<String>,
     /// Cases whose record is kept.
     pub unchanged: Vec<String>,
-    /// Cases of the cache that are not in the data; [`ConvertOptions::prune`] removes them.
-    pub not_in_data: Vec<String>,
+    /// Cases of which a file changed less than [`SETTLED`](super::SETTLED) before it was looked at: its size is that in the
+    /// record, and its time proves nothing. A conversion compares the content.
+    pub undecided: Vec<String>,
+    /// Cases of the cache that are not in the data.
+    pub not_in_data: NotInData,
     /// Datasets that a conversion would refuse if their content shows that they are others than those of the same name in
     /// the cache.
     pub other_folders: Vec<OtherFolder>,
@@ -48,39 +51,35 @@ pub fn changes(
 ) -> Result<Changes, ConvertError> {
     let parameters = identity::parameters(config, options.codec);
     let location = Location::from(out).with_retry(options.storage_retry);
-    let known = match Cache::salvage_unlisted(location, OpenOptions::for_one_pass()) {
+    let known = match Cache::salvage_unlisted(&location, OpenOptions::for_one_pass()) {
         Ok((cache, mut faults)) => {
             // Shards that are whole but cannot be read are not lost; the conversion refuses them, too.
             if let Some(other) = faults.iter().position(|fault| !folder::is_damage(fault)) {
                 return Err(faults.swap_remove(other).into());
             }
-            folder::check(&cache, &faults, datasets, config, options)?
+            let known = folder::check(&cache, &faults, root, datasets, config, options)?;
+            Known { seen: folder::seen(&location)?, ..known }
         }
         Err(hiend_cache::Error::NoCache { .. }) => Known::nothing(),
         Err(error) => return Err(error.into()),
     };
-    let listed = folder::listed(datasets);
     let other_folders = origin::undecided(root, datasets, &known, options);
-    let mut changes = Changes { other_folders, ..Changes::default() };
-    changes.not_in_data.extend(known.records.keys().filter(|key| !listed.contains(*key)).cloned());
-    changes.not_in_data.sort();
+    let not_in_data = Present::of(root, datasets).not_in_data(known.records.values());
+    let mut changes = Changes { not_in_data, other_folders, ..Changes::default() };
     let mut share = datasets.to_vec();
     keep_share(&mut share, options.worker);
     let now = SystemTime::now();
     for case in share.iter().flat_map(|dataset| &dataset.cases) {
         let Ok(source) = source_of(root, case, now) else { continue };
-        let list = match known.record(&case.key()) {
+        let key = case.key();
+        let list = match known.record(&key) {
             None => &mut changes.new,
-            Some(record)
-                if record.parameters == parameters
-                    && looks_the_same(&record.source, &source)
-                    && !options.reconvert.contains(&case.key()) =>
-            {
-                &mut changes.unchanged
-            }
+            Some(record) if record.parameters != parameters || options.reconvert.contains(&key) => &mut changes.changed,
+            Some(record) if known.is_untouched(record, &source) => &mut changes.unchanged,
+            Some(record) if is_undecided(&record.source, &source) => &mut changes.undecided,
             Some(_) => &mut changes.changed,
         };
-        list.push(case.key());
+        list.push(key);
     }
     Ok(changes)
 }

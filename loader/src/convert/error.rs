@@ -21,9 +21,10 @@ pub enum ConvertError {
     /// The cache holds cases that are not in the data and were made with other parameters.
     #[error(
         "{}: holds {} made with other parameters that are not in this data, such as {example}; \
-         choose another --out, or drop them with --prune",
+         choose another --out, or drop {}",
         path.display(),
-        crate::plural::count(count, "case")
+        crate::plural::count(count, "case"),
+        remedy(*are_gone)
     )]
     OtherParameters {
         /// Path of the cache.
@@ -32,6 +33,8 @@ pub enum ConvertError {
         count: usize,
         /// Example to name in the message, as `DATASET/CASE`.
         example: String,
+        /// True if all were converted from the folder of the data.
+        are_gone: bool,
     },
     /// The cache holds cases of the data that were made with other parameters.
     #[error(
@@ -94,9 +97,10 @@ pub enum ConvertError {
     #[error(
         "{}: holds {} of another dataset named {dataset}, such as {example}, whose classes are not those of this data: \
          {difference}; rename one of the two folders, or choose another --out; if dataset.json was corrected, convert all \
-         cases of the dataset at once, or drop those that are gone with --prune",
+         cases of the dataset at once, or drop {}",
         path.display(),
-        crate::plural::count(count, "labelled case")
+        crate::plural::count(count, "labelled case"),
+        remedy(*are_gone)
     )]
     OtherNames {
         /// Path of the cache.
@@ -107,6 +111,8 @@ pub enum ConvertError {
         count: usize,
         /// Example to name in the message, as `DATASET/CASE`.
         example: String,
+        /// True if all of them were converted from the folder of the data.
+        are_gone: bool,
         /// The first class that differs, with both names and an example image.
         difference: String,
     },
@@ -158,4 +164,10 @@ pub enum ConvertError {
     /// A suspicious case, in a run set to end at the first such case.
     #[error("{0}")]
     Suspect(SkippedCase),
+}
+
+/// Cases that pruning drops, and the flag; `are_gone` is true if all cases of the message were converted from the folder of the
+/// data.
+fn remedy(are_gone: bool) -> &'static str {
+    if are_gone { "those that are gone with --prune" } else { "all cases that are not in this data with --prune=all" }
 }

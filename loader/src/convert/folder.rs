@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use hiend_cache::seen::Seen;
 use hiend_cache::shard::{generation_in_name, open_named, record::CaseRecord, set_aside, writer::remove_stale};
 use hiend_cache::{Cache, DatasetInfo, FileError, Location, Manifest, OpenOptions, ShardError};
 
 use super::known::Known;
-use super::{ConvertError, ConvertOptions, identity, origin};
+use super::{ConvertError, ConvertOptions, Present, identity, origin};
 use crate::case::{CaseFiles, LabelFiles, shown};
 use crate::dataset::{Dataset, Difference};
 use crate::preprocess::PreprocessConfig;
@@ -34,7 +35,7 @@ pub(super) fn prepare(
         // Refused before there is a manifest: it would give the cases of earlier shards the parameters of this run.
         match Cache::salvage_unlisted(out, OpenOptions::for_one_pass()) {
             Ok((cache, faults)) => {
-                check(&cache, &faults, datasets, config, options)?;
+                check(&cache, &faults, root, datasets, config, options)?;
             }
             Err(hiend_cache::Error::NoCache { .. }) => {}
             Err(error) => return Err(error.into()),
@@ -42,7 +43,7 @@ pub(super) fn prepare(
         write_manifest(out, datasets, config, Names::Replaced, &is_given_up)?;
     }
     let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;
-    let known = check(&cache, &faults, datasets, config, options)?;
+    let known = Known { seen: seen(out)?, ..check(&cache, &faults, root, datasets, config, options)? };
     origin::check(cache.dir(), root, datasets, &known, options)?;
     for fault in faults {
         handle_fault(out, fault)?;
@@ -55,7 +56,9 @@ pub(super) fn prepare(
     Ok(known)
 }
 
-/// Checks that a conversion of `datasets` loses nothing that the cache holds; returns the cache's content.
+/// Checks that a conversion of `datasets`, found in `root`, loses nothing that the cache holds; returns the cache's content
+/// without [`seen`] files.
+///
 /// `faults` are the errors of its lost and damaged shards.
 ///
 /// # Errors
@@ -64,16 +67,18 @@ pub(super) fn prepare(
 pub(super) fn check(
     cache: &Cache,
     faults: &[hiend_cache::Error],
+    root: &Path,
     datasets: &[Dataset],
     config: &PreprocessConfig,
     options: &ConvertOptions,
 ) -> Result<Known, ConvertError> {
+    let present = Present::of(root, datasets);
     let records: HashMap<String, CaseRecord> =
         cache.cases().iter().map(|case| (case.key().to_owned(), case.record().clone())).collect();
     let lost = check_lost(cache, faults, datasets, options)?;
-    check_parameters(cache, datasets, config, options)?;
+    check_parameters(cache, &present, config, options)?;
     check_classes(cache.dir(), &cache.manifest().datasets, &records, datasets)?;
-    check_names(cache.dir(), &cache.manifest().datasets, &records, datasets, options)?;
+    check_names(cache, &records, datasets, &present, options)?;
     // Above that of lost shards, too: one that a new shard replaced under its name would no longer be missed.
     let of_lost = faults.iter().filter_map(|fault| generation_in_name(path_of_lost(fault)?));
     let generation = cache
@@ -83,7 +88,15 @@ pub(super) fn check(
         .chain(of_lost)
         .max()
         .map_or(1, |last| last.saturating_add(1));
-    Ok(Known { records, lost, generation })
+    Ok(Known { records, lost, generation, seen: Seen::default() })
+}
+
+/// Source files that earlier conversions into a cache found unchanged.
+pub(super) fn seen(location: &Location) -> Result<Seen, ConvertError> {
+    Ok(Seen::read(location)?.unwrap_or_else(|| {
+        tracing::warn!("{location}: .seen.json is damaged; files whose times are noted only there are read again");
+        Seen::default()
+    }))
 }
 
 /// Checks that all cases of lost and damaged shards are in the data, so that they can be converted again, unless
@@ -132,14 +145,13 @@ fn check_lost(
 /// [`ConvertOptions::change_parameters`] is set, or are not in the data and will be pruned.
 fn check_parameters(
     cache: &Cache,
-    datasets: &[Dataset],
+    present: &Present,
     config: &PreprocessConfig,
     options: &ConvertOptions,
 ) -> Result<(), ConvertError> {
     let parameters = identity::parameters(config, options.codec);
-    let listed = listed(datasets);
     let others = cache.cases().iter().filter(|case| case.record().parameters != parameters);
-    let (own, kept): (Vec<_>, Vec<_>) = others.partition(|case| listed.contains(case.key()));
+    let (own, kept): (Vec<_>, Vec<_>) = others.partition(|case| present.listed.contains(case.key()));
     let path = || cache.dir().to_owned();
     // The normalisation decides whether a file's name makes it an image: with another one, such cases may still be in
     // the data, and a forgotten flag must not prune them.
@@ -148,11 +160,13 @@ fn check_parameters(
         let changes = identity::changes(cache.manifest(), example.record(), config, options.codec);
         return Err(ConvertError::ChangedParameters { path: path(), count: own.len() + kept.len(), changes });
     }
-    if let Some(example) = kept.first().filter(|_| !options.prune) {
+    let staying: Vec<_> = kept.into_iter().filter(|case| !present.is_removed(case.record(), options.prune)).collect();
+    if let Some(example) = staying.first() {
         return Err(ConvertError::OtherParameters {
             path: path(),
-            count: kept.len(),
+            count: staying.len(),
             example: example.key().to_owned(),
+            are_gone: staying.iter().all(|case| present.is_gone(case.record())),
         });
     }
     if let Some(example) = own.first().filter(|_| !options.change_parameters) {
@@ -200,30 +214,34 @@ fn check_classes(
 ///
 /// Datasets of one mask per class may append new classes; [`check_classes`] compares their classes.
 fn check_names(
-    out: &Path,
-    in_cache: &BTreeMap<String, DatasetInfo>,
+    cache: &Cache,
     records: &HashMap<String, CaseRecord>,
     datasets: &[Dataset],
+    present: &Present,
     options: &ConvertOptions,
 ) -> Result<(), ConvertError> {
-    let listed = listed(datasets);
     for dataset in datasets.iter().filter(|dataset| dataset.num_listed() > 0 && dataset.has_classes()) {
         let is_numbered_by_masks =
             dataset.cases.iter().any(|case| matches!(case.label, Some(LabelFiles::Masks { .. })));
-        let Some(known) = in_cache.get(&dataset.name).filter(|_| !is_numbered_by_masks) else { continue };
+        let in_cache = cache.manifest().datasets.get(&dataset.name);
+        let Some(known) = in_cache.filter(|_| !is_numbered_by_masks) else { continue };
         let Some(difference) = Difference::between(known, &dataset.info()) else { continue };
         let has_labelled = |record: &&CaseRecord| record.dataset == dataset.name && record.label.is_some();
-        let labelled: Vec<String> = records.values().filter(has_labelled).map(CaseRecord::key).collect();
-        let others: BTreeSet<&String> = labelled.iter().filter(|key| !listed.contains(*key)).collect();
-        if let Some(example) = others.first().filter(|_| !options.prune) {
+        let labelled: Vec<&CaseRecord> = records.values().filter(has_labelled).collect();
+        let is_staying =
+            |record: &CaseRecord| !present.listed.contains(&record.key()) && !present.is_removed(record, options.prune);
+        let others: BTreeMap<String, &CaseRecord> =
+            labelled.iter().filter(|record| is_staying(record)).map(|record| (record.key(), *record)).collect();
+        if let Some((example, _)) = others.first_key_value() {
             let skipped = || dataset.skipped.first().map(|skipped| &skipped.path);
             let image = dataset.cases.first().map(|case| &case.image).or_else(skipped);
             let image = image.map(|image| format!(" ({})", shown(image))).unwrap_or_default();
             return Err(ConvertError::OtherNames {
-                path: out.to_owned(),
+                path: cache.dir().to_owned(),
                 dataset: dataset.name.clone(),
                 count: others.len(),
-                example: (*example).clone(),
+                example: example.clone(),
+                are_gone: others.values().all(|record| present.is_gone(record)),
                 difference: difference.described("in the cache", &format!("in this data{image}")),
             });
         }

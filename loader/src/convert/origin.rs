@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use hiend_cache::CaseRecord;
 
 use super::known::Known;
-use super::source::{looks_the_same, source_of};
+use super::source::source_of;
 use super::{ConvertError, ConvertOptions};
 use crate::case::{CaseFiles, shown};
 use crate::dataset::Dataset;
@@ -101,7 +101,7 @@ fn others<'a>(
         let (case, record) = replaced.first()?;
         let from = image_of(record)?;
         let is_untouched = |(case, record): &Namesakes<'_>| {
-            source_of(root, case, now).is_ok_and(|source| looks_the_same(&record.source, &source))
+            source_of(root, case, now).is_ok_and(|source| known.is_untouched(record, &source))
         };
         if elsewhere.iter().any(is_untouched) {
             return None;

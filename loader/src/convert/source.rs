@@ -95,8 +95,23 @@ fn settled(modified: SystemTime, now: SystemTime) -> Option<i64> {
 
 /// Returns true if all fields except the hashes and the folder are equal. `now` is a result of [`source_of`], without either.
 pub(super) fn looks_the_same(known: &SourceFiles, now: &SourceFiles) -> bool {
-    let is_timed = known.image_modified_ns.is_some() && (known.label.is_none() || known.label_modified_ns.is_some());
-    // A folder that was moved holds the same files.
-    let comparable = SourceFiles { image_blake3: String::new(), label_blake3: None, folder: None, ..known.clone() };
-    is_timed && comparable == *now
+    is_timed(known) && comparable(known) == *now
+}
+
+/// Returns `true` if `known` and `now` differ in nothing but times that are missing, because files were changed less than
+/// [`SETTLED`] before they were looked at: only the content can tell whether they are the same.
+pub(super) fn is_undecided(known: &SourceFiles, now: &SourceFiles) -> bool {
+    let untimed =
+        |files: &SourceFiles| SourceFiles { image_modified_ns: None, label_modified_ns: None, ..comparable(files) };
+    !(is_timed(known) && is_timed(now)) && untimed(known) == untimed(now)
+}
+
+/// Returns `true` if the times of all files are known.
+pub(super) fn is_timed(files: &SourceFiles) -> bool {
+    files.image_modified_ns.is_some() && (files.label.is_none() || files.label_modified_ns.is_some())
+}
+
+/// The fields that [`source_of`] fills in. A folder that was moved holds the same files.
+fn comparable(known: &SourceFiles) -> SourceFiles {
+    SourceFiles { image_blake3: String::new(), label_blake3: None, folder: None, ..known.clone() }
 }

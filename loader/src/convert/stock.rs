@@ -5,22 +5,24 @@ use std::collections::HashSet;
 use hiend_cache::prune::prune;
 use hiend_cache::{Cache, Case, Location, OpenOptions};
 
-use super::{ConvertError, ConvertOptions, RunLock, Stop, Summary, folder, same_scan, unnamed, unseen};
+use super::{ConvertError, ConvertOptions, Present, Prune, RunLock, Stop, Summary, same_scan, unnamed, unseen};
 use crate::dataset::Dataset;
 
 /// Examines the cache once everything is converted, and prunes it if that was requested.
 pub(super) fn take(
     out: &Location,
     datasets: &[Dataset],
+    present: &Present,
     options: &ConvertOptions,
     (lock, stop): (&RunLock, &Stop),
     summary: &mut Summary,
 ) -> Result<(), ConvertError> {
-    // A case that cannot be read today is still in the data: what the cache has of it stays.
-    let listed = folder::listed(datasets);
-    if options.prune && !summary.interrupted {
-        refuse_vacant(out, datasets, &listed)?;
-        summary.pruned = prune(lock, options.shard_bytes, |key| listed.contains(key))?;
+    if options.prune != Prune::Nothing && !summary.interrupted {
+        if options.prune.removes_cases() {
+            refuse_vacant(out, datasets, present, options.prune)?;
+        }
+        let is_wanted = |case: &Case| !present.is_removed(case.record(), options.prune);
+        summary.pruned = prune(lock, options.shard_bytes, is_wanted)?;
     }
     let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;
     for fault in faults {
@@ -40,15 +42,15 @@ pub(super) fn take(
         }
         summary.unnamed = unnamed::find(&cache, datasets, options.worker, stop);
     }
-    summary.not_in_data = cache.cases().iter().filter(|case| !listed.contains(case.key())).count();
-    let same = same_scan::find(&cache, &listed);
+    summary.not_in_data = present.not_in_data(cache.cases().iter().map(Case::record));
+    let same = same_scan::find(&cache, &present.listed);
     summary.twice = same.twice;
     summary.repeated = same.repeated;
     Ok(())
 }
 
 /// Refuses to prune cases below folders that are now empty.
-fn refuse_vacant(out: &Location, datasets: &[Dataset], listed: &HashSet<String>) -> Result<(), ConvertError> {
+fn refuse_vacant(out: &Location, datasets: &[Dataset], present: &Present, prune: Prune) -> Result<(), ConvertError> {
     let vacant: Vec<&String> = datasets.iter().flat_map(|dataset| &dataset.vacant).collect();
     let cache = Cache::open_with(out, OpenOptions::for_one_pass())?;
     // `D/p1` stands for itself and for `D/p1/ct`, not for `D/p10`.
@@ -56,8 +58,10 @@ fn refuse_vacant(out: &Location, datasets: &[Dataset], listed: &HashSet<String>)
         let rest = key.strip_prefix(prefix);
         rest.is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
     };
-    let is_vacant = |key: &str| !listed.contains(key) && vacant.iter().any(|prefix| is_below(key, prefix));
-    let mut gone = cache.cases().iter().map(Case::key).filter(|key| is_vacant(key));
+    let is_vacant = |case: &&Case| {
+        present.is_removed(case.record(), prune) && vacant.iter().any(|prefix| is_below(case.key(), prefix))
+    };
+    let mut gone = cache.cases().iter().filter(is_vacant).map(Case::key);
     let Some(example) = gone.next() else { return Ok(()) };
     let example = example.to_owned();
     Err(ConvertError::Vacant { path: out.as_path().to_owned(), count: 1 + gone.count(), example })

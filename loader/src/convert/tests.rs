@@ -192,6 +192,47 @@ fn datasets_of_another_modality_are_reported_skipped_or_refused() {
 }
 
 #[test]
+fn files_that_changed_right_before_their_conversion_are_read_once_more() {
+    let place = Place::new(&[("a.nii", image()), ("b.nii", image().scaling(1.0, 5.0))]);
+    let set_time = |time| {
+        File::options().append(true).open(place.data().join("a.nii")).unwrap().set_modified(time).unwrap();
+    };
+    let planned = || {
+        let datasets = survey(&place.data()).unwrap().datasets;
+        let config = PreprocessConfig { spacing: None, ..PreprocessConfig::default() };
+        let Changes { unchanged, undecided, changed, .. } =
+            changes(&place.data(), &datasets, &place.cache(), &config, &ConvertOptions::default()).unwrap();
+        (unchanged.len(), undecided.len(), changed.len())
+    };
+    // A time in the future proves as little as one of this moment, however long the test takes.
+    let recent = SystemTime::now() + Duration::from_hours(1);
+    set_time(recent);
+    assert_eq!(place.convert().converted, 2);
+    assert_eq!(planned(), (1, 1, 0));
+    // The time could also be that of a later change, so it is not noted.
+    let summary = place.convert();
+    assert!(summary.unchanged == 2 && summary.bytes_in > 0, "{summary:?}");
+    place.write("a.nii", &image().scaling(1.0, 6.0));
+    set_time(recent);
+    assert_eq!(planned(), (1, 1, 0));
+    assert_eq!(place.convert().converted, 1);
+
+    // As after a wait.
+    set_time(SystemTime::now() - Duration::from_hours(1));
+    let summary = place.convert();
+    assert!(summary.unchanged == 2 && summary.bytes_in > 0, "{summary:?}");
+    assert_eq!(planned(), (2, 0, 0));
+    let summary = place.convert();
+    assert_eq!((summary.unchanged, summary.bytes_in), (2, 0));
+    // Other content of the same size is found, and then has a time of its own.
+    place.write("a.nii", &image().scaling(1.0, 7.0));
+    assert_eq!(planned(), (1, 1, 0));
+    assert_eq!(place.convert().converted, 1);
+    let summary = place.convert();
+    assert_eq!((summary.unchanged, summary.bytes_in), (2, 0));
+}
+
+#[test]
 fn header_oddities_are_reported() {
     let place = Place::new(&[("imagesTr/a_0000.nii", image().qform(1, [0.0; 3], [0.0; 3]))]);
     let summary = place.convert();
@@ -205,7 +246,7 @@ fn a_scan_of_two_names_is_reported() {
     std::fs::rename(place.data().join("a.nii"), place.data().join("c.nii")).unwrap();
     let summary = place.convert();
     assert_eq!(summary.twice, [["data/a".to_owned(), "data/c".to_owned()]]);
-    let options = ConvertOptions { prune: true, ..ConvertOptions::default() };
+    let options = ConvertOptions { prune: Prune::Gone, ..ConvertOptions::default() };
     assert!(place.convert_with(options).unwrap().twice.is_empty());
     assert_eq!(place.keys(), ["data/b", "data/c"]);
 }

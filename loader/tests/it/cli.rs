@@ -2,6 +2,7 @@
 
 mod conversion;
 mod damage;
+mod folders;
 mod output;
 mod suspects;
 mod usage;

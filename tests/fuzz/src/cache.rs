@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use hiend_cache::seen::Seen;
 use hiend_cache::shard::open_named;
 use hiend_cache::verify::{survey, verify_case};
 use hiend_cache::{Box3, Cache, Manifest, VolumeReader};
@@ -66,6 +67,16 @@ pub(crate) fn manifest(scratch: &Path, bytes: &[u8]) {
     match survey(dir.as_path()) {
         Ok(survey) => survey.faults.iter().for_each(|fault| check_line(&fault.to_string())),
         Err(err) => check_error(&err),
+    }
+}
+
+/// Reads the times of source files that are noted in a cache.
+pub(crate) fn seen(scratch: &Path, bytes: &[u8]) {
+    let dir = scratch.join("seen");
+    std::fs::create_dir_all(&dir).expect("the scratch folder is writable");
+    write(&dir.join(".seen.json"), bytes);
+    if let Err(err) = Seen::read(dir.as_path()) {
+        check_error(&err);
     }
 }
 

@@ -38,6 +38,7 @@ const TARGETS: &[Target] = &[
     Target { name: "cases", attack: selection::cases },
     Target { name: "shard", attack: cache::shard },
     Target { name: "manifest", attack: cache::manifest },
+    Target { name: "seen", attack: cache::seen },
     #[cfg(feature = "service")]
     Target { name: "service", attack: messages::service },
     #[cfg(feature = "service")]

@@ -122,7 +122,7 @@ def convert(
     exclude: list[str],
     reconvert: list[str],
     worker: tuple[int, int],
-    prune: bool,
+    prune: str,
     checksum: bool,
     change_parameters: bool,
     forget_lost: bool,

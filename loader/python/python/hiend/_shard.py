@@ -39,7 +39,8 @@ def shard(
     memory: int | str = "8GiB",
     shard_size: int | str = "1GiB",
     worker: tuple[int, int] = (0, 1),
-    prune: bool = False,
+    prune: bool | str = False,
+    compact: bool = False,
     checksum: bool = False,
     reconvert: str | Sequence[str] = (),
     change_parameters: bool = False,
@@ -67,7 +68,9 @@ def shard(
         memory: Memory limit of all cases being converted, in bytes or as ``"8GiB"``.
         shard_size: Size at which a shard is closed, in bytes or as ``"1GiB"``.
         worker: Share ``(i, n)`` of the cases to convert.
-        prune: Removes cases that are not in the data, and superseded records.
+        prune: Removes superseded records, and the cases that were converted from ``data`` and are no longer in it (``True``
+            or ``"gone"``); ``"all"`` also removes the cases that were converted from other folders.
+        compact: Removes superseded records, and no case.
         checksum: Compares the content of files even where size and modification time are unchanged.
         reconvert: Datasets and cases to convert again although they are unchanged, or to convert in place of those of
             another folder of the same name; ``*`` and ``?`` are wildcards.
@@ -85,10 +88,11 @@ def shard(
         such as images that ``dataset.json`` does not list; also logged as warnings), ``findings`` (a list of
         ``{"case", "text"}``), ``known_findings`` (the same of unchanged cases), ``unseen_classes`` (a list of texts on
         classes that ``dataset.json`` names and no case has), ``unnamed_labels`` (a list of texts on label values that
-        ``dataset.json`` does not name), ``voxels``, ``bytes_in``, ``bytes_out``, ``shards``, ``not_in_data``, ``twice``
+        ``dataset.json`` does not name), ``voxels``, ``bytes_in``, ``bytes_out``, ``shards``, ``not_in_data`` (the
+        number of such cases in the cache), ``gone`` (a list of those that were converted from ``data``), ``elsewhere``
+        (lists of the others by the folder that they were converted from, ``None`` for one that is not known), ``twice``
         (a list of pairs: a case that is not in the data, and one of the data with the same image), ``repeated`` (a list
-        of pairs: a case of the data, and the first one of the data with the same image),
-        ``superseded_bytes``, ``lost`` (a list of cases of lost shards that the cache still lacks: it cannot be opened),
+        of pairs: a case of the data, and the first one of the data with the same image), ``superseded_bytes``, ``lost`` (a list of cases of lost shards that the cache still lacks: it cannot be opened),
         ``pruned_cases`` and ``secs``. All data were converted if ``skipped``, ``not_used`` and ``lost`` are empty.
 
     Raises:
@@ -114,7 +118,7 @@ def shard(
         exclude=strings("exclude", exclude),
         reconvert=strings("reconvert", reconvert),
         worker=_worker(worker),
-        prune=prune,
+        prune=_prune(prune, compact),
         checksum=checksum,
         change_parameters=change_parameters,
         forget_lost=forget_lost,
@@ -138,6 +142,15 @@ def phantoms(
     """
     sides = interval("spacing", spacing)
     _hiend.write_phantoms(folder, cases=count("cases", cases), seed=count("seed", seed), spacing=sides)
+
+
+def _prune(prune: bool | str, compact: bool) -> str:
+    """Records that a conversion removes."""
+    if isinstance(prune, str):
+        return prune
+    if prune:
+        return "gone"
+    return "superseded" if compact else "nothing"
 
 
 def _worker(worker: Any) -> tuple[int, int]:

@@ -192,12 +192,28 @@ class Conversion(unittest.TestCase):
             label.rename(label.with_name("z.nii"))
             third = hiend.shard(data, out=out, spacing=None)
             self.assertEqual((third["converted"], third["not_in_data"]), (1, 1))
+            self.assertEqual((third["gone"], third["elsewhere"]), (["Dataset002_One/a"], {}))
             self.assertEqual(third["twice"], [("Dataset002_One/a", "Dataset002_One/z")])
             self.assertEqual((third["replaced"], third["repeated"]), (0, []))
             shutil.copyfile(image.with_name("z_0000.nii"), image.with_name("y_0000.nii"))
             shutil.copyfile(label.with_name("z.nii"), label.with_name("y.nii"))
             fourth = hiend.shard(data, out=out, spacing=None)
             self.assertEqual(fourth["repeated"], [("Dataset002_One/z", "Dataset002_One/y")])
+
+    def test_pruning_keeps_the_cases_of_other_folders(self):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder).resolve()
+            data, out = folder / "data", folder / "cache"
+            one_case(data, np.diag([2.0, 2, 2, 1]))
+            hiend.shard(data, out=out, spacing=6)
+            summary = hiend.shard(RAW, out=out, spacing=6, prune=True)
+            self.assertEqual((summary["pruned_cases"], summary["gone"]), (0, []))
+            self.assertEqual(summary["elsewhere"], {str(data): ["Dataset002_One/a"]})
+            hiend.shard(RAW, out=out, spacing=6, reconvert="phantom_000")
+            summary = hiend.shard(RAW, out=out, spacing=6, compact=True)
+            self.assertEqual((summary["pruned_cases"], summary["superseded_bytes"]), (0, 0))
+            summary = hiend.shard(RAW, out=out, spacing=6, prune="all")
+            self.assertEqual((summary["pruned_cases"], summary["not_in_data"]), (1, 0))
 
     def test_bad_arguments_are_refused(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -216,6 +232,7 @@ class Conversion(unittest.TestCase):
                 ("shard_size: 0", {"shard_size": 0}),
                 ("worker: 2 of 2", {"worker": (2, 2)}),
                 ("on_suspect", {"on_suspect": "ask"}),
+                ("prune: \"some\"", {"prune": "some"}),
                 ("exclude: \"AMOS\" matches", {"exclude": "AMOS"}),
                 ("every case is excluded", {"exclude": "Phantoms"}),
             ]:

@@ -209,12 +209,12 @@ fn names_of_classes_are_there_before_the_first_case_and_stay_until_cases_are_pru
     add(&place, "C", "a", "aorta");
     place.convert();
     add(&place, "D", "b", "liver");
-    assert_eq!(first(&place, false).as_deref(), Some("liver"));
+    assert_eq!(first(&place, Prune::Nothing).as_deref(), Some("liver"));
 
     // Another dataset of this name replaces the first one, whose cases are still there while it is converted.
     std::fs::remove_dir_all(place.data().join("D")).unwrap();
     add(&place, "D", "c", "spleen");
-    assert_eq!(first(&place, true).as_deref(), Some("liver"));
+    assert_eq!(first(&place, Prune::Gone).as_deref(), Some("liver"));
     assert_eq!(
         (names(&place, "D").as_deref(), place.keys()),
         (Some("spleen"), vec!["C/a".to_owned(), "D/c".to_owned()])
@@ -246,7 +246,7 @@ fn another_dataset_of_the_same_name_is_refused_unless_it_has_the_same_classes() 
     assert_eq!(place.keys(), ["D/a"]);
     // With the names of the cache, it is more of the same dataset.
     describe(&place, "liver");
-    assert_eq!(place.convert().not_in_data, 1);
+    assert_eq!(place.convert().not_in_data.gone.len(), 1);
     // All cases are in the data: the description was corrected.
     place.write("D/imagesTr/a_0000.nii", &image());
     place.write("D/labelsTr/a.nii", &label(1, 1));
@@ -262,6 +262,6 @@ fn another_dataset_of_the_same_name_is_refused_unless_it_has_the_same_classes() 
     place.write("D/imagesTr/d_0000.nii", &image().scaling(1.0, 7.0));
     place.write("D/labelsTr/d.nii", &label(1, 1));
     describe(&place, "spleen");
-    place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() }).unwrap();
+    place.convert_with(ConvertOptions { prune: Prune::Gone, ..ConvertOptions::default() }).unwrap();
     assert_eq!((place.keys(), class(&place)), (vec!["D/d".to_owned()], "spleen".to_owned()));
 }

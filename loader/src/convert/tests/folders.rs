@@ -1,4 +1,6 @@
-//! Datasets of one name in several folders.
+//! Several folders in one cache.
+
+use std::collections::BTreeMap;
 
 use hiend_cache::CaseRecord;
 
@@ -76,7 +78,7 @@ fn another_folder_of_the_same_name_adds_cases() {
     let place = Place::new(&[("A/scans/a.nii", image()), ("B/scans/b.nii", other(1))]);
     convert(&place, "A/scans");
     let summary = convert(&place, "B/scans");
-    assert_eq!((summary.converted, summary.replaced, summary.not_in_data), (1, 0, 1));
+    assert_eq!((summary.converted, summary.replaced, summary.not_in_data.num_cases()), (1, 0, 1));
     assert_eq!(place.keys(), ["scans/a", "scans/b"]);
     // The name of a case of the first folder, among those of the second.
     place.write("B/scans/a.nii", &other(2));
@@ -161,4 +163,50 @@ fn records_of_an_unknown_folder_can_be_replaced() {
     let mut unknown = record;
     unknown.source.folder = None;
     assert!(check(&unknown).is_ok());
+}
+
+#[test]
+fn pruning_keeps_the_cases_of_other_folders() {
+    let place = Place::new(&[
+        ("A/scans/a.nii", image()),
+        ("A/scans/b.nii", other(1)),
+        ("A/more/c.nii", other(2)),
+        ("A/more/d.nii", other(3)),
+    ]);
+    convert(&place, "A/scans");
+    convert(&place, "A/more");
+    place.write("A/more/c.nii", &other(4));
+    std::fs::remove_file(place.data().join("A/more/d.nii")).unwrap();
+    let summary = convert(&place, "A/more");
+    let folder = std::fs::canonicalize(place.data().join("A/scans")).unwrap().display().to_string();
+    let elsewhere = BTreeMap::from([(Some(folder), vec!["scans/a".to_owned(), "scans/b".to_owned()])]);
+    let expected = NotInData { gone: vec!["more/d".to_owned()], elsewhere: elsewhere.clone() };
+    assert_eq!(summary.not_in_data, expected);
+    assert!(summary.superseded_bytes > 0);
+
+    let pruned = |prune| convert_with(&place, "A/more", ConvertOptions { prune, ..ConvertOptions::default() }).unwrap();
+    let summary = pruned(Prune::Superseded);
+    assert_eq!((summary.pruned.unwrap().cases, summary.superseded_bytes), (vec![], 0));
+    assert_eq!(place.keys(), ["more/c", "more/d", "scans/a", "scans/b"]);
+    let summary = pruned(Prune::Gone);
+    assert_eq!(summary.pruned.unwrap().cases, ["more/d"]);
+    assert_eq!(summary.not_in_data, NotInData { gone: vec![], elsewhere });
+    assert_eq!(place.keys(), ["more/c", "scans/a", "scans/b"]);
+    let summary = pruned(Prune::All);
+    assert_eq!(summary.pruned.unwrap().cases, ["scans/a", "scans/b"]);
+    assert_eq!((summary.not_in_data, place.keys()), (NotInData::default(), vec!["more/c".to_owned()]));
+}
+
+#[test]
+fn pruning_keeps_cases_of_an_unknown_folder() {
+    let place = Place::new(&[("A/scans/a.nii", image())]);
+    convert(&place, "A/scans");
+    let mut record = Cache::open(place.cache()).unwrap().case("scans/a").unwrap().record().clone();
+    // The case is no longer in the data.
+    let present = Present::of(&place.data().join("A/scans"), &[]);
+    assert!(present.is_removed(&record, Prune::Gone));
+    record.source.folder = None;
+    assert!(!present.is_removed(&record, Prune::Gone) && present.is_removed(&record, Prune::All));
+    let found = present.not_in_data(std::iter::once(&record));
+    assert_eq!(found.elsewhere, BTreeMap::from([(None, vec!["scans/a".to_owned()])]));
 }

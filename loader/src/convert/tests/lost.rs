@@ -43,7 +43,7 @@ fn lost_case_does_not_return_to_an_older_record() {
     let error = place.convert_with(ConvertOptions::default()).unwrap_err();
     assert!(matches!(&error, ConvertError::LostCases { count: 1, example, .. } if example == "data/a"), "{error}");
     let options = ConvertOptions { forget_lost: true, ..ConvertOptions::default() };
-    assert_eq!(place.convert_with(options).unwrap().not_in_data, 1);
+    assert_eq!(place.convert_with(options).unwrap().not_in_data.gone.len(), 1);
 }
 
 #[test]
@@ -176,8 +176,8 @@ fn nothing_of_a_dataset_without_a_usable_description_is_pruned() {
         place.convert();
         std::fs::write(place.data().join(described).join("dataset.json"), "[]").unwrap();
         let is_left_out = dataset == described;
-        assert_eq!(place.convert().not_in_data, usize::from(is_left_out));
-        let pruned = place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() });
+        assert_eq!(place.convert().not_in_data.gone.len(), usize::from(is_left_out));
+        let pruned = place.convert_with(ConvertOptions { prune: Prune::Gone, ..ConvertOptions::default() });
         if is_left_out {
             let error = pruned.unwrap_err();
             let is_told =
@@ -206,7 +206,7 @@ fn an_empty_folder_stands_for_its_own_cases_only() {
         std::fs::remove_dir_all(place.data().join(kind).join("p1")).unwrap();
         std::fs::create_dir(place.data().join(kind).join("p1")).unwrap();
     }
-    let error = place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() }).unwrap_err();
+    let error = place.convert_with(ConvertOptions { prune: Prune::Gone, ..ConvertOptions::default() }).unwrap_err();
     assert!(matches!(&error, ConvertError::Vacant { count: 1, example, .. } if example == "data/p1"), "{error}");
 }
 
@@ -219,7 +219,7 @@ fn nothing_is_pruned_below_an_empty_folder() {
     ]);
     place.convert();
     let keys = place.keys();
-    let prune = || place.convert_with(ConvertOptions { prune: true, ..ConvertOptions::default() });
+    let prune = || place.convert_with(ConvertOptions { prune: Prune::Gone, ..ConvertOptions::default() });
     let folder = place.data().join("Dataset002_B");
     std::fs::remove_dir_all(folder.join("imagesTr")).unwrap();
     let error = prune().unwrap_err().to_string();
@@ -229,6 +229,6 @@ fn nothing_is_pruned_below_an_empty_folder() {
     assert!(matches!(prune(), Err(ConvertError::Vacant { count: 2, .. })));
     // A folder that is gone is gone on purpose.
     std::fs::remove_dir_all(folder).unwrap();
-    assert_eq!(prune().unwrap().pruned.unwrap().cases, 2);
+    assert_eq!(prune().unwrap().pruned.unwrap().cases, ["Dataset002_B/b", "Dataset002_B/c"]);
     assert_eq!(place.keys(), ["Dataset001_A/a"]);
 }

@@ -3,10 +3,9 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hiend_cache::{Cache, Manifest};
-use hiend_loader::phantom::{PhantomConfig, write_dataset};
 
 use super::{Place, SPACING, check, command, nifti, ran_of, set_age, voxels};
 
@@ -151,6 +150,27 @@ fn a_dry_run_tells_new_changed_and_unchanged_cases_and_writes_nothing() {
 }
 
 #[test]
+fn files_that_changed_right_before_their_conversion_are_read_once_more() {
+    let place = Place::with_phantoms(2);
+    // A time in the future proves as little as one of this moment, however long the test takes.
+    let file = File::options().append(true).open(place.image(0)).unwrap();
+    file.set_modified(SystemTime::now() + Duration::from_hours(1)).unwrap();
+    place.convert(&[], 0);
+    let ran = place.convert(&["--dry-run"], 0);
+    let told = "would convert 0 cases into ";
+    let state = ": 0 new, 0 changed; 1 unchanged, 1 of unknown state (";
+    assert!(ran.out.contains(told) && ran.out.contains(state), "{}", ran.out);
+    // As after a wait.
+    set_age(&place.image(0), 3600);
+    let ran = place.convert(&[], 0);
+    assert!(ran.out.contains("unchanged   2 cases") && !ran.out.contains("read   0 B"), "{}", ran.out);
+    let ran = place.convert(&[], 0);
+    assert!(ran.out.contains("unchanged   2 cases") && ran.out.contains("read   0 B"), "{}", ran.out);
+    let ran = place.convert(&["--dry-run"], 0);
+    assert!(ran.out.contains("0 changed; 2 unchanged") && !ran.out.contains("unknown"), "{}", ran.out);
+}
+
+#[test]
 fn cases_with_other_parameters_than_the_manifest_states_are_refused() {
     let place = Place::with_phantoms(2);
     place.convert(&[], 0);
@@ -204,7 +224,7 @@ fn only_changed_cases_are_converted_again() {
     std::fs::copy(place.label(1), place.label(0)).unwrap();
     let ran = place.convert(&[], 0);
     let converted = "converted   1 case (1 with labels; 1 replaces an earlier version)";
-    assert!(ran.out.contains(converted) && ran.out.contains("Superseded"), "{}", ran.out);
+    assert!(ran.out.contains(converted) && ran.out.contains("; --compact frees this space"), "{}", ran.out);
     let same = "1 case of this data has the image of another one, such as Dataset001_Phantom/phantom_001 that of \
         Dataset001_Phantom/phantom_000;";
     assert!(ran.out.contains(same), "{}", ran.out);
@@ -218,35 +238,15 @@ fn only_changed_cases_are_converted_again() {
     let ran = place.convert(&[], 0);
     assert!(ran.out.contains("1 case of the cache not in this data"), "{}", ran.out);
     assert_eq!(voxels(&place.path("cache")), after);
+    let ran = place.convert(&["--compact"], 0);
+    assert!(ran.out.contains("0 cases, 1 superseded record;") && !ran.out.contains("Superseded"), "{}", ran.out);
+    assert_eq!(voxels(&place.path("cache")), after);
     let ran = place.convert(&["--prune"], 0);
     assert!(ran.out.contains("pruned") && !ran.out.contains("Superseded"), "{}", ran.out);
     let mut expected = after;
     expected.remove("Dataset001_Phantom/phantom_002");
     assert_eq!(voxels(&place.path("cache")), expected);
     place.verify(0);
-}
-
-#[test]
-fn a_second_folder_of_the_same_name_does_not_replace_the_scans_of_the_first() {
-    let place = Place::with_phantoms(2);
-    place.convert(&[], 0);
-    let before = voxels(&place.path("cache"));
-    // The files of two other patients, under the same names.
-    let second = place.text("second/Dataset001_Phantom");
-    let config = PhantomConfig { cases: 2, seed: 4, spacing_mm: [7.0, 10.0] };
-    write_dataset(Path::new(&second), &config).unwrap();
-    let out = place.text("cache");
-    for flags in [&[][..], &["--prune"]] {
-        let ran = check(&[&[second.as_str(), "--out", &out, SPACING], flags].concat(), 1);
-        let told =
-            "holds 2 cases of another dataset named Dataset001_Phantom, such as Dataset001_Phantom/phantom_000 from ";
-        assert!(ran.err.contains(told) && ran.err.contains("--reconvert Dataset001_Phantom"), "{}", ran.err);
-        assert_eq!(voxels(&place.path("cache")), before);
-    }
-    let ran = check(&[second.as_str(), "--out", &out, SPACING, "--reconvert", "Dataset001_Phantom"], 0);
-    assert!(ran.out.contains("converted   2 cases (2 with labels; 2 replace earlier versions)"), "{}", ran.out);
-    let shown = check(&["inspect", &out, "Dataset001_Phantom/phantom_000"], 0);
-    assert!(shown.out.contains("second/Dataset001_Phantom"), "{}", shown.out);
 }
 
 #[test]
