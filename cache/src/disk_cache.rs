@@ -39,6 +39,7 @@ pub use crate::error::DiskCacheError;
 use crate::error::FileError;
 use crate::map::Map;
 use crate::object::{Block, BlockKey, BlockStore, Lru};
+use crate::regular;
 use crate::storage::Access;
 use crate::user_cache;
 use space::{Space, User};
@@ -235,13 +236,13 @@ impl BlockStore for DiskCache {
 
     fn get(&self, key: BlockKey, len: usize) -> Result<Option<Arc<Block>>, FileError> {
         if let Some((block, is_due)) = self.mapped.get(key, RECORD_AFTER_SECS) {
-            if is_due && let Ok(file) = File::open(self.path_of(key)) {
+            if is_due && let Ok(file) = regular::open(&self.path_of(key)) {
                 record_use(&file);
             }
             return Ok(Some(block));
         }
         let path = self.path_of(key);
-        let file = match File::open(&path) {
+        let file = match regular::open(&path) {
             Ok(file) => file,
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(err) => return Err(FileError::at(path, "open")(err)),

@@ -62,6 +62,7 @@ pub mod options;
 mod place;
 pub mod prune;
 pub mod record;
+pub mod regular;
 pub mod seen;
 pub mod shard;
 pub mod storage;

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::FileError;
+use crate::regular;
 
 /// A held lock; dropping it releases it.
 #[derive(Debug)]
@@ -123,7 +124,8 @@ enum Attempt {
 }
 
 fn open(path: &Path) -> Result<File, FileError> {
-    File::options().create(true).append(true).open(path).map_err(FileError::at(path, "open the lock file"))
+    regular::open_with(path, File::options().create(true).append(true))
+        .map_err(FileError::at(path, "open the lock file"))
 }
 
 /// Waits for a lock; returns `false` where the file system has none.

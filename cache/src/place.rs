@@ -13,6 +13,7 @@ use crate::lookup;
 use crate::naming;
 #[cfg(feature = "object-store")]
 use crate::object::{Bucket, Object};
+use crate::regular;
 
 /// A folder, or a prefix of a bucket.
 #[derive(Clone, Debug)]
@@ -71,7 +72,7 @@ impl Place {
         match self {
             Self::Folder(dir) => {
                 let path = dir.join(name);
-                match std::fs::read(&path) {
+                match regular::read(&path) {
                     Ok(bytes) => Ok(Some(bytes)),
                     Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
                     Err(err) => Err(FileError::at(path, "read")(err)),

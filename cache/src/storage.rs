@@ -17,6 +17,7 @@ use crate::error::FileError;
 use crate::map::Map;
 #[cfg(feature = "object-store")]
 use crate::object::RemoteFile;
+use crate::regular;
 
 /// Access to shard files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,9 +50,9 @@ impl Storage {
     /// Opens a file.
     ///
     /// # Errors
-    /// If it cannot be opened or mapped.
+    /// If it cannot be opened or mapped, or is not a regular file.
     pub fn open(path: &Path, access: Access) -> Result<Self, FileError> {
-        let file = File::open(path).map_err(FileError::at(path, "open"))?;
+        let file = regular::open(path).map_err(FileError::at(path, "open"))?;
         let len = file.metadata().map_err(FileError::at(path, "read the size"))?.len();
         let bytes = match access {
             Access::Mmap if len > 0 => Bytes::Map(Map::new(&file).map_err(FileError::at(path, "map into memory"))?),

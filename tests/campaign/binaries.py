@@ -13,6 +13,8 @@ undisturbed, completes it with the result of a run that was never disturbed.
 """
 
 import argparse
+import collections
+import contextlib
 import json
 import os
 import random
@@ -210,6 +212,16 @@ def judge(done, what):
     return "refused" if len(errors) == 1 else "refused without its line"
 
 
+@contextlib.contextmanager
+def tallied(title):
+    """Counts outcomes, and prints the counts at the end, also of a campaign that is ended or finds a fault."""
+    tally = collections.Counter()
+    try:
+        yield tally
+    finally:
+        print(f"{title}: {sum(tally.values())} tries: {dict(tally)}", flush=True)
+
+
 def interleaved(spans, rng):
     """All calls in random order, one of each kind in turn: a program writes far more often than it syncs."""
     left = {call: rng.sample(range(first, last + 1), last - first + 1) for call, (first, last) in spans.items()}
@@ -224,27 +236,26 @@ def attack(program, work, kind, tries, rng):
     spans, expected = counts(program, work, syscalls)
     num_places = sum(last - first + 1 for first, last in spans.values())
     print(f"{program.name}: {num_places} calls in an undisturbed run, from the first to the last: {spans}", flush=True)
-    places = interleaved(spans, rng)
-    tally = {}
-    for attempt, (call, number) in enumerate(places[:tries]):
-        out = work / f"try-{attempt}"
-        if kind == "kill":
-            fault = f"{call}:signal=KILL:when={number}"
-        else:
-            fault = f"{call}:error={rng.choice(ERRORS.get(call, ['EIO']))}:when={number}"
-        command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={fault}", *program.command(out)]
-        done = program.run(command)
-        what = f"{program.name}, {fault}"
-        outcome = "killed" if kind == "kill" and done.returncode in (-9, 137) else judge(done, what)
-        if outcome == "refused without its line":
-            print(f"{what}: exit status {done.returncode}: {done.stderr.strip()[-300:]!r}", flush=True)
-        tally[outcome] = tally.get(outcome, 0) + 1
-        program.sound(out)
-        program.must(program.command(out))
-        if program.check(out) != expected:
-            sys.exit(f"{what}: another result than that of an undisturbed run")
-        shutil.rmtree(out)
-    print(f"{program.name}, {kind}: {sum(tally.values())} tries: {tally}", flush=True)
+    places = interleaved(spans, rng)[:tries]
+    with tallied(f"{program.name}, {kind}") as tally:
+        for attempt, (call, number) in enumerate(places):
+            out = work / f"try-{attempt}"
+            if kind == "kill":
+                fault = f"{call}:signal=KILL:when={number}"
+            else:
+                fault = f"{call}:error={rng.choice(ERRORS.get(call, ['EIO']))}:when={number}"
+            command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={fault}", *program.command(out)]
+            done = program.run(command)
+            what = f"{program.name}, {fault}"
+            outcome = "killed" if kind == "kill" and done.returncode in (-9, 137) else judge(done, what)
+            if outcome == "refused without its line":
+                print(f"{what}: exit status {done.returncode}: {done.stderr.strip()[-300:]!r}", flush=True)
+            program.sound(out)
+            program.must(program.command(out))
+            if program.check(out) != expected:
+                sys.exit(f"{what}: another result than that of an undisturbed run")
+            tally[outcome] += 1
+            shutil.rmtree(out)
 
 
 def moments(program, work, tries, rng):
@@ -255,26 +266,26 @@ def moments(program, work, tries, rng):
     span = 1.1 * (time.time() - start)
     expected = program.check(undisturbed)
     print(f"{program.name}: kills within {span:.2f} s", flush=True)
-    tally = {}
-    for attempt in range(tries):
-        out = work / f"try-{attempt}"
-        for _ in range(rng.choice([1, 2])):
-            delay = rng.uniform(0, span)
-            child = subprocess.Popen(program.command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-            try:
-                _, text = child.communicate(timeout=delay)
-                outcome = judge(subprocess.CompletedProcess(child.args, child.returncode, "", text), program.name)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.communicate()
-                outcome = "killed"
-            tally[outcome] = tally.get(outcome, 0) + 1
-            program.sound(out)
-        program.must(program.command(out))
-        if program.check(out) != expected:
-            sys.exit(f"{program.name}, killed after {delay:.3f} s: another result than that of an undisturbed run")
-        shutil.rmtree(out)
-    print(f"{program.name}, kill at random moments: {tries} runs, {sum(tally.values())} tries: {tally}", flush=True)
+    with tallied(f"{program.name}, kill at random moments") as tally:
+        for attempt in range(tries):
+            out = work / f"try-{attempt}"
+            for _ in range(rng.choice([1, 2])):
+                delay = rng.uniform(0, span)
+                child = subprocess.Popen(program.command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                try:
+                    _, text = child.communicate(timeout=delay)
+                    outcome = judge(subprocess.CompletedProcess(child.args, child.returncode, "", text), program.name)
+                except subprocess.TimeoutExpired:
+                    outcome = "killed"
+                finally:
+                    child.kill()
+                    child.communicate()
+                program.sound(out)
+                tally[outcome] += 1
+            program.must(program.command(out))
+            if program.check(out) != expected:
+                sys.exit(f"{program.name}, killed after {delay:.3f} s: another result than that of an undisturbed run")
+            shutil.rmtree(out)
 
 
 def fill(program, work, tries, rng):
@@ -285,24 +296,23 @@ def fill(program, work, tries, rng):
     program.must(program.command(full))
     expected = program.check(full)
     needed = sum(path.stat().st_size for path in full.rglob("*") if path.is_file())
-    tally = {}
-    for attempt in range(tries):
-        size = max(4096 * rng.randrange(4, max(5, 2 * needed // 4096)), 16384)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount], check=True)
-        try:
-            out = mount / "out"
-            what = f"{program.name} on {size} bytes"
-            outcome = judge(program.run(program.command(out)), what)
-            program.sound(out)
-            if outcome != "done":
-                subprocess.run(["mount", "-o", f"remount,size={size + 4 * needed + (8 << 20)}", mount], check=True)
-                program.must(program.command(out))
-            if program.check(out) != expected:
-                sys.exit(f"{what}: another result than that of an undisturbed run")
-            tally[outcome] = tally.get(outcome, 0) + 1
-        finally:
-            subprocess.run(["umount", mount], check=True)
-    print(f"{program.name}, full disk: {sum(tally.values())} tries: {tally}", flush=True)
+    with tallied(f"{program.name}, full disk") as tally:
+        for _ in range(tries):
+            size = max(4096 * rng.randrange(4, max(5, 2 * needed // 4096)), 16384)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", mount], check=True)
+            try:
+                out = mount / "out"
+                what = f"{program.name} on {size} bytes"
+                outcome = judge(program.run(program.command(out)), what)
+                program.sound(out)
+                if outcome != "done":
+                    subprocess.run(["mount", "-o", f"remount,size={size + 4 * needed + (8 << 20)}", mount], check=True)
+                    program.must(program.command(out))
+                if program.check(out) != expected:
+                    sys.exit(f"{what}: another result than that of an undisturbed run")
+                tally[outcome] += 1
+            finally:
+                subprocess.run(["umount", mount], check=True)
 
 
 def main():

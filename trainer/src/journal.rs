@@ -16,7 +16,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use hiend_cache::{JsonError, durable, lookup};
+use hiend_cache::{JsonError, durable, lookup, regular};
 use hiend_loader::program::count;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -175,7 +175,8 @@ impl Journal {
     /// # Errors
     /// If the file cannot be opened or read.
     pub fn open(path: &Path, resumed: bool) -> io::Result<Self> {
-        let mut file = OpenOptions::new().create(true).truncate(!resumed).read(true).write(true).open(path)?;
+        let options = &mut OpenOptions::new();
+        let mut file = regular::open_with(path, options.create(true).truncate(!resumed).read(true).write(true))?;
         durable::sync_dir(lookup::parent(path))?;
         let tail_start = file.metadata()?.len().saturating_sub(MAX_LINE);
         file.seek(SeekFrom::Start(tail_start))?;
@@ -254,7 +255,7 @@ impl Tail {
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// The file cannot be read.
-    #[error("journal {}", path.display())]
+    #[error("{}: cannot read the journal", path.display())]
     Read {
         /// Path of the journal.
         path: PathBuf,
@@ -289,7 +290,7 @@ pub struct Entries {
 /// # Errors
 /// If the file cannot be opened.
 pub fn read(path: &Path) -> Result<Entries, JournalError> {
-    let file = File::open(path).map_err(|source| JournalError::Read { path: path.to_owned(), source })?;
+    let file = regular::open(path).map_err(|source| JournalError::Read { path: path.to_owned(), source })?;
     Ok(Entries { path: path.to_owned(), file: BufReader::new(file), line: 0, bytes: vec![] })
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{DiskCacheError, space};
 use crate::durable;
 use crate::error::FileError;
+use crate::regular;
 
 /// Name of the marker.
 pub(super) const NAME: &str = "hiend-disk-cache";
@@ -18,7 +19,7 @@ const TEXT: &str = "hiend disk cache, layout 1\n\
 /// nothing else than a disk cache does.
 pub(super) fn claim(dir: &Path) -> Result<(), DiskCacheError> {
     let path = dir.join(NAME);
-    match std::fs::read(&path) {
+    match regular::read(&path) {
         Ok(content) if first_line(&content) == first_line(TEXT.as_bytes()) => {}
         Ok(content) if names_a_layout(&content) => return Err(DiskCacheError::Version { dir: dir.to_owned() }),
         Ok(_) => mark(dir, &[space::BLOCKS, space::TMP, space::USERS, space::USAGE])?,

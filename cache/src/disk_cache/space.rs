@@ -11,6 +11,7 @@ use crate::durable;
 use crate::error::FileError;
 use crate::lock::FileLock;
 use crate::object::BlockKey;
+use crate::regular;
 
 /// Folder of the blocks.
 pub(super) const BLOCKS: &str = "blocks";
@@ -159,7 +160,7 @@ impl Space {
 
 /// Reads the last recorded number of bytes; `None` if it was never written or is incomplete.
 fn read_usage(dir: &Path) -> Option<u64> {
-    let content = std::fs::read(dir.join(USAGE)).ok()?;
+    let content = regular::read(&dir.join(USAGE)).ok()?;
     Some(u64::from_le_bytes(content.try_into().ok()?))
 }
 
@@ -176,7 +177,7 @@ pub(super) fn num_users(dir: &Path) -> Result<u64, FileError> {
     let mut count = 0;
     for entry in std::fs::read_dir(&users).map_err(FileError::at(&users, "list"))? {
         let path = entry.map_err(FileError::at(&users, "list"))?.path();
-        let Ok(file) = File::open(&path) else { continue };
+        let Ok(file) = regular::open(&path) else { continue };
         match file.try_lock() {
             // No process holds the lock.
             Ok(()) => {

@@ -1,12 +1,12 @@
 //! Temporary files that killed processes left.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 
 use super::{TEMPORARY_PREFIX, TEMPORARY_SUFFIX, remove_file};
 use crate::error::FileError;
 use crate::lookup;
+use crate::regular;
 
 /// Removes the temporary files that killed processes left in `dir`; returns their number.
 ///
@@ -59,5 +59,5 @@ pub(crate) fn remove_stale_named(dir: &Path, prefix: &str) -> Result<usize, File
 
 /// Returns `true` if no process holds the lock of a file.
 fn is_unlocked(path: &Path) -> bool {
-    File::open(path).is_ok_and(|file| file.try_lock().is_ok())
+    regular::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }

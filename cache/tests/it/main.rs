@@ -3,5 +3,7 @@
 mod cases;
 mod corruption;
 mod format;
+#[cfg(target_os = "linux")]
+mod irregular;
 mod prune;
 mod truncation;

@@ -26,7 +26,12 @@ pub fn on_interrupt(
         before_exit();
         std::process::exit(INTERRUPTED.into());
     })
-    .context("cannot install the handler for Ctrl-C")
+    // Its error of the system does not pass on the reason.
+    .map_err(|error| match error {
+        ctrlc::Error::System(reason) => anyhow::Error::new(reason),
+        error => error.into(),
+    })
+    .context("cannot install the handler for Ctrl-C, which takes a thread; see the limit on processes (ulimit -u)")
 }
 
 /// Returns a flag that the first Ctrl-C sets; `message` then announces the next step to the user. From then on, the

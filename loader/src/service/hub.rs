@@ -372,7 +372,8 @@ fn random_ticket() -> Result<[u8; TICKET_LEN], getrandom::Error> {
     Ok(ticket)
 }
 
-/// Status that reports an error of the loader.
+/// Status that reports an error of the loader. Data that cannot be read is logged as well, because only the server's
+/// operator can repair it.
 fn status_of(error: &pipeline::Error) -> Status {
     let code = match error {
         // The server shuts down; another one may make the batch.
@@ -382,5 +383,9 @@ fn status_of(error: &pipeline::Error) -> Status {
         pipeline::Error::NoThreads { .. } | pipeline::Error::NoMemory { .. } => Code::ResourceExhausted,
         _ => Code::InvalidArgument,
     };
-    Status::new(code, hiend_cache::with_sources(error))
+    let text = hiend_cache::with_sources(error);
+    if code == Code::DataLoss {
+        tracing::error!("no data for a client: {text}");
+    }
+    Status::new(code, text)
 }

@@ -192,6 +192,32 @@ fn clients_that_are_stopped_or_killed_stall_no_other_and_leave_nothing_behind() 
     }
 }
 
+/// The client's operator may not be the one who can repair the cache.
+#[test]
+fn a_shard_that_is_cut_short_is_reported_to_the_client_and_in_the_log_of_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache(dir.path());
+    let shard = hiend_cache::list_shards(cache.as_path()).unwrap().remove(0);
+    let mut server = Server::start(&["--shards", &cache.display().to_string(), "--listen=127.0.0.1:0"], 1);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-shard"));
+    command.args(["stream", "--loader", &server.urls[0], "--crop-size=16", "--visits-per-batch=1"]);
+    command.arg("--batches=1000000000").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut client = command.spawn().unwrap();
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    lines.next().expect("a batch").unwrap();
+    std::fs::File::options().write(true).open(&shard).unwrap().set_len(0).unwrap();
+    lines.map(Result::unwrap).for_each(drop);
+    let ended = client.wait_with_output().unwrap();
+    let fault = format!("{}: cannot read: truncated while it was ", shard.display());
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(1) && told.contains(&fault), "{told}");
+    signal(&server.child, "-TERM");
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    let mut log = String::new();
+    server.err.read_to_string(&mut log).unwrap();
+    assert!(log.lines().any(|line| line.contains("no data for a client: ") && line.contains(&fault)), "{log}");
+}
+
 #[test]
 fn a_signal_stops_the_server_and_removes_its_sockets() {
     let dir = tempfile::tempdir().unwrap();

@@ -26,7 +26,7 @@ pub fn check(checkpoint: &Path) -> Result<Integrity, CheckpointError> {
     let files = read_digests(checkpoint)?;
     for name in [MODEL, OPTIMIZER] {
         let path = checkpoint.join(name);
-        std::fs::metadata(&path).map_err(CheckpointError::io(&path))?;
+        std::fs::metadata(&path).map_err(CheckpointError::io(&path, "look up"))?;
         if files.as_ref().is_some_and(|files| !files.contains_key(name)) {
             return Err(CheckpointError::damaged(&path, Damage::Unlisted));
         }

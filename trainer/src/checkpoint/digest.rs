@@ -1,8 +1,8 @@
 //! Digests of a checkpoint's files, and the seal of `state.json`.
 
-use std::fs::File;
 use std::path::Path;
 
+use hiend_cache::regular;
 use serde::{Deserialize, Serialize};
 
 use super::{CheckpointError, Damage};
@@ -22,9 +22,9 @@ impl FileDigest {
     /// # Errors
     /// If the file cannot be read.
     pub fn of(path: &Path) -> Result<Self, CheckpointError> {
-        let file = File::open(path).map_err(CheckpointError::io(path))?;
+        let file = regular::open(path).map_err(CheckpointError::io(path, "read"))?;
         let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(file).map_err(CheckpointError::io(path))?;
+        hasher.update_reader(file).map_err(CheckpointError::io(path, "read"))?;
         Ok(Self { bytes: hasher.count(), blake3: hasher.finalize().to_hex().to_string() })
     }
 
@@ -33,7 +33,7 @@ impl FileDigest {
     /// # Errors
     /// If the file cannot be read or differs.
     pub fn check(&self, path: &Path) -> Result<(), CheckpointError> {
-        let found = std::fs::metadata(path).map_err(CheckpointError::io(path))?.len();
+        let found = std::fs::metadata(path).map_err(CheckpointError::io(path, "look up"))?.len();
         if found != self.bytes {
             return Err(CheckpointError::damaged(path, Damage::Length { expected: self.bytes, found }));
         }

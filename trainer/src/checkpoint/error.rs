@@ -13,15 +13,6 @@ use super::state::{FORMAT, Kind};
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// A file system error.
-    #[error("{}", path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
-    /// A file system error of a durable write or a lookup.
     #[error(transparent)]
     File(#[from] FileError),
     /// Tensors that cannot be written or read, or that belong to another model.
@@ -147,9 +138,9 @@ impl fmt::Display for Damage {
 }
 
 impl CheckpointError {
-    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { path, source }
+        move |source| Self::File(FileError { path, action, source })
     }
 
     pub(super) fn record(path: &Path) -> impl FnOnce(RecordError) -> Self {
@@ -165,8 +156,7 @@ impl CheckpointError {
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
-            Self::Io { .. }
-            | Self::File(_)
+            Self::File(_)
             | Self::Record { .. }
             | Self::Unusable { .. }
             | Self::StrayMoment { .. }

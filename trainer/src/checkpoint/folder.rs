@@ -224,7 +224,7 @@ fn check_tensor(path: &Path, tensor: burn_pack::Tensor) -> Result<(), Checkpoint
     // Dereferenced bytes would panic if their file could not be read.
     #[allow(clippy::default_trait_access, reason = "Burn exports no name of the type")]
     let bytes = bytes.read(Default::default());
-    let bytes = bytes.map_err(|error| CheckpointError::io(path)(io::Error::other(error.to_string())))?;
+    let bytes = bytes.map_err(|error| CheckpointError::io(path, "read")(io::Error::other(error.to_string())))?;
     let (values, _) = bytes.as_chunks::<4>();
     let value = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).find(|&value| !is_usable(value));
     match value {
@@ -237,11 +237,11 @@ fn names(dir: &Path) -> Result<Vec<String>, CheckpointError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(error) => return Err(CheckpointError::io(dir)(error)),
+        Err(error) => return Err(CheckpointError::io(dir, "list")(error)),
     };
     let mut names = vec![];
     for entry in entries {
-        let entry = entry.map_err(CheckpointError::io(dir))?;
+        let entry = entry.map_err(CheckpointError::io(dir, "list"))?;
         // All names that this program writes are valid UTF-8.
         names.extend(entry.file_name().into_string().ok());
     }

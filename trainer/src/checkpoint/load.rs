@@ -8,7 +8,7 @@ use burn::optim::ModuleOptimizer;
 use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device};
 use burn_store::burn_pack;
-use hiend_cache::lookup;
+use hiend_cache::{lookup, regular};
 
 use super::state::read_digests;
 use super::{CheckpointError, Damage, EMA, MODEL, MomentMismatch, OPTIMIZER};
@@ -103,7 +103,7 @@ fn is_on_cpu<M: Module>(model: &M) -> bool {
 
 /// Reads a whole file: Burn would open it again for each tensor, and panic if that failed.
 fn read(path: &Path) -> Result<Bytes, CheckpointError> {
-    Ok(Bytes::from_bytes_vec(std::fs::read(path).map_err(CheckpointError::io(path))?))
+    Ok(Bytes::from_bytes_vec(regular::read(path).map_err(CheckpointError::io(path, "read"))?))
 }
 
 fn has_ema(checkpoint: &Path) -> Result<bool, CheckpointError> {

@@ -1,10 +1,10 @@
 //! `state.json`: everything in a checkpoint except the tensors.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
-use std::{fmt, fs};
 
-use hiend_cache::{durable, lookup};
+use hiend_cache::{durable, lookup, regular};
 use serde::{Deserialize, Serialize};
 
 use super::digest::{Seal, seal, seal_of};
@@ -198,7 +198,7 @@ fn read(checkpoint: &Path) -> Result<Vec<u8>, CheckpointError> {
         checksum: Option<serde::de::IgnoredAny>,
     }
     let path = checkpoint.join(STATE);
-    let bytes = fs::read(&path).map_err(CheckpointError::io(&path))?;
+    let bytes = regular::read(&path).map_err(CheckpointError::io(&path, "read"))?;
     match seal_of(&bytes) {
         Seal::Intact => Ok(bytes),
         Seal::Broken => Err(CheckpointError::damaged(&path, Damage::Seal)),

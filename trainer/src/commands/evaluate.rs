@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
-use hiend_cache::{durable, lookup};
+use hiend_cache::{FileError, durable, lookup};
 use hiend_loader::case::shown;
 use hiend_loader::geometry::spacing;
 use hiend_loader::preprocess::label_place::Shift;
@@ -269,7 +269,7 @@ fn refuse_input(flag: &str, out: &Path, inputs: &[&PathBuf]) -> anyhow::Result<(
     if !lookup::exists(out)? {
         return Ok(());
     }
-    let resolved = |path: &Path| path.canonicalize().with_context(|| path.display().to_string());
+    let resolved = |path: &Path| path.canonicalize().map_err(FileError::at(path, "look up"));
     let existing = resolved(out)?;
     for input in inputs {
         ensure!(resolved(input)? != existing, "{} would replace a label map; choose another {flag}", out.display());

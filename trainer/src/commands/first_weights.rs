@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, anyhow};
-use hiend_cache::lookup;
+use anyhow::anyhow;
+use hiend_cache::{FileError, lookup, regular};
 
 use super::ranks::Rank;
 use super::running::Place;
@@ -34,7 +34,7 @@ impl Before {
         if !lookup::exists(&report)? {
             return Ok(Some(Self::Random));
         }
-        let text = std::fs::read_to_string(&report).with_context(|| report.display().to_string())?;
+        let text = regular::read_to_string(&report).map_err(FileError::at(&report, "read"))?;
         Ok(Some(Self::Given(text.lines().next().unwrap_or_default().to_owned())))
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
+use hiend_cache::FileError;
 
 use super::print;
 use crate::cli::SizesArgs;
@@ -18,7 +18,7 @@ use crate::model_source::Pretrained;
 /// If the configuration cannot be read.
 pub(super) fn sizes(args: &SizesArgs) -> anyhow::Result<Option<PretrainConfig>> {
     let Some(path) = &args.config else { return Ok(args.preset.map(PretrainPreset::config)) };
-    let text = config::read_text(path).with_context(|| path.display().to_string())?;
+    let text = config::read_text(path).map_err(FileError::at(path, "read"))?;
     Ok(Some(PretrainConfig::parse(&text, &path.display().to_string())?))
 }
 

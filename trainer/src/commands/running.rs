@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use hiend_cache::{durable, lookup};
+use hiend_cache::{FileError, durable, lookup};
 use hiend_loader::program::{Panicked, check_output_folder, count, take_panicked};
 use hiend_loader::split::{FileSplit, ListSplit, Split};
 
@@ -84,7 +84,7 @@ impl Place {
 
 /// Reads a configuration file; returns its text and its name without extension.
 pub(super) fn read_config(path: &Path) -> anyhow::Result<(String, String)> {
-    let text = config::read_text(path).with_context(|| path.display().to_string())?;
+    let text = config::read_text(path).map_err(FileError::at(path, "read"))?;
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     Ok((text, name))
 }
@@ -110,7 +110,7 @@ pub(super) fn settle_paths<C: RunConfig>(config: &mut C) -> anyhow::Result<()> {
             Split::File(FileSplit { splits, .. }) => splits,
             _ => continue,
         };
-        let absolute = std::path::absolute(&*path).with_context(|| path.display().to_string())?;
+        let absolute = std::path::absolute(&*path).map_err(FileError::at(path.as_path(), "look up"))?;
         // TOML has no other names.
         if absolute.to_str().is_some() {
             *path = absolute;
@@ -320,11 +320,9 @@ fn headspace<T: Task>(
 /// Creates a temporary folder next to the run's folder, on the same file system.
 fn smoke_folder(run_dir: &Path) -> anyhow::Result<tempfile::TempDir> {
     let parent = lookup::parent(run_dir);
-    let make = || {
-        durable::create_dir_all(parent)?;
-        tempfile::Builder::new().prefix("smoke-").tempdir_in(parent)
-    };
-    make().with_context(|| parent.display().to_string())
+    durable::create_dir_all(parent)?;
+    let made = tempfile::Builder::new().prefix("smoke-").tempdir_in(parent);
+    Ok(made.map_err(FileError::at(parent, "create a folder in it"))?)
 }
 
 #[cfg(test)]
@@ -338,7 +336,7 @@ mod tests {
         let path = folder.path().join("c.toml");
         std::fs::write(&path, b"\xff\xfes\0e\0e\0d\0").unwrap();
         let error = format!("{:#}", read_config(&path).unwrap_err());
-        assert_eq!(error, format!("{}: not UTF-8; save the file as text in UTF-8", path.display()));
+        assert_eq!(error, format!("{}: cannot read: not UTF-8; save the file as text in UTF-8", path.display()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use hiend_cache::{FileError, regular};
 use hiend_loader::program::count;
 
 use super::tracking::default_experiment;
@@ -52,7 +52,7 @@ pub(super) fn run(args: &TrackArgs) -> anyhow::Result<ExitCode> {
 /// If the file cannot be read, or is not a configuration of its kind.
 fn kind_of(run_dir: &Path) -> anyhow::Result<Kind> {
     let path = run_dir.join(CONFIG);
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let text = regular::read_to_string(&path).map_err(FileError::at(&path, "read"))?;
     let origin = path.display().to_string();
     let is_finetuning = |table: toml::Table| {
         let has_feature_size = || table.get("model").is_some_and(|model| model.get("feature_size").is_some());

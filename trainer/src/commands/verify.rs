@@ -22,6 +22,10 @@ pub(super) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         super::print(format_args!("{}: {}", path.display(), describe(integrity)))?;
         return Ok(ExitCode::SUCCESS);
     }
+    if lookup::exists(&path.join(hiend_cache::manifest::FILE_NAME))? {
+        let path = path.display();
+        bail!("{path}: a cache; expected a run or a checkpoint (`hiend-shard verify {path}` checks a cache)");
+    }
     let check = verify(path)?;
     for (_, path, result) in &check.checkpoints {
         match result {

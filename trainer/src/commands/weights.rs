@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
-use hiend_cache::lookup;
+use hiend_cache::{FileError, lookup};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::program::{UsageError, check_extension};
@@ -151,7 +151,7 @@ fn check_out(out: &Path, extension: &'static str, input: &Path, overwrite: bool)
     if !lookup::exists(out)? {
         return Ok(());
     }
-    let resolved = |path: &Path| path.canonicalize().with_context(|| path.display().to_string());
+    let resolved = |path: &Path| path.canonicalize().map_err(FileError::at(path, "look up"));
     // An input that is not there is reported when it is opened.
     let is_input = lookup::exists(input)? && resolved(out)? == resolved(input)?;
     ensure!(!is_input, "{} would replace the weights that are read; choose another --out", out.display());

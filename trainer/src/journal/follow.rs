@@ -1,8 +1,9 @@
 //! Follows a journal while another thread or process writes it.
 
-use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
+
+use hiend_cache::regular;
 
 use super::{Entry, JournalError, MAX_LINE};
 
@@ -47,7 +48,7 @@ impl Follower {
     /// If the file cannot be read, or a line is not an entry.
     pub fn peek(&self, max: usize) -> Result<Chunk, JournalError> {
         let failed = |source| JournalError::Read { path: self.path.clone(), source };
-        let mut file = File::open(&self.path).map_err(failed)?;
+        let mut file = regular::open(&self.path).map_err(failed)?;
         file.seek(SeekFrom::Start(self.place.offset)).map_err(failed)?;
         let mut file = BufReader::new(file);
         let (mut entries, mut end, mut bytes) = (Vec::new(), self.place, Vec::new());
@@ -78,6 +79,7 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write as _;
 
     use super::*;

@@ -51,18 +51,9 @@ pub enum TrainingError {
         /// Steps that have a checkpoint, ascending.
         steps: Vec<u64>,
     },
-    /// A file system error of a durable write, a lookup or a lock.
+    /// A file system error.
     #[error(transparent)]
     File(#[from] FileError),
-    /// An error concerning another file of the run.
-    #[error("{}", path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
     /// The system refused to start a thread.
     #[error("cannot start the {name} thread; see the limit on processes (ulimit -u)")]
     Thread {
@@ -123,7 +114,11 @@ pub enum TrainingError {
         run_dir: PathBuf,
     },
     /// A setting differs from the run's.
-    #[error("cannot resume: {key} is {now} now, but was {before} when the run began")]
+    #[error(
+        "cannot resume: {key} is {now} now, but was {before} when the run began; take the change back (leave out a flag, or \
+         delete an edited config.toml in the run's folder, which the newest checkpoint restores; for preprocess, give the \
+         run's own cache), or begin another run with these weights (--init RUN and a new --run-dir)"
+    )]
     Changed {
         /// First setting that differs.
         key: String,
@@ -261,7 +256,7 @@ impl TrainingError {
     /// Adds the newest checkpoint to an error from writing a file during training.
     pub(super) fn with_way_back(self, path: Option<&Path>) -> Self {
         match self {
-            error @ (Self::Checkpoint(_) | Self::File(_) | Self::Io { .. }) => {
+            error @ (Self::Checkpoint(_) | Self::File(_)) => {
                 Self::Unsaved { last_good: LastGood(path.map(Path::to_owned)), source: Box::new(error) }
             }
             error => error,
@@ -380,9 +375,9 @@ impl fmt::Display for Available<'_> {
     }
 }
 
-pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> TrainingError {
+pub(super) fn io_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> TrainingError {
     let path = path.to_owned();
-    move |source| TrainingError::Io { path, source }
+    move |source| TrainingError::File(FileError { path, action, source })
 }
 
 pub(super) fn thread_error(name: &'static str) -> impl FnOnce(io::Error) -> TrainingError {

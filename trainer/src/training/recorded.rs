@@ -86,8 +86,8 @@ pub(super) fn restore<T: Task>(
     let uses_cudnn = convolves || train.attention == Computation::Cudnn;
     let warnings = judge(options, compute, uses_cudnn, |record| record.obstacle(compute))?;
     recorded::allow_other_rounding(options.other_rounding);
-    Algorithms::restore(&options.run_dir).map_err(io_error(&options.run_dir.join(Algorithms::FILE)))?;
-    Engines::restore(&options.run_dir).map_err(io_error(&options.run_dir.join(Engines::FILE)))?;
+    Algorithms::restore(&options.run_dir).map_err(io_error(&options.run_dir.join(Algorithms::FILE), "read"))?;
+    Engines::restore(&options.run_dir).map_err(io_error(&options.run_dir.join(Engines::FILE), "read"))?;
     Ok(warnings)
 }
 
@@ -101,7 +101,7 @@ fn judge(
     let (mut warnings, mut unrecorded) = (vec![], vec![]);
     for record in [Record::Products, Record::Plans] {
         let path = options.run_dir.join(record.file());
-        let mut owners = record.owners(&options.run_dir).map_err(io_error(&path))?;
+        let mut owners = record.owners(&options.run_dir).map_err(io_error(&path, "read"))?;
         let num_choices = owners.len();
         owners.dedup();
         match (obstacle(record), num_choices) {

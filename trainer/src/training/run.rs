@@ -138,7 +138,7 @@ impl<'a, T: Task> Run<'a, T> {
         };
         let journal_path = run_dir.path().join(JOURNAL);
         let earlier_journal = if resumed { None } else { run_dir.set_journal_aside()? };
-        let journal = Journal::open(&journal_path, resumed).map_err(io_error(&journal_path))?;
+        let journal = Journal::open(&journal_path, resumed).map_err(io_error(&journal_path, "open"))?;
         let step = state.as_ref().map_or(0, |state| state.step);
         // A line that cannot be read is reported with the curves, for which it is read.
         let entries = journal::read(&journal_path);
@@ -296,7 +296,7 @@ impl<'a, T: Task> Run<'a, T> {
 
     /// Writes a checkpoint. The journal is made durable first, so that no checkpoint is ahead of it.
     pub(super) fn save(&mut self, watch: &mut dyn FnMut(&Event<'_>)) -> Result<(), TrainingError> {
-        self.journal.sync().map_err(io_error(&self.options.run_dir.join(JOURNAL)))?;
+        self.journal.sync().map_err(io_error(&self.options.run_dir.join(JOURNAL), "sync"))?;
         let state = State {
             best: self.best,
             validation_due: self.validation_due,
@@ -305,8 +305,8 @@ impl<'a, T: Task> Run<'a, T> {
         };
         // First: a checkpoint must not exist without the algorithms that led to it.
         let run_dir = &self.options.run_dir;
-        Algorithms::save(run_dir).map_err(io_error(&run_dir.join(Algorithms::FILE)))?;
-        Engines::save(run_dir).map_err(io_error(&run_dir.join(Engines::FILE)))?;
+        Algorithms::save(run_dir).map_err(io_error(&run_dir.join(Algorithms::FILE), "write"))?;
+        Engines::save(run_dir).map_err(io_error(&run_dir.join(Engines::FILE), "write"))?;
         let saved = self.checkpoints.save(&state, self.model(), self.ema.as_ref(), self.replica.optimizer());
         let path = saved.map_err(|error| match error {
             CheckpointError::Unusable { tensor, value, .. } => {
@@ -350,7 +350,7 @@ impl<'a, T: Task> Run<'a, T> {
     }
 
     pub(super) fn write(&mut self, entry: &Entry) -> Result<(), TrainingError> {
-        self.journal.write(entry).map_err(io_error(&self.options.run_dir.join(JOURNAL)))
+        self.journal.write(entry).map_err(io_error(&self.options.run_dir.join(JOURNAL), "write"))
     }
 
     pub(super) fn summary(self, outcome: Outcome) -> Summary {

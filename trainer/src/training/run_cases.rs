@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hiend_cache::{Cache, FileError, durable};
+use hiend_cache::{Cache, FileError, durable, regular};
 use hiend_loader::program::escape_name;
 use serde::{Deserialize, Serialize};
 
@@ -62,7 +62,7 @@ impl RunCases {
     /// If the file cannot be read or is damaged.
     pub fn read(run_dir: &Path) -> Result<Option<Self>, RunCasesError> {
         let path = run_dir.join(CASES);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match regular::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(FileError::at(path, "read")(error).into()),

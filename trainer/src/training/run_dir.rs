@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hiend_cache::lock::FileLock;
-use hiend_cache::{durable, lookup};
+use hiend_cache::{durable, lookup, regular};
 
 use super::error::io_error;
 use super::run_cases::{CASES, RunCases};
@@ -198,11 +198,11 @@ fn lock(path: &Path) -> Result<FileLock, TrainingError> {
 
 /// Removes the temporary files that a killed run of an earlier version left in a folder.
 fn remove_temporary(folder: &Path) -> Result<(), TrainingError> {
-    for entry in fs::read_dir(folder).map_err(io_error(folder))? {
-        let entry = entry.map_err(io_error(folder))?;
+    for entry in fs::read_dir(folder).map_err(io_error(folder, "list"))? {
+        let entry = entry.map_err(io_error(folder, "list"))?;
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         if is_file && entry.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()) {
-            fs::remove_file(entry.path()).map_err(io_error(&entry.path()))?;
+            fs::remove_file(entry.path()).map_err(io_error(&entry.path(), "remove"))?;
         }
     }
     Ok(())
@@ -221,10 +221,10 @@ pub fn saved_config<C: RunConfig>(run_dir: &Path, kind: Kind, resume: Resume) ->
         Resume::Begin | Resume::Newest => steps.last(),
     };
     let path = run_dir.join(CONFIG);
-    let text = match fs::read_to_string(&path) {
+    let text = match regular::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(io_error(&path)(error)),
+        Err(error) => return Err(io_error(&path, "read")(error)),
     };
     let Some((_, checkpoint)) = found else {
         if text.trim().is_empty() {
@@ -250,10 +250,10 @@ pub fn saved_config<C: RunConfig>(run_dir: &Path, kind: Kind, resume: Resume) ->
 
 /// Saves the configuration durably, unless the file already has the same content.
 fn save_config<C: RunConfig>(path: &Path, config: &C) -> Result<(), TrainingError> {
-    let unchanged = match fs::read_to_string(path) {
+    let unchanged = match regular::read_to_string(path) {
         Ok(text) => C::parse(&text, "").is_ok_and(|saved| saved == *config),
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(error) => return Err(io_error(path)(error)),
+        Err(error) => return Err(io_error(path, "read")(error)),
     };
     if unchanged { Ok(()) } else { Ok(durable::write(path, config.to_toml().as_bytes())?) }
 }

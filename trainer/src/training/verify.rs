@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hiend_cache::{FileError, lookup};
+use hiend_cache::{FileError, lookup, regular};
 
 use super::TrainingError;
 use super::run_cases::{CASES, RunCases, RunCasesError};
@@ -36,7 +36,7 @@ pub enum FileFault {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The configuration differs from the newest checkpoint's.
-    #[error("{}: {key} is {found}, but {expected} in the newest checkpoint", path.display())]
+    #[error("{}: {key} is {found}, but {expected} in the newest checkpoint; delete the file, and --resume restores it", path.display())]
     Differs {
         /// Path of the configuration.
         path: PathBuf,
@@ -114,7 +114,7 @@ pub fn verify(run_dir: &Path) -> Result<RunCheck, TrainingError> {
 
 /// Parses the configuration and compares it with the one in a checkpoint.
 fn check_config(path: &Path, newest: Option<&Path>) -> Result<String, FileFault> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match regular::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         text => text.map_err(|error| FileFault::Unreadable(FileError::at(path, "read")(error)))?,
     };

@@ -188,7 +188,7 @@ impl<C: Recorded> Choices<C> {
 
     /// Choices of a run; none if it has no such file, as on a CPU.
     fn read(run_dir: &Path) -> io::Result<Self> {
-        match std::fs::read_to_string(run_dir.join(Self::FILE)) {
+        match hiend_cache::regular::read_to_string(&run_dir.join(Self::FILE)) {
             Ok(text) => Ok(Self::from_json(&text)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::new()),
             Err(error) => Err(error),

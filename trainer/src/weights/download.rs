@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hiend_cache::durable::{self, NewFile};
 use hiend_cache::lock::FileLock;
-use hiend_cache::{FileError, lookup, user_cache};
+use hiend_cache::{FileError, lookup, regular, user_cache};
 use reqwest::{Response, Url};
 use ring::digest::{Context, Digest, SHA256};
 use thiserror::Error;
@@ -155,7 +155,7 @@ impl Downloads {
         let sum_path = folder.join(format!("{name}.sha256"));
         // The sum is written last, so that a file without one is not whole.
         if lookup::exists(&path)? && lookup::exists(&sum_path)? {
-            let expected = std::fs::read_to_string(&sum_path).map_err(FileError::at(&sum_path, "read"))?;
+            let expected = regular::read_to_string(&sum_path).map_err(FileError::at(&sum_path, "read"))?;
             let expected = expected.split_whitespace().next().unwrap_or_default().to_owned();
             let (found, num_bytes) = sha256_of(&path)?;
             if found != expected {
@@ -241,7 +241,7 @@ impl Downloads {
 /// SHA-256 in hex, and size, of a file.
 fn sha256_of(path: &Path) -> Result<(String, u64), FileError> {
     let read = || {
-        let mut file = std::fs::File::open(path)?;
+        let mut file = regular::open(path)?;
         let (mut hasher, mut block, mut num_bytes) = (Context::new(&SHA256), vec![0; BLOCK_LEN], 0);
         loop {
             match io::Read::read(&mut file, &mut block)? {

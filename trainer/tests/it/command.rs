@@ -125,6 +125,10 @@ fn verify_reports_damage_with_its_exit_code() {
     let run = dir.path().to_string_lossy().into_owned();
     check(&["verify", &run], 1, "no run to resume");
     check(&["verify", &format!("{run}/none")], 1, "none: no such folder");
+    let cache = tempfile::tempdir().unwrap();
+    std::fs::write(cache.path().join("manifest.json"), "{}").unwrap();
+    let cache = cache.path().to_string_lossy();
+    check(&["verify", &cache], 1, &format!("`hiend-shard verify {cache}` checks a cache"));
     std::fs::write(dir.path().join("file"), "").unwrap();
     check(&["verify", &format!("{run}/file")], 1, "file: not a folder");
     let checkpoint = dir.path().join("checkpoints/step-00000001");
@@ -168,7 +172,12 @@ fn failures_exit_with_1() {
     let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let no_cache = path("no-such-cache");
     check(&["--shards", &no_cache, "--preset", "tiny", "--device", "cpu"], 1, "no-such-cache");
-    check(&["--shards", &no_cache, "--config", &path("none.toml"), "--device", "cpu"], 1, "none.toml");
+    let no_config = path("none.toml");
+    check(
+        &["--shards", &no_cache, "--config", &no_config, "--device", "cpu"],
+        1,
+        "none.toml: cannot read: No such file",
+    );
     check(&["--shards", &no_cache, "--resume", "--run-dir", &path("none"), "--device", "cpu"], 1, "no run to resume");
     let bad = path("bad.toml");
     std::fs::write(&bad, "[modle]\n").unwrap();
@@ -179,7 +188,7 @@ fn failures_exit_with_1() {
 fn curves_are_drawn_from_a_journal() {
     let dir = tempfile::tempdir().unwrap();
     let run = dir.path().to_string_lossy().into_owned();
-    check(&["curves", &run], 1, "journal.jsonl: No such file");
+    check(&["curves", &run], 1, "journal.jsonl: cannot read the journal: No such file");
     let journal = dir.path().join("journal.jsonl");
     std::fs::write(&journal, "{\"event\":\"started\",\"step\":0,\"device\":\"CPU\"}\n").unwrap();
     check(&["curves", &run], 1, "no optimizer step in the journal yet");

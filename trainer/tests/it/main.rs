@@ -14,6 +14,7 @@ mod golden_schedule;
 mod golden_unetr;
 mod golden_weights;
 mod grown_cache;
+mod irregular;
 mod kernels;
 mod look;
 mod metric_goldens;

@@ -319,7 +319,13 @@ fn resume_with_changed_settings_or_data_is_refused() {
     };
     let mut other = config.clone();
     other.optim.weight_decay = 0.1;
-    check(&other, STREAM.stream(), true, "optim.weight_decay is 0.1 now, but was 0.05 when the run began");
+    check(
+        &other,
+        STREAM.stream(),
+        true,
+        "optim.weight_decay is 0.1 now, but was 0.05 when the run began; take the change back (leave out a flag",
+    );
+    check(&other, STREAM.stream(), true, "delete an edited config.toml in the run's folder");
     let data = SyntheticStream { seed: 4, ..STREAM };
     check(&config, data.stream(), true, "digest synthetic-4, was synthetic-3");
     check(&config, STREAM.stream(), false, "already holds a run");

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use hiend_cache::Manifest;
 
-use super::{Place, check, command, ran_of, voxels};
+use super::{Place, SPACING, check, command, ran_of, voxels};
 
 /// Flips a bit of the byte at `at` in the only shard; returns the shard's path.
 pub(super) fn damage(place: &Place, at: u64) -> PathBuf {
@@ -63,6 +63,38 @@ fn a_stream_ends_with_one_line_when_a_shard_is_cut_short() {
         );
         assert!(errors[0].contains(&*shard.to_string_lossy()), "{access}: {}", ran.err);
     }
+}
+
+#[test]
+fn a_fifo_in_place_of_a_manifest_or_a_shard_is_reported_and_not_waited_for() {
+    let place = Place::with_phantoms(1);
+    place.convert(&[], 0);
+    let (data, cache) = (place.text("data"), place.text("cache"));
+    let shard = hiend_cache::list_shards(place.path("cache")).unwrap().remove(0);
+    let commands = [
+        vec!["verify", &cache],
+        vec!["inspect", &cache],
+        vec!["stream", &cache, "--crop-size=16"],
+        vec!["stream", &cache, "--crop-size=16", "--access=pread"],
+        vec![data.as_str(), "--out", &cache, SPACING],
+    ];
+    for file in [place.path("cache/manifest.json"), shard] {
+        let kept = place.path("kept");
+        std::fs::rename(&file, &kept).unwrap();
+        assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+        for args in &commands {
+            // A program that waits for a writer ends with code 124.
+            let program = ["60", env!("CARGO_BIN_EXE_hiend-shard")];
+            let ran = ran_of(Command::new("timeout").args(program).args(args).output().unwrap());
+            assert_eq!(ran.code, 1, "{args:?}\n{}\n{}", ran.out, ran.err);
+            let reason = "a FIFO, socket or device in place of a regular file; move it away";
+            let named = |line: &str| line.contains(&*file.to_string_lossy()) && line.contains(reason);
+            assert!(ran.out.lines().chain(ran.err.lines()).any(named), "{args:?}\n{}\n{}", ran.out, ran.err);
+        }
+        std::fs::remove_file(&file).unwrap();
+        std::fs::rename(kept, &file).unwrap();
+    }
+    place.verify(0);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
+use hiend_cache::FileError;
 use hiend_loader::case::shown;
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::volume::file_stem;
@@ -31,8 +32,8 @@ pub(super) fn find_scans(inputs: &[PathBuf], out: &Path, normalize: Normalize) -
 
 /// Refuses a folder that may hold scans, which would be neither predicted nor safe from being replaced.
 fn refuse_other_files(out: &Path, scans: &Scans) -> anyhow::Result<()> {
-    for entry in std::fs::read_dir(out).with_context(|| shown(out))? {
-        let path = entry.with_context(|| shown(out))?.path();
+    for entry in std::fs::read_dir(out).map_err(FileError::at(out, "list"))? {
+        let path = entry.map_err(FileError::at(out, "list"))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let is_label_map = file_stem(&name).is_some_and(|case| scans.files.contains_key(case));
         if !(is_label_map || name.starts_with('.') || path.is_dir()) {

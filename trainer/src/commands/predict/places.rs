@@ -5,9 +5,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use hiend_cache::durable;
+use hiend_cache::{FileError, durable};
 use hiend_loader::program::count;
-use hiend_loader::volume::{Wanted, format_of, read_info_for};
+use hiend_loader::volume::{Wanted, file_stem, format_of, read_info_for};
 
 /// Largest ratio by which deflate can shrink data: 258 equal bytes take two bits.
 const MAX_DEFLATE_RATIO: u64 = 1032;
@@ -64,14 +64,15 @@ impl<'a> Places<'a> {
     }
 
     /// Checks that the files of all scans can be written: none replaces an input, none exists unless `replace` allows
-    /// it, and the folder, which is created if needed, has room for their minimum size.
+    /// it, none has a file of its case in another format next to it, and the folder, which is created if needed, has room
+    /// for their minimum size.
     ///
     /// # Errors
     /// The first obstacle.
     pub(super) fn check(&self, scans: &BTreeMap<String, PathBuf>, replace: Replace) -> anyhow::Result<()> {
         let mut inputs = BTreeMap::new();
         for path in scans.values() {
-            inputs.insert(path.canonicalize().with_context(|| path.display().to_string())?, path);
+            inputs.insert(path.canonicalize().map_err(FileError::at(path, "look up"))?, path);
         }
         for (number, path) in scans.iter().flat_map(|(case, scan)| self.of_case(case, scan).into_iter().enumerate()) {
             let may_exist = match replace {
@@ -92,11 +93,34 @@ impl<'a> Places<'a> {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error).with_context(|| path.display().to_string()),
+                Err(error) => return Err(FileError::at(path, "look up")(error).into()),
             }
         }
+        self.refuse_other_formats(scans)?;
         durable::create_dir_all(self.out)?;
         self.check_space(scans)
+    }
+
+    /// Refuses to write a label map next to a file of its case in another format, such as the label map of a dataset in
+    /// its `labelsTr`: neither would replace the other, and a later reader could take either.
+    fn refuse_other_formats(&self, scans: &BTreeMap<String, PathBuf>) -> anyhow::Result<()> {
+        let entries = match std::fs::read_dir(self.out) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(FileError::at(self.out, "list"))?,
+        };
+        for entry in entries {
+            let path = entry.map_err(FileError::at(self.out, "list"))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let Some((case, scan)) = file_stem(&name).and_then(|case| scans.get_key_value(case)) else { continue };
+            if path != self.label_map(case, scan) {
+                bail!(
+                    "{} is a file of the case {case}, whose label map would be written next to it in another format; choose \
+                     another --out, or move the file away",
+                    path.display()
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Writes as many bytes as the files need at least, and removes them again: unlike reading the free space, this
@@ -129,11 +153,11 @@ impl<'a> Places<'a> {
 pub(super) fn refuse_folder_of_scans(out: &Path, scans: &BTreeMap<String, PathBuf>) -> anyhow::Result<()> {
     let folder = match out.canonicalize() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        folder => folder.with_context(|| out.display().to_string())?,
+        folder => folder.map_err(FileError::at(out, "look up"))?,
     };
     for scan in scans.values() {
         // A name alone has no folder before.
-        let path = std::path::absolute(scan).with_context(|| scan.display().to_string())?;
+        let path = std::path::absolute(scan).map_err(FileError::at(scan, "look up"))?;
         let lies_there = |parent: &Path| parent.canonicalize().is_ok_and(|parent| parent == folder);
         if path.parent().is_some_and(lies_there) {
             bail!(
@@ -202,6 +226,25 @@ mod tests {
         }
         assert_eq!(check(&inputs, "out", &[probability], Replace::Probabilities), Ok(()));
         assert_eq!(check(&inputs, "out", &[label_map], Replace::Probabilities), exists(label_map));
+    }
+
+    #[test]
+    fn no_label_map_is_written_next_to_one_of_its_case_in_another_format() {
+        for (scan, existing, is_refused) in [
+            ("in/a_0000.nii.gz", "out/a.nii", true),
+            ("in/a.mha", "out/a.nii.gz", true),
+            ("in/a.mha", "out/b.nii.gz", false),
+            ("in/a.mha", "out/a.txt", false),
+        ] {
+            for replace in [Replace::Nothing, Replace::Everything] {
+                let expected = format!(
+                    "DIR/{existing} is a file of the case a, whose label map would be written next to it in another format; \
+                     choose another --out, or move the file away"
+                );
+                let found = check(&[scan], "out", &[existing], replace);
+                assert_eq!(found, if is_refused { Err(expected) } else { Ok(()) }, "{scan}, {existing}");
+            }
+        }
     }
 
     #[test]

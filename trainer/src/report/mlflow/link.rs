@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hiend_cache::{FileError, durable};
+use hiend_cache::{FileError, durable, regular};
 use serde::{Deserialize, Serialize};
 
 use super::MlflowError;
@@ -50,7 +50,7 @@ impl Link {
     /// If the file cannot be read or parsed.
     pub fn read(run_dir: &Path) -> Result<Option<Self>, MlflowError> {
         let path = Self::path(run_dir);
-        match std::fs::read(&path) {
+        match regular::read(&path) {
             Ok(bytes) => {
                 let link = serde_json::from_slice(&bytes).map(Some);
                 link.map_err(|error| MlflowError::BadLink { path, source: error.into() })

@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hiend_cache::FileError;
 use hiend_cache::lock::FileLock;
+use hiend_cache::{FileError, regular};
 use toml::Table;
 
 use super::client::{MAX_METRICS, Received};
@@ -86,7 +86,7 @@ impl Sender {
             return Err(MlflowError::InUse { run_dir: run_dir.to_owned() });
         };
         let path = run_dir.join(CONFIG);
-        let config = std::fs::read_to_string(&path).map_err(FileError::at(&path, "read"))?;
+        let config = regular::read_to_string(&path).map_err(FileError::at(&path, "read"))?;
         let config: Table = config.parse().map_err(|error: toml::de::Error| {
             let reason = error.message().replace(['\r', '\n'], " ");
             MlflowError::BadConfig { path: path.clone(), reason }
