@@ -43,11 +43,13 @@ pub(crate) struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with cases skipped, 130 interrupted
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done, with cases skipped or scans not converted, 130 interrupted
 Environment: HIEND_LOG sets the log level, such as debug";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Convert CT volumes to shards (the same as without a command)
+    Convert(Convert),
     /// Print the batches of a cache, one JSON line each
     Stream(Stream),
     /// Reproduce one batch of a stream and show the origin and augmentation of its crops

@@ -39,6 +39,7 @@ pub fn shard_command() -> clap::Command {
 fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.command {
         None => convert::run(&cli.convert),
+        Some(Command::Convert(args)) => convert::run(args),
         Some(Command::Stream(args)) => stream::run(args),
         Some(Command::Replay(args)) => replay::run(args),
         Some(Command::Inspect(args)) => inspect::run(args),

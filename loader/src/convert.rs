@@ -406,6 +406,8 @@ impl<'a> Conversion<'a> {
             // Lists the cases of each shard, and the names of the classes that are left.
             folder::write_manifest(out, datasets, &config, Names::Replaced, &is_given_up)?;
         }
+        // Cases end in any order.
+        summary.skipped.sort_by(|a, b| a.case.cmp(&b.case));
         summary.secs = started.elapsed().as_secs_f64();
         Ok(summary)
     }

@@ -70,6 +70,7 @@ pub use exclude::{Exclude, Unmatched};
 pub use modality::Modalities;
 pub use note::DatasetNote;
 pub use other_file::other_file;
+pub(crate) use roles::is_label_name;
 pub use tree::root_of;
 pub use unused::{UnusedFile, UnusedReason, Weight};
 
@@ -186,6 +187,9 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
         let mut plain = folder::read(&tree, own.as_ref(), modalities);
         labels_apart::join(root, &mut plain, modalities.by_name(own.as_ref()));
         plain.vacant.extend(finder.found.into_iter().flat_map(|(_, dataset)| dataset.vacant));
+        plain
+            .notes
+            .extend(DatasetNote::labels_beside(root).filter(|_| plain.cases.iter().all(|case| case.label.is_none())));
         listing.datasets = vec![plain];
     } else {
         if !finder.has_layouts {

@@ -9,7 +9,7 @@
 //! | 0 | done |
 //! | 1 | failed; one line on standard error says why. Also after a panic, on any thread, whose message comes before that line |
 //! | 2 ([`USAGE`]) | wrong command line |
-//! | 3 ([`SKIPPED`]) | done, with cases skipped |
+//! | 3 ([`SKIPPED`]) | done, with cases skipped or scans not converted |
 //! | 130 ([`INTERRUPTED`]) | stopped by Ctrl-C or by SIGTERM (training or prediction that a batch system stops: 75) |
 //!
 //! Only available with the feature `cli`.
@@ -27,6 +27,7 @@ mod output;
 mod panics;
 mod storage;
 mod table;
+mod tips;
 mod values;
 pub mod watchdog;
 

@@ -60,7 +60,7 @@ pub enum ScanError {
         reason: String,
     },
     /// The point lies outside the scan.
-    #[error("{scan}: {point} lies outside the scan's foreground, which covers {low} to {high}")]
+    #[error("{scan}: {point} lies outside the part of the scan that is used, its foreground from {low} to {high}")]
     Outside {
         /// Name of the scan.
         scan: String,
@@ -357,7 +357,9 @@ mod tests {
             assert_eq!(read.voxel_at(Point::World(world)).unwrap(), voxel);
             let message = read.voxel_at(Point::World([1e4; 3])).unwrap_err().to_string();
             assert!(
-                message.contains("10000.0,10000.0,10000.0mm lies outside the scan's foreground, which covers"),
+                message.contains(
+                    "10000.0,10000.0,10000.0mm lies outside the part of the scan that is used, its foreground from"
+                ),
                 "{message}"
             );
             assert!(read.voxel_at(Point::Voxel([-9.0; 3])).is_err());

@@ -68,7 +68,7 @@ impl SpanTimes {
             let more = (wanted as usize).saturating_sub(threads).max(1);
             Bound::Loader { more_threads: Some(more) }
         };
-        Verdict { bound, slowest, slowest_share, wait_share, rate, threads, cores, consumer: "device" }
+        Verdict { bound, slowest, slowest_share, wait_share, rate, threads, cores }
     }
 }
 
@@ -117,8 +117,6 @@ pub struct Verdict {
     pub threads: usize,
     /// Number of cores that the process may use.
     pub cores: usize,
-    /// Noun for the consumer of the batches; `device` unless changed.
-    pub consumer: &'static str,
 }
 
 impl fmt::Display for Stage {
@@ -133,39 +131,39 @@ impl fmt::Display for Stage {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { slowest, threads, cores, rate, consumer, .. } = self;
+        let Self { slowest, threads, cores, rate, .. } = self;
         let (share, wait) = (self.slowest_share * 100.0, self.wait_share * 100.0);
         match self.bound {
             Bound::Unknown => f.write_str("no verdict: no crops were measured"),
             Bound::Device { headroom } => {
-                write!(f, "{consumer}-bound: the loader keeps up ({rate:.0} crops/s)")?;
+                write!(f, "device-bound: the loader keeps up ({rate:.0} crops/s)")?;
                 if headroom >= 1.2 { write!(f, " and could be {headroom:.1} times as fast") } else { Ok(()) }
             }
             Bound::Loader { more_threads: None } => write!(
                 f,
                 "{slowest}-bound: {rate:.0} crops/s with {}, {share:.0}% of their time for {slowest}; \
-                 the consumer only waited",
+                 the device only waited",
                 count(threads, "thread")
             ),
             Bound::Loader { more_threads: Some(more) } => {
-                write!(f, "{slowest}-bound: the {consumer} waited {wait:.0}% of the time; ")?;
+                write!(f, "{slowest}-bound: the device waited {wait:.0}% of the time; ")?;
                 match slowest {
                     Stage::Read => {
-                        write!(f, "a faster disk or more --memory for reading ahead would feed this {consumer}")
+                        write!(f, "a faster disk or more --memory for reading ahead would feed this device")
                     }
                     _ if threads + more <= *cores => {
-                        write!(f, "{} would feed this {consumer}", count(more, "more thread"))
+                        write!(f, "{} would feed this device", count(more, "more thread"))
                     }
                     Stage::Decode => write!(
                         f,
-                        "{} would feed this {consumer}, but this machine has {}: the fast codec or more crops \
+                        "{} would feed this device, but this machine has {}: the fast codec or more crops \
                          per visit would help",
                         count(threads + more, "thread"),
                         count(cores, "core")
                     ),
                     Stage::Augment => write!(
                         f,
-                        "{} would feed this {consumer}, but this machine has {}: lower probabilities of the \
+                        "{} would feed this device, but this machine has {}: lower probabilities of the \
                          costly transforms would help",
                         count(threads + more, "thread"),
                         count(cores, "core")
@@ -193,10 +191,7 @@ mod tests {
             span.add(250, 2.5, &times);
         }
         assert_eq!((span.batches, span.crops, span.elapsed_secs), (4, 1000, 10.0));
-        let verdict = span.verdict(8, 16);
-        assert_eq!(verdict.to_string(), expected);
-        let of_consumer = Verdict { consumer: "consumer", ..verdict }.to_string();
-        assert_eq!(of_consumer, expected.replace("device", "consumer"));
+        assert_eq!(span.verdict(8, 16).to_string(), expected);
     }
 
     #[test]
@@ -246,7 +241,7 @@ mod tests {
             60.0,
             20.0,
             9.99,
-            "decode-bound: 100 crops/s with 8 threads, 75% of their time for decode; the consumer only waited",
+            "decode-bound: 100 crops/s with 8 threads, 75% of their time for decode; the device only waited",
         );
     }
 

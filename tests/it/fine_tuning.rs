@@ -213,10 +213,12 @@ fn a_validation_cut_short_comes_first_when_the_run_goes_on() {
     train(&task, stream(), &Compute::cpu(), &options, &mut |event| match event {
         Event::Validation(record) => heard.push(format!("validation {}", record.step)),
         Event::Step(record) => heard.push(format!("step {}", record.step)),
+        Event::Note(text) if text.contains("is repeated") => heard.push((*text).to_owned()),
         _ => {}
     })
     .unwrap();
-    assert_eq!(heard, ["validation 3", "step 4", "step 5", "step 6", "validation 6"]);
+    let repeated = "the validation after step 3, which was interrupted, is repeated";
+    assert_eq!(heard, [repeated, "validation 3", "step 4", "step 5", "step 6", "validation 6"]);
 }
 
 #[test]

@@ -234,6 +234,7 @@ fn lead<T: Task>(
     }
     run.write(&Entry::Started { step: run.step, device: run.devices() })?;
     if run.validation_due {
+        watch(&Event::Note(&format!("the validation after step {}, which was interrupted, is repeated", run.step)));
         run.validate(watch)?;
         run.save(watch)?;
     }

@@ -1,7 +1,7 @@
 //! `hiend-shard DATA`: converts, shows progress, prints a summary.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hiend_cache::prune::Pruned;
+use hiend_cache::{manifest, shard};
 
 use super::progress::Progress;
 use super::table::{count, facts, size};
@@ -28,6 +29,7 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     args.retry.check(&args.out)?;
     if let Some(folder) = args.retry.location(&args.out).folder() {
         check_output_folder(folder)?;
+        keep_apart(data, folder)?;
     }
     let mut task = Task::find(data, &args.preprocess)?;
     task.options.shard_bytes = args.shard_size.as_u64();
@@ -99,6 +101,32 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         summary => summary?,
     };
     conclude(args, data, &task, &summary, num_listed)
+}
+
+/// Refuses a folder for the cache in which files of the data lie, and warns of any other one within the data.
+fn keep_apart(data: &Path, out: &Path) -> anyhow::Result<()> {
+    let resolved = |path: &Path| std::fs::canonicalize(if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    // Data that cannot be resolved is reported by the survey of it. The folder of the cache need not exist yet.
+    let place = out.ancestors().find_map(|place| resolved(place).ok());
+    let (Ok(root), Some(place)) = (resolved(data), place) else { return Ok(()) };
+    if !place.starts_with(&root) {
+        return Ok(());
+    }
+    let is_of_cache = |name: &Path| {
+        let is_hidden = name.as_os_str().as_encoded_bytes().starts_with(b".");
+        is_hidden
+            || name == Path::new(manifest::FILE_NAME)
+            || name.extension().is_some_and(|end| end == shard::EXTENSION)
+    };
+    let entries = std::fs::read_dir(out).into_iter().flatten().flatten();
+    let other = entries.map(|entry| PathBuf::from(entry.file_name())).find(|name| !is_of_cache(name));
+    if let Some(other) = other
+        && !out.join(manifest::FILE_NAME).exists()
+    {
+        anyhow::bail!("{}: holds {}, a part of the data; choose another folder with --out", shown(out), shown(&other));
+    }
+    tracing::warn!("{}: a cache within the data; --out names a folder outside of it", shown(out));
+    Ok(())
 }
 
 /// Prints the summary of a conversion of `num_listed` cases and what to do next.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use serde_json::json;
 
 use super::table::{Table, count, facts, size};
@@ -142,6 +143,11 @@ fn show(task: &Task, probe_for: Duration, cache: Option<(&Path, &Changes)>) -> a
     Ok(if has_cases { ExitCode::from(SKIPPED) } else { ExitCode::FAILURE })
 }
 
+/// A size in binary units, such as `1.4 GiB`, as `--memory` takes it.
+fn binary(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
 /// Prints disk space, time and memory.
 fn estimate(task: &Task, plan: &Plan) -> anyhow::Result<()> {
     print(by_dataset(&plan.datasets))?;
@@ -154,7 +160,7 @@ fn estimate(task: &Task, plan: &Plan) -> anyhow::Result<()> {
             estimated(format!("about {}, {:.2} B/voxel", size(bytes_out), bytes_out as f64 / voxels.max(1) as f64)),
         ),
         ("time", estimated(format!("about {} with {}", clock(plan.secs), count(task.options.jobs, "job")))),
-        ("memory", format!("at most {} (limit {})", size(plan.peak_memory_bytes), size(task.options.memory_bytes))),
+        ("memory", format!("at most {} (limit {})", binary(plan.peak_memory_bytes), binary(task.options.memory_bytes))),
         ("estimated from", format!("{} converted in memory", count(plan.probed, "case"))),
     ]))?;
     Ok(())
@@ -177,7 +183,7 @@ fn by_dataset(datasets: &[DatasetPlan]) -> Table {
         "core time",
         "largest case in memory",
     ]);
-    for dataset in datasets {
+    for dataset in datasets.iter().filter(|dataset| dataset.cases > 0) {
         table.row([
             dataset.name.clone(),
             dataset.cases.to_string(),

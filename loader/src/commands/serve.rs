@@ -148,10 +148,8 @@ fn run(cli: &Cli) -> anyhow::Result<ExitCode> {
     };
     let service = Service::start(config)?;
     watch(&health, service.monitor(), Duration::from_secs(cli.stalled_after));
-    note(format_args!(
-        "up to {} at a time ((--memory, less blocks of the disk cache) / --client-memory - 1)",
-        count(service.max_clients(), "client")
-    ));
+    let clients = count(service.max_clients(), "client");
+    note(format_args!("room for {clients} at a time; more need a larger --memory or a smaller --client-memory"));
     for url in service.urls() {
         note(format_args!("serving {}", program::escape_name(url)));
     }

@@ -29,6 +29,7 @@ use crate::verdict::Verdict;
 struct Line<'a> {
     step: u64,
     epoch: u64,
+    /// Case of each visit.
     cases: Vec<&'a str>,
     crops: usize,
     digest: String,
@@ -84,9 +85,12 @@ pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
         let visits = count(usize::try_from(skipped).unwrap_or(usize::MAX), "visit");
         note(format_args!("{visits} skipped, because their cases are corrupt"));
     }
-    // The time of the first batch is that of filling the stream, so a verdict takes two.
+    // The time of the first batch is that of filling the stream, so a rate takes two. Nothing waits for these batches, so that a
+    // remedy would be none.
     if stream.total().batches > 0 {
-        note(Verdict { consumer: "consumer", ..loader.verdict(stream.total()) });
+        let Verdict { rate, threads, slowest, slowest_share, .. } = loader.verdict(stream.total());
+        let (threads, share) = (count(threads, "thread"), slowest_share * 100.0);
+        note(format_args!("{rate:.0} crops/s with {threads}, {share:.0}% of their time for {slowest}"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -139,12 +143,10 @@ where
 {
     for batch in stream {
         let batch = batch?;
-        let mut cases: Vec<&str> = batch.crops.iter().map(|crop| crop.case.as_str()).collect();
-        cases.dedup();
         let line = Line {
             step: batch.step,
             epoch: batch.crops.first().map_or(0, |crop| crop.epoch),
-            cases,
+            cases: batch.crops.iter().filter(|crop| crop.crop == 0).map(|crop| crop.case.as_str()).collect(),
             crops: batch.shape[0],
             digest: batch.digest(),
             ms: batch.times.wait_secs * 1e3,

@@ -43,7 +43,8 @@ impl Task {
             store: args.store.into(),
             normalize,
         };
-        config.validate().map_err(UsageError::new)?;
+        // Its errors begin with the name of the option.
+        config.validate().map_err(|err| UsageError::new(format!("--{err}")))?;
         let options = ConvertOptions {
             jobs: args.jobs.map_or_else(cores, usize::from),
             memory_bytes: args.memory.as_u64(),

@@ -16,11 +16,14 @@ const MAX_LISTED: usize = 20;
 /// Counts of unused files in words.
 pub(super) fn counts(task: &Task) -> String {
     let missed = task.num_unused(Weight::Missed);
-    let others = task.num_unused(Weight::Named) + task.num_unused(Weight::Counted);
+    let caches = task.all_unused().filter(|unused| unused.reason == UnusedReason::Cache).count();
+    let others = task.num_unused(Weight::Named) + task.num_unused(Weight::Counted) - caches;
     match (missed, others) {
         (0, 0) => "none".to_owned(),
         (0, others) => format!("{others} (--list-skipped lists them)"),
-        (missed, others) => format!("{missed} not understood, {others} for other reasons (--list-skipped lists all)"),
+        (missed, others) => {
+            format!("{missed} that may be meant for conversion, {others} others (--list-skipped lists all)")
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use hiend_cache::shard::Shard;
 use hiend_cache::verify::{Fault, survey, verify_case};
-use hiend_cache::{Location, VolumeReader};
+use hiend_cache::{Location, VolumeReader, manifest};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
@@ -219,9 +219,24 @@ fn repair(cache: &Path, faults: &[&Fault]) -> String {
         let command = command.join(" ");
         ways.push(format!("To convert the damaged cases again from the folder DATA that they came from: {command}"));
     }
-    if faults.iter().any(|fault| fault.case.is_none()) {
-        let again = "or delete them and run hiend-shard again, which converts their cases again";
-        ways.push(format!("To repair whole files: restore them from a copy, {again}."));
+    let (manifests, shards): (Vec<&Fault>, Vec<&Fault>) = faults
+        .iter()
+        .copied()
+        .filter(|fault| fault.case.is_none())
+        .partition(|fault| fault.path.file_name().is_some_and(|name| name == manifest::FILE_NAME));
+    if !manifests.is_empty() {
+        ways.push(
+            "To repair manifest.json: restore it from a copy, or delete it and run hiend-shard again, which writes it again \
+             from the shards."
+                .to_owned(),
+        );
+    }
+    if !shards.is_empty() {
+        ways.push(
+            "To repair these shards: restore them from a copy, or delete them and run hiend-shard again, which converts \
+             their cases again."
+                .to_owned(),
+        );
     }
     ways.join("\n")
 }

@@ -1,6 +1,6 @@
 //! One case from its files to encoded bytes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use hiend_cache::{CaseRecord, EncodedCase, NewCase, SourceFiles, encode};
@@ -12,10 +12,13 @@ use super::suspicion::{Judged, OnSuspect};
 use super::{ConvertOptions, check_extent, labels, lost};
 use crate::budget::ByteBudget;
 use crate::case::{CaseFiles, SkippedCase};
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, is_label_name};
 use crate::preprocess::label_place::LabelPlace;
 use crate::preprocess::{PreprocessConfig, preprocess};
-use crate::volume::{VolumeError, VolumeInfo, read_info};
+use crate::volume::{VolumeError, VolumeInfo, file_stem, read_info};
+
+/// Largest number of images that are tried for a label map of another grid than its own.
+const MOST_TRIED: usize = 20;
 
 /// Outcome of converting one case.
 pub(super) enum Outcome {
@@ -171,9 +174,32 @@ pub(crate) fn headers(case: &CaseFiles) -> Result<(VolumeInfo, Option<VolumeInfo
     let Some(files) = &case.label else { return Ok((image, None)) };
     let label = files.files().next().map(read_info).transpose().map_err(unread)?;
     if let Some(label) = &label {
-        LabelPlace::of(&image, label).map_err(|err| SkippedCase::new(case, files.path(), err))?;
+        LabelPlace::of(&image, label).map_err(|err| {
+            let other = fitting_image(case, label).map(|name| format!("; it lies on the grid of {name}"));
+            SkippedCase::new(case, files.path(), format!("{err}{}", other.unwrap_or_default()))
+        })?;
     }
     Ok((image, label))
+}
+
+/// File name of the only other image in the folder of a case's image on whose grid a label map lies; `None` if there is none,
+/// or several, or the folder has more than [`MOST_TRIED`] others.
+fn fitting_image(case: &CaseFiles, label: &VolumeInfo) -> Option<String> {
+    let is_other_image = |path: &PathBuf| {
+        let stem = path.file_name().and_then(|name| file_stem(name.to_str()?));
+        stem.is_some_and(|stem| !is_label_name(stem)) && case.files().all(|own| own != path)
+    };
+    let entries = std::fs::read_dir(case.image.parent()?).ok()?.flatten().map(|entry| entry.path());
+    let others: Vec<PathBuf> = entries.filter(is_other_image).take(MOST_TRIED + 1).collect();
+    if others.len() > MOST_TRIED {
+        return None;
+    }
+    let fits = |path: &&PathBuf| read_info(path).is_ok_and(|image| LabelPlace::of(&image, label).is_ok());
+    let mut fitting = others.iter().filter(fits);
+    match (fitting.next(), fitting.next()) {
+        (Some(only), None) => Some(only.file_name()?.to_string_lossy().into_owned()),
+        _ => None,
+    }
 }
 
 /// Unusual features of a label map's header that its image's header does not share, and the offset between the two.

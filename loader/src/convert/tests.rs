@@ -151,6 +151,18 @@ fn label_maps_off_their_image_are_reported() {
     assert_eq!(place.label_counts("data/b"), place.label_counts("data/a"));
 }
 
+#[test]
+fn an_image_that_a_label_map_fits_better_is_named() {
+    let small = || TestFile::new([12, 10, 6], &ct()[..720]);
+    let labels = || small().with_u8(&[1; 720]);
+    let place = Place::new(&[("s_ct.nii", image()), ("s_ct_sm.nii", small()), ("s_seg.nii", labels())]);
+    let reason = || place.convert().skipped.swap_remove(0).reason;
+    assert!(reason().ends_with("without labels; it lies on the grid of s_ct_sm.nii"), "{}", reason());
+    // Of several, none.
+    place.write("t_ct.nii", &small());
+    assert!(reason().ends_with("to convert the scan without labels"), "{}", reason());
+}
+
 fn offset() -> TestFile {
     let values: Vec<i16> = ct().into_iter().map(|hu| (hu + 1024).max(0)).collect();
     TestFile::new(SHAPE, &values)

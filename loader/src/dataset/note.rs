@@ -1,7 +1,7 @@
 //! Contradictions within a dataset.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::case::{escape_name, shown};
 use crate::plural;
@@ -107,13 +107,32 @@ pub enum DatasetNote {
         /// Number of classes in the dataset.
         of: usize,
     },
-    /// The folder is there but holds nothing, as a mount point does when nothing is mounted.
+    /// The folder that was given is that of a dataset's images, with that of its label maps next to it.
+    LabelsBeside {
+        /// Name of the folder of label maps.
+        labels: String,
+        /// Folder of the dataset.
+        dataset: PathBuf,
+    },
+    /// No file is in the folder or below it, as in a mount point where nothing is mounted.
     Empty,
     /// A folder of images or label maps of a divided dataset is there but holds nothing.
     EmptyPart {
         /// Name of the folder, from that of the dataset on.
         folder: String,
     },
+}
+
+impl DatasetNote {
+    /// Note on a folder of images by its name (`imagesTr`, `images`, `img`) with that of their label maps next to it
+    /// (`labelsTr`, `labels`, `label`); `None` for other folders.
+    pub(super) fn labels_beside(folder: &Path) -> Option<Self> {
+        let name = folder.file_name()?.to_str()?;
+        let rest = ["image", "img"].into_iter().find_map(|image| name.strip_prefix(image))?;
+        let (labels, dataset) = (format!("label{rest}"), folder.parent()?);
+        let is_there = std::fs::metadata(dataset.join(&labels)).is_ok_and(|data| data.is_dir());
+        is_there.then(|| Self::LabelsBeside { labels, dataset: dataset.to_owned() })
+    }
 }
 
 impl fmt::Display for DatasetNote {
@@ -183,7 +202,13 @@ impl fmt::Display for DatasetNote {
             Self::MissingMasks { example, count, of } => {
                 write!(f, "{example} has {count} of {}; missing ones count as background", plural::count(of, "mask"))
             }
-            Self::Empty => f.write_str("the folder is empty; is its disk mounted?"),
+            Self::LabelsBeside { labels, dataset } => write!(
+                f,
+                "the images of a dataset, whose label maps in {} are not read; give the folder of both, {}",
+                escape_name(labels),
+                shown(dataset)
+            ),
+            Self::Empty => f.write_str("no file in this folder; is its disk mounted?"),
             Self::EmptyPart { folder } => write!(f, "the folder {folder} is empty; is its disk mounted?"),
         }
     }

@@ -148,7 +148,7 @@ fn folder_words(name: &str) -> Vec<String> {
 }
 
 /// Returns true if a file name's stem is that of a label map.
-pub(super) fn is_label_name(stem: &str) -> bool {
+pub(crate) fn is_label_name(stem: &str) -> bool {
     parts(stem).iter().any(|part| LABEL_WORDS.contains(&part.as_str()))
 }
 

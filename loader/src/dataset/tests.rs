@@ -462,6 +462,14 @@ fn empty_folders_are_kept_in_mind() {
 }
 
 #[test]
+fn a_cache_in_the_data_is_one_thing() {
+    let files = ["D/imagesTr/x_0000.nii", "cache/manifest.json", "cache/g0001-w000-0000.shard", "cache/.lock"];
+    let found = Found::in_files(&files);
+    found.cases(&["D/x D/imagesTr/x_0000.nii -"]).unused(&[("cache", UnusedReason::Cache)]);
+    assert_eq!(found.listing.datasets.len(), 1);
+}
+
+#[test]
 fn exclusion_is_by_dataset_or_case_name() {
     let found = Found::in_files(&[
         "Dataset001_WORD/imagesTr/a_0000.nii",

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::fs::Metadata;
 use std::path::{Component, Path, PathBuf};
 
+use hiend_cache::{manifest, shard};
+
 use super::DatasetError;
 use super::unused::reason::{UnusedFile, UnusedReason};
 use crate::volume::file_stem;
@@ -91,6 +93,16 @@ impl Folder {
         };
         let folders = self.folders.iter();
         folders.flat_map(|child| if is_dataset(child) { vec![child] } else { child.nested_datasets() }).collect()
+    }
+
+    /// Returns true if all that the folder holds is a manifest and shards.
+    fn is_cache(&self) -> bool {
+        let is_manifest = |file: &TreeFile| file.name == manifest::FILE_NAME;
+        let is_shard = |file: &TreeFile| file.path.extension().is_some_and(|ending| ending == shard::EXTENSION);
+        self.folders.is_empty()
+            && self.files.iter().any(is_manifest)
+            && self.files.iter().any(is_shard)
+            && self.files.iter().all(|file| is_manifest(file) || is_shard(file))
     }
 
     /// Returns true if neither the folder nor any folder below it holds a file.
@@ -207,9 +219,16 @@ impl Walk<'_> {
         } else {
             self.seen.entry(id).or_insert_with(|| path.to_owned());
             self.above.push((id, path.to_owned()));
+            let num_unused = self.unused.len();
             let folder = self.folder(path, name, is_linked || is_link)?;
             self.above.pop();
-            into.folders.push(folder);
+            if folder.is_cache() {
+                // Its locks are hidden files.
+                self.unused.truncate(num_unused);
+                self.unused(path, UnusedReason::Cache);
+            } else {
+                into.folders.push(folder);
+            }
         }
         Ok(())
     }

@@ -10,10 +10,10 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, Parser};
 
-use super::{USAGE, note, output};
+use super::{USAGE, note, output, tips};
 
-/// Similarity from which a word counts as a misspelt subcommand: one letter missing, doubled or swapped.
-const SIMILAR: f64 = 0.85;
+/// Similarity from which a word counts as a misspelt name: one letter missing, doubled or swapped.
+pub(super) const SIMILAR: f64 = 0.85;
 
 /// Parses the command line of the process.
 ///
@@ -24,14 +24,15 @@ pub(super) fn parse<C: Parser>() -> Result<C, ExitCode> {
     let misspelt = args.get(1).and_then(|word| misspelt_subcommand(&C::command(), word.to_str()?));
     match misspelt {
         Some(error) => Err(show(&error)),
-        None => parse_words(args).map_err(|error| show(&error)),
+        None => parse_words(&args).map_err(|error| show(&error)),
     }
 }
 
 /// Parses the words of a command line, beginning with the program's name.
-fn parse_words<C: Parser>(words: Vec<OsString>) -> Result<C, clap::Error> {
+fn parse_words<C: Parser>(words: &[OsString]) -> Result<C, clap::Error> {
     let mut command = with_negative_numbers(C::command());
-    let mut matches = command.try_get_matches_from_mut(words).map_err(clarified)?;
+    let matches = command.try_get_matches_from_mut(words);
+    let mut matches = matches.map_err(|error| tips::explained(clarified(error), &command, words))?;
     C::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
 
@@ -120,7 +121,10 @@ mod tests {
 
     #[test]
     fn negative_numbers_are_values_of_options() {
-        let parse = |words: &str| parse_words::<Program>(words.split(' ').map(OsString::from).collect());
+        let parse = |words: &str| {
+            let words: Vec<OsString> = words.split(' ').map(OsString::from).collect();
+            parse_words::<Program>(&words)
+        };
         let error = parse("program --jobs -1").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ValueValidation);
         let text = error.to_string();

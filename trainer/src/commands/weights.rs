@@ -48,6 +48,13 @@ pub(super) fn import(args: &ImportArgs) -> anyhow::Result<ExitCode> {
 /// Writes a model's weights under `PyTorch`'s names and in its layouts.
 pub(super) fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let extension = match args.format {
+        ExportFormat::Safetensors if check_extension(&args.out, "pth").is_ok() => {
+            let out = args.out.display();
+            return Err(UsageError::new(format!(
+                "{out}: expected a name that ends in .safetensors, or --format nnssl"
+            ))
+            .into());
+        }
         ExportFormat::Safetensors => "safetensors",
         ExportFormat::Nnssl => "pth",
     };

@@ -43,13 +43,16 @@ fn with_weights(model: Unetr, config: &UnetrConfig, found: &FoundWeights<'_>) ->
         }
     }
     let ImportReport { taken, skipped, missing } = &report;
-    let mut summary = format!(
-        "weights of {}: {} taken, {} skipped, {} new (init.txt lists them)",
-        origin.display(),
-        count(taken.len(), "tensor"),
-        skipped.len(),
-        missing.len()
-    );
+    let taken = count(taken.len(), "tensor");
+    let parts = if is_unetr {
+        format!("{taken} taken, {} skipped, {} new", skipped.len(), missing.len())
+    } else {
+        let (others, new) = (skipped.len(), missing.len());
+        format!(
+            "{taken} of the encoder taken; {others} for pre-training alone are not needed, {new} of the decoder begin at random"
+        )
+    };
+    let mut summary = format!("weights of {}: {parts} (init.txt lists them)", origin.display());
     if let Some(other_grid) = other_grid {
         let _ = write!(summary, "; {other_grid}");
     }
@@ -173,6 +176,8 @@ mod tests {
         let theirs = pretrained.init([16; 3], &mut WeightInit::new(1, &Device::flex()));
         let state = export_hi_end_mae(&theirs).unwrap();
         let (model, summary) = take(&ours.unetr(), &facts(), &state).unwrap();
+        assert!(summary.contains(" tensors of the encoder taken; "), "{summary}");
+        assert!(summary.contains(" of the decoder begin at random (init.txt lists them); "), "{summary}");
         let taken = export_unetr(&model).unwrap();
         let positions = &taken.tensors["vit.patch_embedding.position_embeddings"].values;
         assert_eq!(*positions, sincos_table([4, 2, 1], settings.embed_dim));

@@ -67,6 +67,14 @@ pub enum ScanFilesError {
         /// Subfolders, which are not searched.
         subfolders: Vec<PathBuf>,
     },
+    /// A folder without label maps.
+    #[error("{}: no label map in this folder{}", shown(folder), label_files::meant(subfolders))]
+    NoLabelMap {
+        /// Path of the folder.
+        folder: PathBuf,
+        /// Subfolders, which are not searched.
+        subfolders: Vec<PathBuf>,
+    },
     /// A file that cannot be used: a file in a folder of label maps, or a DICOM file without its preamble.
     #[error("{}: {reason}", shown(path))]
     Unusable {

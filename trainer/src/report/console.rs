@@ -1,12 +1,16 @@
 //! Log lines about a run. The dashboard receives the same events.
 
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use hiend_loader::program::{count, escape_name};
 
 use super::ranks::RankSummary;
 use crate::journal::StepRecord;
 use crate::training::{Event, Outcome};
+
+/// Time between two lines about a validation in progress.
+const VALIDATING: Duration = Duration::from_secs(10);
 
 /// Writes a line every few optimizer steps, averaged over them.
 #[derive(Debug)]
@@ -17,12 +21,14 @@ pub struct Console<W> {
     end_step: u64,
     /// Durations of the validations in seconds; the summary's time of steps excludes them.
     validation_secs: Vec<f64>,
+    /// Begin of the validation in progress, and time of its last line.
+    validating: Option<(Instant, Instant)>,
 }
 
 impl<W: Write> Console<W> {
     /// Creates a console that writes to `out` every `log_every` steps; 0 for no lines about steps.
     pub fn new(out: W, log_every: u64) -> Self {
-        Self { out, log_every, since: vec![], end_step: 0, validation_secs: vec![] }
+        Self { out, log_every, since: vec![], end_step: 0, validation_secs: vec![], validating: None }
     }
 
     /// Writes the line of an event, if it has one. Output that cannot be written (a closed pipe) does not stop a run.
@@ -78,7 +84,7 @@ impl<W: Write> Console<W> {
                     if record.best { " (best so far)" } else { "" }
                 )
             }
-            Event::Validating { .. } => return None,
+            Event::Validating { done, total } => self.validating(*done, *total, Instant::now())?,
             Event::Checkpoint(path) => format!("checkpoint {}", path.display()),
             Event::Picture(path) => format!("picture {}", path.display()),
             Event::Note(text) => (*text).to_owned(),
@@ -100,6 +106,20 @@ impl<W: Write> Console<W> {
                 Outcome::Interrupted => format!("stopped after step {}", summary.step),
             },
         })
+    }
+
+    /// Line on a validation in progress: one as it begins, and then one every [`VALIDATING`] at most.
+    fn validating(&mut self, done: usize, total: usize, now: Instant) -> Option<String> {
+        let Some((begin, last)) = self.validating.as_mut().filter(|_| done > 0) else {
+            self.validating = Some((now, now));
+            return Some(format!("validating {}", count(total, "case")));
+        };
+        if done >= total || now.duration_since(*last) < VALIDATING {
+            return None;
+        }
+        *last = now;
+        let secs_left = now.duration_since(*begin).as_secs_f64() / done as f64 * (total - done) as f64;
+        Some(format!("validated {done} of {total} cases, {secs_left:.0} s left"))
     }
 
     /// Number and time of the validations, if there were any.
@@ -152,6 +172,22 @@ mod tests {
         let line = Console::new(Vec::<u8>::new(), 1).line(&Event::Validation(&record)).unwrap();
         assert_eq!(line, "validation after step 3: mean Dice 0.9800 with background, - without, 2 cases in 1.0 s");
     }
+
+    #[test]
+    fn a_validation_has_a_line_as_it_begins_and_every_ten_seconds() {
+        let mut console = Console::new(Vec::<u8>::new(), 1);
+        let began = Instant::now();
+        for _ in 0..2 {
+            let mut at = |secs: u64, done| console.validating(done, 6, began + Duration::from_secs(secs));
+            assert_eq!(at(0, 0).as_deref(), Some("validating 6 cases"));
+            assert_eq!(at(8, 1), None);
+            assert_eq!(at(16, 2).as_deref(), Some("validated 2 of 6 cases, 32 s left"));
+            assert_eq!(at(24, 3), None);
+            assert_eq!(at(32, 4).as_deref(), Some("validated 4 of 6 cases, 16 s left"));
+            assert_eq!(at(48, 6), None);
+        }
+    }
+
     #[test]
     fn closing_line_counts_the_time_of_validations() {
         let mut console = Console::new(Vec::<u8>::new(), 1);

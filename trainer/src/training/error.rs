@@ -98,8 +98,8 @@ pub enum TrainingError {
     HoldsData {
         /// The folder.
         run_dir: PathBuf,
-        /// Kind of the data.
-        holds: &'static str,
+        /// Kind of the data, or the name of a part of it.
+        holds: String,
     },
     /// The folder holds nothing to resume.
     #[error("{} holds no run to resume (no checkpoint, and config.toml is missing or empty)", run_dir.display())]

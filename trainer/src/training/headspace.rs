@@ -68,6 +68,18 @@ impl Headspace {
         median(self.rounds.iter().map(|round| 1.0 - round.resident_secs / round.streamed_secs.max(f64::MIN_POSITIVE)))
     }
 
+    /// Returns true if the times of one kind of step differ more between the rounds than the two kinds do, as those of a few
+    /// steps or on a busy machine.
+    fn is_uncertain(&self) -> bool {
+        let spread = |value: fn(&Round) -> f64| {
+            let ends = self.rounds.iter().map(value);
+            ends.clone().fold(0.0, f64::max) - ends.fold(f64::INFINITY, f64::min)
+        };
+        let median = self.median();
+        let cost = median.streamed_secs - median.resident_secs;
+        cost < 0.0 || spread(|round| round.streamed_secs).max(spread(|round| round.resident_secs)) > cost
+    }
+
     /// Median times over the rounds.
     #[must_use]
     pub fn median(&self) -> Round {
@@ -92,11 +104,9 @@ impl fmt::Display for Headspace {
         }
         let median = self.median();
         let rate = |secs: f64| self.crops as f64 / secs.max(f64::MIN_POSITIVE);
-        if self.cost() < 0.0 {
-            // Another program took the machine's time in between.
-            f.write_str("data cost less of the time than the rounds differ")?;
-        } else {
-            write!(f, "data cost {:.1}% of the time", self.cost() * 100.0)?;
+        write!(f, "data cost {:.1}% of the time", self.cost().max(0.0) * 100.0)?;
+        if self.is_uncertain() {
+            f.write_str(", but the rounds differ by more than that; measure more steps (--headspace STEPS)")?;
         }
         write!(
             f,
@@ -252,19 +262,23 @@ mod tests {
             wait_secs: 0.0,
             resident_secs: resident_ms / 1e3,
         };
-        let headspace = Headspace {
-            rounds: vec![round(100.0, 90.0), round(100.0, 99.0), round(200.0, 100.0)],
-            crops: 8,
-            steps: 20,
-        };
+        let headspace =
+            Headspace { rounds: vec![round(100.0, 90.0), round(101.0, 92.0), round(100.0, 88.0)], crops: 8, steps: 20 };
         assert!((headspace.cost() - 0.1).abs() < 1e-12);
         let text = headspace.to_string();
         assert!(text.starts_with("round 1: 100.0 ms per step streamed (waiting 0.0), 90.0 ms on a resident batch\n"));
-        let last = "data cost 10.0% of the time: 80.0 crops/s streamed, 80.8 on a resident batch (median of 3 rounds of 20 \
+        let last = "data cost 10.0% of the time: 80.0 crops/s streamed, 88.9 on a resident batch (median of 3 rounds of 20 \
                     steps)";
         assert!(text.ends_with(last), "{text}");
-        let noise = Headspace { rounds: vec![round(100.0, 250.0)], crops: 8, steps: 2 }.to_string();
-        let last = noise.lines().last().unwrap();
-        assert!(last.starts_with("data cost less of the time than the rounds differ: 80.0 crops/s"), "{noise}");
+        let last_of = |rounds: Vec<Round>| {
+            let text = Headspace { rounds, crops: 8, steps: 1 }.to_string();
+            text.lines().last().unwrap().to_owned()
+        };
+        let uncertain = "but the rounds differ by more than that; measure more steps (--headspace STEPS): ";
+        let noise = last_of(vec![round(100.0, 250.0)]);
+        assert!(noise.starts_with(&format!("data cost 0.0% of the time, {uncertain}80.0 crops/s")), "{noise}");
+        // One step a round, on a busy machine.
+        let noise = last_of(vec![round(414.0, 127.0), round(313.0, 127.0), round(128.0, 127.0)]);
+        assert!(noise.starts_with(&format!("data cost 59.4% of the time, {uncertain}")), "{noise}");
     }
 }

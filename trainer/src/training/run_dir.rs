@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use hiend_cache::lock::FileLock;
 use hiend_cache::{durable, lookup, regular};
+use hiend_loader::volume::file_stem;
 
 use super::error::io_error;
 use super::run_cases::{CASES, RunCases};
@@ -170,10 +171,45 @@ fn refuse_data(path: &Path) -> Result<(), TrainingError> {
         ("nnUNet_raw", "datasets"),
     ] {
         if lookup::exists(&path.join(name))? {
-            return Err(TrainingError::HoldsData { run_dir: path.to_owned(), holds });
+            return Err(TrainingError::HoldsData { run_dir: path.to_owned(), holds: holds.to_owned() });
         }
     }
-    Ok(())
+    match other_content(path)? {
+        Some(holds) => Err(TrainingError::HoldsData { run_dir: path.to_owned(), holds }),
+        None => Ok(()),
+    }
+}
+
+/// Name of a folder or scan in a folder in which no run has begun, as in one of data or of runs; `None` if there is neither.
+/// Logs and configurations may be there.
+fn other_content(path: &Path) -> Result<Option<String>, TrainingError> {
+    for of_run in [CONFIG, JOURNAL, CHECKPOINTS, FIRST_WEIGHTS, LOCK] {
+        if lookup::exists(&path.join(of_run))? {
+            return Ok(None);
+        }
+    }
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(io_error(path, "list")(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(io_error(path, "list"))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // The pictures of a run that was killed as it began, and what a file system has in its uppermost folder.
+        if name.starts_with('.') || [PICTURES, "lost+found"].contains(&name.as_str()) {
+            continue;
+        }
+        if lookup::is_dir(&entry.path()).unwrap_or(false) {
+            return Ok(Some(format!("the folder {name}")));
+        }
+        if file_stem(&name).is_some() {
+            return Ok(Some(format!("the scan {name}")));
+        }
+    }
+    Ok(None)
 }
 
 fn cannot_resume(run_dir: &Path, checkpoint: &Path, source: CheckpointError) -> TrainingError {
@@ -271,5 +307,36 @@ pub(super) fn refuse_changes<C: RunConfig>(now: &C, before: &C) -> Result<(), Tr
     match now.changes_since(before).into_iter().find(|(key, ..)| !may_change(key)) {
         Some((key, now, before)) => Err(TrainingError::Changed { key, now, before }),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_does_not_begin_among_scans_or_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = || RunDir::find(dir.path(), Resume::Begin).map(drop).map_err(|error| error.to_string());
+        let check = |holds: &str| {
+            let text = begin().unwrap_err();
+            assert!(text.contains(&format!(" holds {holds}; choose another folder")), "{text}");
+        };
+        for kept in ["slurm-7.out", "notes.txt", "config-old.toml"] {
+            fs::write(dir.path().join(kept), b"").unwrap();
+        }
+        for kept in ["pictures", ".git", "lost+found"] {
+            fs::create_dir(dir.path().join(kept)).unwrap();
+        }
+        begin().unwrap();
+        fs::remove_file(dir.path().join(LOCK)).ok();
+        fs::create_dir(dir.path().join("first")).unwrap();
+        check("the folder first");
+        fs::remove_dir(dir.path().join("first")).unwrap();
+        fs::write(dir.path().join("a.nii.gz"), b"").unwrap();
+        check("the scan a.nii.gz");
+        // A run has begun here, and was killed before its first checkpoint.
+        fs::write(dir.path().join(CONFIG), b"").unwrap();
+        begin().unwrap();
     }
 }

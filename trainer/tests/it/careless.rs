@@ -280,6 +280,7 @@ fn runs_are_not_mixed() {
     for (data, holds) in [
         ("cache", "cache holds a manifest.json, as a cache does"),
         ("raw/Dataset001_P", "raw/Dataset001_P holds a dataset"),
+        ("raw", "raw holds the folder Dataset001_P"),
     ] {
         let args = format!("pretrain --shards cache --config pretrain.toml --max-steps 1 --run-dir {data}");
         folder.refuse(&args, &[holds, "--run-dir"]);

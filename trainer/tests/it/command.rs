@@ -32,6 +32,10 @@ fn usage_errors_exit_with_2() {
     check(&["--shards", "cache", "--memory", "lots"], 2, "expected a size");
     check(&["--shards", "cache", "--display", "window"], 2, "auto, dashboard, lines");
     check(&["curves"], 2, "<RUN>");
+    check(&["--shards", "cache", "--lr", "1e-3"], 2, "tip: use '--set optim.lr=1e-4'");
+    check(&["finetune", "--shards", "cache", "--steps", "9"], 2, "tip: use '--max-steps'");
+    check(&["--shards", "cache", "other"], 2, "tip: '--shards' takes one value");
+    check(&["evaluate", "--gt", "labels"], 2, "tip: use '--labels'");
     check(&["--shards", "cache", "--devices", "cpu,gpu"], 2, "expected auto, cpu, cuda:N or vulkan:N");
     check(&["--shards", "cache", "--devices", "cpu,cpu", "--device", "cpu"], 2, "cannot be used with");
     check(&["--shards", "cache", "--devices", "cpu,cuda:0"], 1, "--devices cpu,cuda:0: expected several CUDA devices");

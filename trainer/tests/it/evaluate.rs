@@ -204,7 +204,7 @@ fn places_of_the_results_are_checked_before_the_first_case() {
 fn missing_files_and_other_grids_are_named() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [2, 1, 4], &[0; 8]);
-    fail(folder.path(), &[], "no .nii, .nii.gz, .nrrd or .mha file");
+    fail(folder.path(), &[], "no label map in this folder");
     write_labels(&folder.path().join("predictions/b.nii"), [2, 1, 4], &[0; 8]);
     fail(folder.path(), &[], "no prediction of a");
     write_labels(&folder.path().join("predictions/a.nii"), [2, 2, 2], &[0; 8]);

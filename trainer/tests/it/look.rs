@@ -98,6 +98,7 @@ fn exported_weights_are_imported_bit_by_bit() {
     let (run, checkpoint) = (folder.text("run"), folder.text("run/checkpoints/step-00000001"));
     let [of_run, of_checkpoint, again, sizes] =
         ["run.safetensors", "checkpoint.safetensors", "again.safetensors", "model.toml"].map(|name| folder.text(name));
+    fail(&["export", "--model", &run, "--out", "weights.pth"], 2, "ends in .safetensors, or --format nnssl");
     let printed = succeed(&["export", "--model", &run, "--out", &of_run]);
     assert!(printed.contains("run.safetensors: 248 tensors"), "{printed}");
     succeed(&["export", "--model", &checkpoint, "--out", &of_checkpoint]);
@@ -216,7 +217,7 @@ fn invalid_input_is_refused_in_one_line() {
         &run,
         &[&scan, "--centre", "9999,0,0"],
         1,
-        "voxel 9999,0,0 lies outside the scan's foreground, which covers voxel",
+        "voxel 9999,0,0 lies outside the part of the scan that is used, its foreground from voxel",
     );
     let other = folder.text("other");
     fs::create_dir(&other).unwrap();

@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Iterator
 
 from hiend._hiend import digest
-from hiend._torch import from_numpy, torch
+from hiend._errors import ConfigError
+from hiend._torch import collations, from_numpy, torch
 
 if TYPE_CHECKING:
     from hiend import _hiend
@@ -143,6 +144,15 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"Batch(step={self.step}, shape={self.shape}, keys={self.keys()})"
+
+
+def _refuse_collection(*_: Any, **__: Any) -> None:
+    """Ends a ``DataLoader`` that would collect batches, which are whole, into larger ones."""
+    expected = "use DataLoader(dataset, batch_size=None), and visits_per_batch for the number of cases in a batch"
+    raise ConfigError(f"CropDataset makes whole batches; {expected}")
+
+
+collations[Batch] = _refuse_collection
 
 
 class _Facts:

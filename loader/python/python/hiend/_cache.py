@@ -22,6 +22,13 @@ class Volume(NamedTuple):
     affine: NDArray[np.float64]
     """``world_from_voxel``: from voxel indices to RAS+ millimetres, of shape ``(4, 4)``."""
 
+    def __repr__(self) -> str:
+        def outline(array: NDArray[Any] | None) -> str:
+            return "None" if array is None else f"{array.dtype}{array.shape}"
+
+        parts = [f"{name}={outline(array)}" for name, array in self._asdict().items()]
+        return f"Volume({', '.join(parts)})"
+
 
 class Cache:
     """An open cache: its cases, their records and their voxels."""

@@ -141,6 +141,8 @@ class CropDataset(IterableDataset):
         pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
+        if not labels and sample_by in ("label", "class"):
+            raise ConfigError(f"labels: {labels!r}; sample_by={sample_by!r} needs labels=True")
         config = {
             "crop_size": triple("crop_size", crop_size, operator.index, "whole number"),
             "crops_per_visit": count("crops_per_visit", crops_per_visit, 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["IterableDataset", "from_numpy", "has_cuda", "in_worker_process", "torch"]
+__all__ = ["IterableDataset", "collations", "from_numpy", "has_cuda", "in_worker_process", "torch"]
 
 try:
     import torch
@@ -14,6 +14,16 @@ except ImportError:
 
     class IterableDataset:  # type: ignore[no-redef]
         """Base class of datasets without PyTorch."""
+
+
+try:
+    from torch.utils.data._utils import collate
+
+    # Functions by which a DataLoader collects samples, by their type.
+    collations: dict[Any, Any] = collate.default_collate_fn_map
+except (ImportError, AttributeError):
+    # No PyTorch, or one before 2.0.
+    collations = {}
 
 
 def from_numpy(array: Any) -> Any:

@@ -257,6 +257,13 @@ class Conversion(unittest.TestCase):
                 with self.subTest(pattern), self.assertRaisesRegex(hiend.ConfigError, pattern):
                     hiend.phantoms(f"{folder}/phantoms", **changes)
 
+    def test_a_volume_is_shown_by_its_shapes(self):
+        volume = hiend.read_case(CACHE, hiend.Cache(CACHE).cases[0])
+        shape = volume.image.shape
+        expected = f"Volume(image=float32{shape}, label=uint8{shape}, affine=float64(4, 4))"
+        self.assertEqual(repr(volume), expected)
+        self.assertIn("label=None", repr(volume._replace(label=None)))
+
     def test_unknown_case_is_named(self):
         with self.assertRaisesRegex(hiend.ConfigError, "no case is named \"x\""):
             hiend.read_case(CACHE, "x")

@@ -36,7 +36,7 @@ class Arguments(unittest.TestCase):
         self.check("form: \"int8\"; expected \"float32\" or \"quantized\"", form="int8")
         self.check("memory: 'much'; expected a size", memory="much")
         self.check("the budget is 1000", memory=1000)
-        self.check("labels: false; sampling by label", labels=False, sample_by="label")
+        self.check("labels: False; sample_by='label' needs labels=True", labels=False, sample_by="label")
         self.check("visits_per_batch: 2; expected a multiple of the 3 ranks", rank=0, world_size=3)
         self.check("rank and world_size: only one", rank=0)
         self.check("fold: 5; expected .*", fold=5)
@@ -130,6 +130,10 @@ class Processes(unittest.TestCase):
     def test_workers_of_a_data_loader_are_refused(self):
         with self.assertRaisesRegex(hiend.HiendError, "num_workers=0"):
             next(iter(DataLoader(dataset(), batch_size=None, num_workers=1)))
+
+    def test_collecting_batches_is_refused(self):
+        with self.assertRaisesRegex(hiend.ConfigError, "CropDataset makes whole batches; .*batch_size=None"):
+            next(iter(DataLoader(dataset(), batch_size=2)))
 
     def test_pickling_is_refused(self):
         with self.assertRaisesRegex(hiend.HiendError, "cannot be pickled"):

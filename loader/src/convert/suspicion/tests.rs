@@ -95,7 +95,7 @@ fn stray_voxels_and_padding_hide_nothing() {
         }
         values
     };
-    let offset = "45% of them near 1024: HU with an offset; subtract it (1024 as a rule)";
+    let offset = "45% of them near 1024: HU with an offset, 1024 as a rule; subtract it from the voxels";
     check(&with(&|hu| (hu + 1024.0).max(0.0), &[-120.0]), Some(offset));
     check(&with(&|hu| (hu + 1024.0).max(0.0), &[-200.0; 12]), Some(offset));
     for padding in [-2000.0, -1024.0, -1000.0] {
@@ -191,8 +191,8 @@ fn the_offset_is_named_as_far_as_it_is_known() {
     for offset in OFFSETS {
         let air = offset - 1000.0;
         let text = format!(
-            "with air at {air}: HU with an offset of {offset}; subtract it, or lower scl_inter by {offset} (with a \
-             scl_slope of 1 where that is 0)"
+            "with air at {air}: HU with an offset of {offset}; subtract it from the voxels, or lower scl_inter in the \
+             header by {offset}, to -{offset} where it is 0 (and set a scl_slope of 0 to 1)"
         );
         check(&still_air(offset), Some(&text));
     }
@@ -202,7 +202,7 @@ fn the_offset_is_named_as_far_as_it_is_known() {
     );
     // Cropped to the body, and with air, which lies where tissue lies with the lower offset.
     let cropped = mapped(|hu| hu.max(-150.0) + 1024.0);
-    check(&cropped, Some("100% of them near 1024: HU with an offset; subtract it (1024 as a rule), or"));
+    check(&cropped, Some("100% of them near 1024: HU with an offset, 1024 as a rule; subtract it from the voxels, or"));
     check(
         &still_air(2048.0),
         Some("the lowest frequent value is 1048, which is about the offset - 1000 if it is air;"),
@@ -212,7 +212,11 @@ fn the_offset_is_named_as_far_as_it_is_known() {
     let suspicion = |format| Suspicion::Offset { min: 0.0, max: 2000.0, share: 0.5, air: None, format }.to_string();
     assert!(suspicion(Format::Dicom).ends_with("in all files (set it to -1024 where they lack it)"));
     for format in [Format::Nrrd, Format::MetaImage] {
-        assert!(suspicion(format).ends_with("subtract it (1024 as a rule)"), "{}", suspicion(format));
+        assert!(
+            suspicion(format).ends_with("HU with an offset, 1024 as a rule; subtract it from the voxels"),
+            "{}",
+            suspicion(format)
+        );
     }
 }
 

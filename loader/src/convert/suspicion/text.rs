@@ -17,7 +17,9 @@ fn offset_of(air: f32) -> Option<f32> {
 /// Remedy in the header, for formats in whose headers programs agree on an offset.
 fn or_in_header(format: Format, offset: f32) -> String {
     match format {
-        Format::Nifti => format!(", or lower scl_inter by {offset} (with a scl_slope of 1 where that is 0)"),
+        Format::Nifti => format!(
+            ", or lower scl_inter in the header by {offset}, to -{offset} where it is 0 (and set a scl_slope of 0 to 1)"
+        ),
         Format::Dicom => {
             format!(", or lower RescaleIntercept by {offset} in all files (set it to -{offset} where they lack it)")
         }
@@ -42,7 +44,7 @@ fn write_offset(
     match (air, air.and_then(offset_of)) {
         (Some(air), Some(offset)) => {
             let remedy = or_in_header(format, offset);
-            write!(f, ", with air at {air}: HU with an offset of {offset}; subtract it{remedy}")
+            write!(f, ", with air at {air}: HU with an offset of {offset}; subtract it from the voxels{remedy}")
         }
         (Some(air), None) => write!(
             f,
@@ -51,7 +53,7 @@ fn write_offset(
         ),
         (None, _) if share >= OFFSET_SHARE => write!(
             f,
-            ", {:.0}% of them near 1024: HU with an offset; subtract it (1024 as a rule){}",
+            ", {:.0}% of them near 1024: HU with an offset, 1024 as a rule; subtract it from the voxels{}",
             share * 100.0,
             or_in_header(format, 1024.0)
         ),

@@ -287,3 +287,15 @@ fn cases_are_found_by_name() {
     check(&["z", "y", "C*"], &["Dataset001_A/y"], &["z", "C*"]);
     check(&["x", "Dataset001_A/x"], &["Dataset001_A/x", "Dataset002_B/x"], &[]);
 }
+
+#[test]
+fn label_maps_next_to_a_given_folder_of_images_are_told() {
+    for (images, labels) in [("imagesTr", "labelsTr"), ("img", "label")] {
+        let dir = tempfile::tempdir().unwrap();
+        touch(dir.path(), &[&format!("D/{images}/a.nii"), &format!("D/{labels}/a.nii")]);
+        let notes = |below: &str| survey(&dir.path().join(below)).unwrap().datasets.swap_remove(0).notes;
+        let expected = DatasetNote::LabelsBeside { labels: labels.to_owned(), dataset: dir.path().join("D") };
+        assert!(notes(&format!("D/{images}")).contains(&expected), "{images}");
+        assert!(!notes("D").contains(&expected), "{images}");
+    }
+}

@@ -20,6 +20,8 @@ pub struct UnusedFile {
 pub enum UnusedReason {
     /// A hidden file or a folder of the operating system.
     Hidden,
+    /// The folder of a cache.
+    Cache,
     /// Neither an image nor a label map: a table, a text, a picture.
     NotAVolume,
     /// Raw voxels, which are read through the header that names them.
@@ -198,6 +200,7 @@ impl UnusedReason {
     pub fn weight(&self) -> Weight {
         match self {
             Self::Hidden
+            | Self::Cache
             | Self::NotAVolume
             | Self::RawVoxels
             | Self::TestData
@@ -230,6 +233,7 @@ impl fmt::Display for UnusedReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Hidden => "hidden, or a folder of the system",
+            Self::Cache => "a cache of hiend-shard",
             Self::NotAVolume => "not a volume",
             Self::RawVoxels => "raw voxels; read through a .mhd or .nhdr header that names them",
             Self::RawWithoutHeader => "raw voxels that no .mhd or .nhdr header names; the header is missing or cannot be read",

@@ -71,6 +71,27 @@ fn bad_files_are_skipped_with_one_line_each() {
 }
 
 #[test]
+fn a_cache_does_not_lie_between_the_files_of_the_data() {
+    let place = Place::with_phantoms(1);
+    let data = place.text("data");
+    for out in ["data", "data/Dataset001_Phantom", "data/Dataset001_Phantom/imagesTr"] {
+        for more in [&[][..], &["--dry-run"]] {
+            let ran = check(&[&[data.as_str(), "--out", &place.text(out), SPACING], more].concat(), 1);
+            assert!(ran.err.contains("a part of the data; choose another folder with --out"), "{out}: {}", ran.err);
+        }
+    }
+    assert!(!place.path("data/manifest.json").exists() && !place.path("data/.lock").exists());
+    // Within the data, but on its own: its files are not counted as those of the data.
+    for num_converted in [1, 0] {
+        let ran = check(&[&data, "--out", &place.text("data/cache"), SPACING], 0);
+        assert!(ran.err.contains("data/cache: a cache within the data; --out names"), "{}", ran.err);
+        assert!(ran.out.contains(&format!("converted   {num_converted} case")), "{}", ran.out);
+        assert!(ran.out.contains("other files none"), "{}", ran.out);
+    }
+    assert!(!place.convert(&[], 0).err.contains("within the data"));
+}
+
+#[test]
 fn remarks_on_a_case_are_printed_once_where_both_outputs_are_one() {
     let place = Place::with_phantoms(2);
     std::fs::write(place.image(1), b"no scan").unwrap();

@@ -126,6 +126,26 @@ fn a_damaged_case_is_mended_by_the_command_that_verify_names() {
 }
 
 #[test]
+fn verify_names_the_repair_of_each_kind_of_file() {
+    let place = Place::with_phantoms(2);
+    place.convert(&["--shard-size", "1kB"], 0);
+    let manifest = place.path("cache/manifest.json");
+    std::fs::write(&manifest, b"{").unwrap();
+    let ran = place.verify(1);
+    assert!(ran.out.contains("To repair manifest.json: ") && !ran.out.contains("shards: "), "{}", ran.out);
+    // As the message says.
+    std::fs::remove_file(&manifest).unwrap();
+    assert!(place.convert(&[], 0).out.contains("unchanged   2 cases"));
+    let shards = hiend_cache::list_shards(place.path("cache")).unwrap();
+    std::fs::write(&shards[0], b"damaged").unwrap();
+    let ran = place.verify(1);
+    assert!(ran.out.contains("To repair these shards: ") && !ran.out.contains("repair manifest"), "{}", ran.out);
+    std::fs::remove_file(&shards[0]).unwrap();
+    place.convert(&[], 0);
+    place.verify(0);
+}
+
+#[test]
 fn what_cannot_be_read_is_not_called_damaged() {
     let place = Place::with_phantoms(2);
     place.convert(&["--shard-size", "1kB"], 0);

@@ -27,6 +27,21 @@ fn replay_makes_the_batch_of_the_stream_again() {
 }
 
 #[test]
+fn a_line_of_a_stream_has_the_case_of_each_visit() {
+    let place = Place::with_phantoms(1);
+    place.convert(&[], 0);
+    let options = ["--batches=2", "--crop-size=24", "--visits-per-batch=3", "--crops-per-visit=2"];
+    let ran = check(&[&["stream", &place.text("cache")][..], &options].concat(), 0);
+    for line in ran.out.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["cases"], serde_json::json!(vec!["Dataset001_Phantom/phantom_000"; 3]));
+        assert_eq!(line["crops"], 6);
+    }
+    // Nothing trains on these batches.
+    assert!(ran.err.contains(" crops/s with ") && !ran.err.contains("would feed"), "{}", ran.err);
+}
+
+#[test]
 fn a_name_to_exclude_that_matches_nothing_is_reported() {
     let place = Place::with_phantoms(2);
     place.convert(&[], 0);

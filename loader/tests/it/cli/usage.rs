@@ -52,6 +52,13 @@ fn wrong_usage_exits_with_2_and_a_message() {
         assert!(args == ["--bogus"] || !ran.err.contains("tip: to pass"), "{args:?}: {}", ran.err);
     }
     assert_eq!(check(&["--version"], 0).err, "");
+    for (args, error) in [
+        (["--spacing", "0"], "error: --spacing [0.0, 0.0, 0.0]: expected 0.05 to 50 mm"),
+        (["--window", "100,-100"], "error: --window 100,-100: expected two whole HU values"),
+    ] {
+        let ran = check(&[&[data.as_str()][..], &args].concat(), 2);
+        assert!(ran.err.starts_with(error), "{}", ran.err);
+    }
 }
 
 #[test]
@@ -145,6 +152,24 @@ fn a_misspelt_subcommand_is_corrected() {
         let ran = check(&[word, "cache"], 2);
         assert!(ran.err.contains("unrecognized subcommand") && ran.err.contains(subcommand), "{}", ran.err);
     }
+}
+
+#[test]
+fn calls_in_the_style_of_other_tools_get_the_right_one() {
+    let place = Place::with_phantoms(1);
+    let data = place.text("data");
+    for (args, tip) in [
+        (&[data.as_str(), "cache"][..], "tip: the output is named by '--out cache'"),
+        (&[&data, "--window", "-175", "250"], "tip: '--window' takes one value"),
+        (&["-i", &data, "-o", "cache"], "tip: DATA is given without an option"),
+        (&[&data, "-o", "cache"], "tip: use '--out'"),
+        (&["stream", "cache", "--steps", "3"], "tip: use '--batches'"),
+    ] {
+        let ran = check(args, 2);
+        assert!(ran.err.contains(tip) && ran.err.matches("tip:").count() == 1, "{args:?}: {}", ran.err);
+        assert!(ran.err.starts_with("error: unexpected argument '"), "{args:?}: {}", ran.err);
+    }
+    check(&["convert", &data, "--out", &place.text("cache"), SPACING], 0);
 }
 
 #[test]

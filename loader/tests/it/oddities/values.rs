@@ -11,7 +11,9 @@ pub(super) const KINDS: &[Kind] = &[
         name: "offset of 1024 without an intercept",
         write: |data| data.odd(Nifti::of_hu(|hu| hu + 1024).file()),
         seen: Seen::Voxels,
-        says: &[": HU with an offset; subtract it (1024 as a rule), or lower scl_inter by 1024"],
+        says: &[
+            ": HU with an offset, 1024 as a rule; subtract it from the voxels, or lower scl_inter in the header by 1024",
+        ],
         code: 0,
         holds: |stored| stored.has(&["odd", "whole"]),
     },
