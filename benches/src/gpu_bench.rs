@@ -46,8 +46,9 @@ mod unetr;
 use std::time::Instant;
 
 use clap::ValueEnum as _;
+use hiend_loader::program::note;
 use hiend_trainer::config::DecodeOn;
-use hiend_trainer::device::{Compute, keep_kernels, settle_default};
+use hiend_trainer::device::{Compute, keep_kernels, remember_panics, settle_default, take_panic};
 use hiend_trainer::doctor::Machine;
 use hiend_trainer::ops::attention::Computation;
 use hiend_trainer::ops::conv::leave_to_burn;
@@ -69,6 +70,8 @@ use cli::Case;
 /// it are printed.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let began = Instant::now();
+    // Before a device is opened: panics of its threads are no bugs, and do not end the program.
+    remember_panics();
     if let Some(dir) = &cli.cache_dir {
         keep_kernels(Some(dir));
     }
@@ -101,31 +104,52 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
             line["case_secs"] = json!(rounded(started.elapsed().as_secs_f64()));
             println!("{line}");
         };
-        let model = cli.preset.config().model;
-        match case {
-            Case::Tests => device_tests::run(&compute, &cli.tests, &mut show)?,
-            Case::Step => show(pretraining::step(cli, &compute, began)?),
-            Case::Overlap => show(streaming::overlap(cli, &compute, DecodeOn::Cpu)?),
-            Case::Chunks => show(streaming::overlap(cli, &compute, DecodeOn::Device)?),
-            Case::Service => show(streaming::service(cli, &compute)?),
-            Case::Loader => loader::rates(cli, &mut show)?,
-            Case::FinetuneOverlap => show(streaming::finetune(cli, &compute)?),
-            Case::Finetune => unetr::finetune(cli, &compute, &mut show)?,
-            Case::Predict => show(unetr::predict(cli, &compute)?),
-            Case::Numerics => show(numerics::numerics(cli, &compute)?),
-            Case::Reference => show(numerics::reference(cli)?),
-            Case::Kernels => pretraining::kernels(cli, &compute, &mut show)?,
-            Case::Products => shapes::time(&model, &compute, (cli.precision, cli.attention), cli.batch, &mut show)?,
-            Case::Shapes => shapes::compare(&model, &compute, (cli.precision, cli.attention), &mut show)?,
-            Case::Convolutions => shapes::compare_convolutions(&compute, cli.precision, &mut show)?,
-            Case::ConvolutionTimes => {
-                let sizes = (cli.finetune_batch, cli.convolution_side);
-                shapes::time_convolutions(&compute, cli.precision, sizes, &mut show)?;
-            }
-        }
+        let measured = measure(case, cli, &compute, began, &mut show);
+        tell_panic();
+        measured?;
         if cli.attention == Computation::Cudnn {
             attention_plans::check(case)?;
         }
     }
     Ok(())
+}
+
+/// Measures one case and passes its lines to `show`. The program began at `began`.
+fn measure(
+    case: Case,
+    cli: &Cli,
+    compute: &Compute,
+    began: Instant,
+    show: &mut dyn FnMut(Value),
+) -> anyhow::Result<()> {
+    let model = cli.preset.config().model;
+    match case {
+        Case::Tests => device_tests::run(compute, &cli.tests, show)?,
+        Case::Step => show(pretraining::step(cli, compute, began)?),
+        Case::Overlap => show(streaming::overlap(cli, compute, DecodeOn::Cpu)?),
+        Case::Chunks => show(streaming::overlap(cli, compute, DecodeOn::Device)?),
+        Case::Service => show(streaming::service(cli, compute)?),
+        Case::Loader => loader::rates(cli, show)?,
+        Case::FinetuneOverlap => show(streaming::finetune(cli, compute)?),
+        Case::Finetune => unetr::finetune(cli, compute, show)?,
+        Case::Predict => show(unetr::predict(cli, compute)?),
+        Case::Numerics => show(numerics::numerics(cli, compute)?),
+        Case::Reference => show(numerics::reference(cli)?),
+        Case::Kernels => pretraining::kernels(cli, compute, show)?,
+        Case::Products => shapes::time(&model, compute, (cli.precision, cli.attention), cli.batch, show)?,
+        Case::Shapes => shapes::compare(&model, compute, (cli.precision, cli.attention), show)?,
+        Case::Convolutions => shapes::compare_convolutions(compute, cli.precision, show)?,
+        Case::ConvolutionTimes => {
+            let sizes = (cli.finetune_batch, cli.convolution_side);
+            shapes::time_convolutions(compute, cli.precision, sizes, show)?;
+        }
+    }
+    Ok(())
+}
+
+/// Warns of a panic of the device's threads since the previous call.
+fn tell_panic() {
+    if let Some(panic) = take_panic() {
+        note(format_args!("warning: a thread of the device panicked: {panic}"));
+    }
 }

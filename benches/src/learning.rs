@@ -25,7 +25,7 @@ mod settings;
 use std::path::PathBuf;
 
 use clap::Parser;
-use hiend_trainer::device::{Compute, DeviceChoice, settle_default};
+use hiend_trainer::device::{Compute, DeviceChoice, remember_panics, settle_default};
 
 use data::Caches;
 use progress::Progress;
@@ -55,6 +55,8 @@ pub struct Cli {
 /// # Errors
 /// If a file cannot be written, a run in the folder was made with other settings, or training fails.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
+    // Before a device is opened: panics of its threads are no bugs, and do not end the program.
+    remember_panics();
     let compute = Compute::open(cli.device)?;
     settle_default(&compute)?;
     let caches = Caches::make(&cli.out)?;

@@ -55,7 +55,7 @@ fn open_at_once(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
 
     match options.custom_flags(libc::O_NONBLOCK).open(path) {
-        // A regular file whose lease another process gives up first, such as the file server of this machine.
+        // Another process, such as a file server, holds a lease on the file; this waits until it gives the lease up.
         Err(err) if err.kind() == io::ErrorKind::WouldBlock => options.custom_flags(0).open(path),
         // A socket, a device without its hardware, or a FIFO that is opened for writing.
         Err(err) if err.raw_os_error() == Some(libc::ENXIO) => Err(not_regular()),

@@ -1,8 +1,8 @@
 //! `.seen.json`: sizes and times of source files that were found to have the content of their record.
 //!
-//! A record holds the sizes and times that its files had when they were read, and never changes. It has no time of files
-//! that were read right after a change, and another one than copies made later: a conversion reads them, finds them
-//! unchanged, and notes their sizes and times here, so that the next one need not read them.
+//! A record holds the sizes and times that its files had when they were read, and never changes. Files that were read right
+//! after a change have no time in it, and copies that were made later have other times. A conversion reads such files, finds
+//! them unchanged, and notes their sizes and times here, so that the next conversion need not read them.
 //!
 //! A note names the content, and means nothing for a record of other content. Nothing else depends on this file: where it
 //! is missing or damaged, or two runs replace it at the same time, files are read once more.

@@ -1,4 +1,4 @@
-//! Folder for files that can be made or downloaded again, of the user who runs the program.
+//! The user's folder for files that can be made or downloaded again.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

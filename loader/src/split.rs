@@ -5,9 +5,9 @@
 //! the folds in turn ([`FoldRule::Dealt`]). Folds differ by one case at most, over the cache and within every dataset.
 //! Which datasets a stream includes changes no case's fold; cases added to the cache may change it.
 //!
-//! A stream with labels takes the cases that have some. Within a dataset they are dealt first, so that their folds differ
-//! by one case at most, too. Datasets with labels for every case have the folds of a stream without labels, whichever
-//! other datasets the cache holds.
+//! A stream with labels takes labelled cases only. Within a dataset they are dealt before the others, so that its folds
+//! differ by one labelled case at most. A dataset whose cases all have labels has the same folds in streams with and
+//! without labels; unlabelled cases of other datasets do not change them.
 //!
 //! [`FoldRule::Hashed`] is the rule of configurations that name none: a case's fold is the hash modulo the number of
 //! folds. It depends on nothing else, so a case stays in its fold when others are added, but of a few cases a fold may

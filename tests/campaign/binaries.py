@@ -7,9 +7,9 @@
     tests/campaign/binaries.py full              # a small tmpfs fills (needs root, or a user namespace that may mount)
     options: --programs shard,train,finetune  --tries N (each program)  --seed SEED  --bin target/release
 
-Needs `strace`, except for `moments`. The programs must be built: cargo build --release --locked. After each attack: no panic and no death by
-a signal of its own; a run that fails ends with one line `error: ...`; what it left passes `verify`; the same command,
-undisturbed, completes it with the result of a run that was never disturbed.
+Needs `strace`, except for `moments`. The programs must be built: cargo build --release --locked. After each attack: no
+panic and no death by a signal of its own; a run that fails ends with one line `error: ...`; what it left passes `verify`;
+the same command, undisturbed, completes it with the result of a run that was never disturbed.
 """
 
 import argparse

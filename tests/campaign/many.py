@@ -4,8 +4,8 @@
     tests/campaign/many.py                       # 100,000 scans of 16 x 16 x 16 voxels; 2 GB of free disk
     options: --cases 100000  --step 1000000  --bin target/release  --work DIR
 
-The programs must be built: cargo build --release --locked. Batches of the first and of the late step are made by one thread
-and by four, once more by the four of a second process that begins one step earlier, and must be equal.
+The programs must be built: cargo build --release --locked. The batches of the first and of the late step are each made three
+times: by one thread, by four, and by a process that begins one step earlier. The three must be equal.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-//! Synthetic batches without a cache, for tests and for measuring the device alone; what else several tests need.
+//! Synthetic batches without a cache, for tests and for measuring the device alone; a small configuration and names of
+//! environment variables, for tests.
 
 use hiend_loader::batch::{Batch, BatchTimes, CropRecord, Images, PooledBuffer};
 use hiend_loader::rng::{DrawId, Operation, case_key};

@@ -164,7 +164,7 @@ pub struct Beginning {
 /// [`TrainingError`]. Earlier checkpoints stay intact; if the data failed and the weights are sound, they are saved.
 pub fn train<T: Task>(
     task: &T,
-    stream: Stream,
+    mut stream: Stream,
     compute: &Compute,
     options: &TrainOptions,
     watch: &mut dyn FnMut(&Event<'_>),
@@ -177,7 +177,7 @@ pub fn train<T: Task>(
     let end_step = options.max_steps.map_or(total, |max| total.min(max));
     let Some(group) = &options.group else {
         let alone = (None, vec![compute.to_string()]);
-        return lead(task, &stream, compute, options, alone, end_step, watch);
+        return lead(task, stream, compute, options, alone, end_step, watch);
     };
     let ranks = Arc::new(Ranks::new(group, compute)?);
     let facts = Facts {
@@ -191,9 +191,14 @@ pub fn train<T: Task>(
         end_step,
         device: compute.to_string(),
     };
-    let result = ranks.agree::<T::Config>(&facts).and_then(|devices| match group.rank() {
-        0 => lead(task, &stream, compute, options, (Some(Arc::clone(&ranks)), devices), end_step, watch),
-        _ => follow::follow(task, &stream, compute, options, &ranks, end_step),
+    let result = ranks.agree::<T::Config>(&facts).and_then(|devices| {
+        if group.rank() == 0 {
+            lead(task, stream, compute, options, (Some(Arc::clone(&ranks)), devices), end_step, watch)
+        } else {
+            // Recorded by rank 0.
+            stream.cases = None;
+            follow::follow(task, &stream, compute, options, &ranks, end_step)
+        }
     });
     result.inspect_err(|error| ranks.abort(error))
 }
@@ -201,14 +206,16 @@ pub fn train<T: Task>(
 /// Trains alone or as rank 0, which writes everything.
 fn lead<T: Task>(
     task: &T,
-    stream: &Stream,
+    mut stream: Stream,
     compute: &Compute,
     options: &TrainOptions,
     ranks: (Option<Arc<Ranks>>, Vec<String>),
     end_step: u64,
     watch: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Summary, TrainingError> {
-    let mut run = Run::open(task, stream, compute, options, ranks)?;
+    let mut run = Run::open(task, &stream, compute, options, ranks)?;
+    // Recorded now; those of a large cache take much memory.
+    stream.cases = None;
     run.agree_on_start()?;
     watch(&Event::Started {
         num_params: run.model().num_params(),
@@ -243,7 +250,7 @@ fn lead<T: Task>(
         if !compute.is_cpu() {
             watch(&Event::Tuning);
         }
-        run.train(stream, end_step, watch)?;
+        run.train(&stream, end_step, watch)?;
     }
     // A validation that is due after the last step was cut short.
     let interrupted = run.step < end_step || run.validation_due;

@@ -27,6 +27,7 @@ pub(super) fn run(compute: &Compute, filter: &str, show: &mut dyn FnMut(Value)) 
         let started = Instant::now();
         // A test is a function of the device alone; what it leaves half done is its own.
         let outcome = catch_unwind(AssertUnwindSafe(|| test(compute.raw())));
+        super::tell_panic();
         let error = outcome.err().map(|panic| match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
             (Some(text), _) => text.clone(),
             (_, Some(text)) => (*text).to_owned(),

@@ -79,7 +79,7 @@ pub(super) fn enter(dir: &Path) -> Result<User, FileError> {
 /// Removes what killed processes left, and counts the bytes of all blocks.
 pub(super) fn recount(dir: &Path) -> Result<u64, FileError> {
     let _lock = FileLock::exclusive(&dir.join(USAGE))?;
-    // A marker that was being written.
+    // The only files that are written in the folder itself are markers.
     durable::remove_stale(dir)?;
     durable::remove_stale_named(&dir.join(TMP), TEMPORARY_PREFIX)?;
     let used = block_files(dir)?.iter().map(|block| block.len).sum();

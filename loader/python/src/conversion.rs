@@ -83,7 +83,8 @@ pub(crate) fn convert<'py>(
     }
     let prune = parse_prune(prune)?;
     if prune != Prune::Nothing && worker.1 > 1 {
-        return Err(Failure::config("prune: needs all cases, and not the share of one worker").into());
+        let text = "prune and compact: expected no worker, because the other ones may still be writing";
+        return Err(Failure::config(text).into());
     }
     let mut options = ConvertOptions {
         jobs: jobs.unwrap_or_else(cores),

@@ -112,20 +112,18 @@ fn keep_apart(data: &Path, out: &Path) -> anyhow::Result<()> {
     if !place.starts_with(&root) {
         return Ok(());
     }
-    let is_of_cache = |name: &Path| {
-        let is_hidden = name.as_os_str().as_encoded_bytes().starts_with(b".");
-        is_hidden
-            || name == Path::new(manifest::FILE_NAME)
-            || name.extension().is_some_and(|end| end == shard::EXTENSION)
-    };
     let entries = std::fs::read_dir(out).into_iter().flatten().flatten();
-    let other = entries.map(|entry| PathBuf::from(entry.file_name())).find(|name| !is_of_cache(name));
-    if let Some(other) = other
-        && !out.join(manifest::FILE_NAME).exists()
+    let names: Vec<PathBuf> = entries.map(|entry| entry.file_name().into()).collect();
+    let is_of_cache = |name: &PathBuf| {
+        name == Path::new(manifest::FILE_NAME) || name.extension().is_some_and(|end| end == shard::EXTENSION)
+    };
+    let is_hidden = |name: &PathBuf| name.as_os_str().as_encoded_bytes().starts_with(b".");
+    if let Some(other) = names.iter().find(|name| !is_hidden(name))
+        && !names.iter().any(is_of_cache)
     {
-        anyhow::bail!("{}: holds {}, a part of the data; choose another folder with --out", shown(out), shown(&other));
+        anyhow::bail!("{}: holds {}, a part of the data; choose another folder with --out", shown(out), shown(other));
     }
-    tracing::warn!("{}: a cache within the data; --out names a folder outside of it", shown(out));
+    tracing::warn!("{}: the cache lies within the data; choose a folder outside of the data with --out", shown(out));
     Ok(())
 }
 
@@ -173,7 +171,8 @@ fn conclude(
     }
     print_stock(args, summary, task.options.prune)?;
     if task.options.prune != Prune::Nothing && summary.pruned.is_none() {
-        anyhow::bail!("{}: not pruned, because another run is writing here; try again later", shown(&args.out));
+        let what = if task.options.prune.removes_cases() { "pruned" } else { "compacted" };
+        anyhow::bail!("{}: not {what}, because another run is writing here; try again later", shown(&args.out));
     }
     print(lost.unwrap_or_else(|| format!("Next: hiend-train --shards {}", shown(&args.out))))?;
     // The cases of other shares are not missed in this one.
@@ -220,7 +219,7 @@ fn print_stock(args: &cli::Convert, summary: &Summary, prune: Prune) -> anyhow::
         } else {
             print(format_args!(
                 "{other}, which was not converted from this folder, and {own} are the same scan; training and validation may \
-                 share it; remove one of the two: --exclude NAME --prune, with the folder that it comes from."
+                 share it; to remove one of the two, convert the folder that it comes from with --exclude NAME --prune."
             ))?;
         }
     }

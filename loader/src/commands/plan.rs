@@ -68,7 +68,7 @@ fn as_json(task: &Task, plan: &Plan) -> serde_json::Value {
 /// for them.
 pub(super) fn dry_run(mut task: Task, share: Vec<Dataset>, out: &Path) -> anyhow::Result<ExitCode> {
     let changes = changes(&task.root, &task.datasets, out, &task.config, &task.options)?;
-    // Files of unknown state are rarely others than those of the record.
+    // Files of unknown state rarely differ from those of the record.
     let unchanged: HashSet<&str> = changes.unchanged.iter().chain(&changes.undecided).map(String::as_str).collect();
     task.datasets = share;
     for dataset in &mut task.datasets {

@@ -85,8 +85,8 @@ pub(super) fn run(args: &Stream) -> anyhow::Result<ExitCode> {
         let visits = count(usize::try_from(skipped).unwrap_or(usize::MAX), "visit");
         note(format_args!("{visits} skipped, because their cases are corrupt"));
     }
-    // The time of the first batch is that of filling the stream, so a rate takes two. Nothing waits for these batches, so that a
-    // remedy would be none.
+    // The time of the first batch is that of filling the stream, so a rate takes two. Nothing trains on these batches, so no
+    // remedy is named.
     if stream.total().batches > 0 {
         let Verdict { rate, threads, slowest, slowest_share, .. } = loader.verdict(stream.total());
         let (threads, share) = (count(threads, "thread"), slowest_share * 100.0);

@@ -226,15 +226,15 @@ fn repair(cache: &Path, faults: &[&Fault]) -> String {
         .partition(|fault| fault.path.file_name().is_some_and(|name| name == manifest::FILE_NAME));
     if !manifests.is_empty() {
         ways.push(
-            "To repair manifest.json: restore it from a copy, or delete it and run hiend-shard again, which writes it again \
-             from the shards."
+            "To repair manifest.json: restore it from a copy, or run hiend-shard again without it, which writes it again from \
+             the shards."
                 .to_owned(),
         );
     }
     if !shards.is_empty() {
         ways.push(
-            "To repair these shards: restore them from a copy, or delete them and run hiend-shard again, which converts \
-             their cases again."
+            "To repair these shards: restore them from a copy, or run hiend-shard again without them, which converts their \
+             cases again."
                 .to_owned(),
         );
     }

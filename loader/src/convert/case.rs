@@ -24,8 +24,8 @@ const MOST_TRIED: usize = 20;
 pub(super) enum Outcome {
     /// Encoded, with the size of its files in bytes.
     Encoded { case: Box<EncodedCase>, bytes_in: u64, findings: Vec<String> },
-    /// Stored in the cache already, with the findings of its conversion. `is_read` is true if that took its files' content;
-    /// `seen` are its files if it took that because their times were not known.
+    /// Stored in the cache already, with the findings of its conversion. `is_read` is true if its files were read to find
+    /// that out; `seen` holds the files if they were read because the cache did not know their times.
     Unchanged { key: String, bytes_in: u64, is_read: bool, seen: Option<Box<SourceFiles>>, findings: Vec<String> },
     /// Skipped, with the reason.
     Skipped(SkippedCase),
@@ -175,7 +175,7 @@ pub(crate) fn headers(case: &CaseFiles) -> Result<(VolumeInfo, Option<VolumeInfo
     let label = files.files().next().map(read_info).transpose().map_err(unread)?;
     if let Some(label) = &label {
         LabelPlace::of(&image, label).map_err(|err| {
-            let other = fitting_image(case, label).map(|name| format!("; it lies on the grid of {name}"));
+            let other = fitting_image(case, label).map(|name| format!("; the label map lies on the grid of {name}"));
             SkippedCase::new(case, files.path(), format!("{err}{}", other.unwrap_or_default()))
         })?;
     }

@@ -78,7 +78,8 @@ fn try_hold(
         let lock = FileLock::try_exclusive(&dir.join(format!(".convert-{number}-of-{workers}.lock")))?;
         if let Some(lock) = lock.as_ref().filter(|lock| !lock.is_effective()) {
             tracing::warn!(
-                "{} cannot be locked: make sure that no other conversion writes into this cache, above all with --prune",
+                "{} cannot be locked: make sure that no other conversion writes into this cache, above all with --prune \
+                 or --compact",
                 lock.path().display()
             );
         }

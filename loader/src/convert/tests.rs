@@ -157,7 +157,7 @@ fn an_image_that_a_label_map_fits_better_is_named() {
     let labels = || small().with_u8(&[1; 720]);
     let place = Place::new(&[("s_ct.nii", image()), ("s_ct_sm.nii", small()), ("s_seg.nii", labels())]);
     let reason = || place.convert().skipped.swap_remove(0).reason;
-    assert!(reason().ends_with("without labels; it lies on the grid of s_ct_sm.nii"), "{}", reason());
+    assert!(reason().ends_with("without labels; the label map lies on the grid of s_ct_sm.nii"), "{}", reason());
     // Of several, none.
     place.write("t_ct.nii", &small());
     assert!(reason().ends_with("to convert the scan without labels"), "{}", reason());

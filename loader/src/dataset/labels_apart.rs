@@ -46,7 +46,7 @@ pub(super) fn join(root: &Path, dataset: &mut Dataset, modalities: Modalities) {
     let scans = Scans::of(&scans);
     let mut kinds: HashSet<Kind> = HashSet::new();
     let mut labels_of: BTreeMap<usize, Vec<PathBuf>> = BTreeMap::new();
-    // Cases whose label maps fit none of the other series around them, and the numbers of these series.
+    // Cases whose label map was found by its header, with the number of series next to it.
     let mut fitted: BTreeMap<usize, usize> = BTreeMap::new();
     for (folder, labels) in &by_folder {
         // Folders within this one come next.

@@ -98,5 +98,6 @@ fn only(folder: &Folder, wanted: &HashSet<&Path>) -> Folder {
         name: folder.name.clone(),
         folders: folder.folders.iter().map(|child| only(child, wanted)).filter(|child| !child.is_empty()).collect(),
         files: folder.files.iter().filter(|file| wanted.contains(file.path.as_path())).cloned().collect(),
+        has_cache: false,
     }
 }

@@ -463,9 +463,13 @@ fn empty_folders_are_kept_in_mind() {
 
 #[test]
 fn a_cache_in_the_data_is_one_thing() {
-    let files = ["D/imagesTr/x_0000.nii", "cache/manifest.json", "cache/g0001-w000-0000.shard", "cache/.lock"];
+    let cache = ["manifest.json", "g0001-w000-0000.shard", ".lock"];
+    // A folder that holds nothing but a cache is not an empty one.
+    let [inner, deep] = ["cache", "made/cache"].map(|folder| cache.map(|name| format!("{folder}/{name}")));
+    let files: Vec<&str> = inner.iter().chain(&deep).map(String::as_str).chain(["D/imagesTr/x_0000.nii"]).collect();
     let found = Found::in_files(&files);
-    found.cases(&["D/x D/imagesTr/x_0000.nii -"]).unused(&[("cache", UnusedReason::Cache)]);
+    let unused = [("cache", UnusedReason::Cache), ("made/cache", UnusedReason::Cache)];
+    found.cases(&["D/x D/imagesTr/x_0000.nii -"]).unused(&unused).notes(&[]);
     assert_eq!(found.listing.datasets.len(), 1);
 }
 

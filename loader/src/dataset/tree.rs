@@ -63,8 +63,11 @@ impl TreeFile {
 pub(super) struct Folder {
     pub path: PathBuf,
     pub name: String,
+    /// Subfolders except caches.
     pub folders: Vec<Folder>,
     pub files: Vec<TreeFile>,
+    /// True if a subfolder is a cache.
+    pub has_cache: bool,
 }
 
 impl Folder {
@@ -105,9 +108,9 @@ impl Folder {
             && self.files.iter().all(|file| is_manifest(file) || is_shard(file))
     }
 
-    /// Returns true if neither the folder nor any folder below it holds a file.
+    /// Returns true if neither the folder nor any folder below it holds a file or a cache.
     pub(super) fn is_empty(&self) -> bool {
-        self.files.is_empty() && self.folders.iter().all(Folder::is_empty)
+        self.files.is_empty() && !self.has_cache && self.folders.iter().all(Folder::is_empty)
     }
 }
 
@@ -157,7 +160,8 @@ impl Walk<'_> {
 
     /// Reads a folder and those below it. `is_linked` is true if a link was followed on the way to it.
     fn folder(&mut self, path: &Path, name: String, is_linked: bool) -> Result<Folder, DatasetError> {
-        let mut folder = Folder { path: path.to_owned(), name, folders: Vec::new(), files: Vec::new() };
+        let mut folder =
+            Folder { path: path.to_owned(), name, folders: Vec::new(), files: Vec::new(), has_cache: false };
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(path).map_err(|source| unreadable(path, source))? {
             let entry = entry.map_err(|source| unreadable(path, source))?;
@@ -226,6 +230,7 @@ impl Walk<'_> {
                 // Its locks are hidden files.
                 self.unused.truncate(num_unused);
                 self.unused(path, UnusedReason::Cache);
+                into.has_cache = true;
             } else {
                 into.folders.push(folder);
             }

@@ -278,8 +278,9 @@ fn check_cases(cache: &Cache, cases: &[usize], config: &StreamConfig) -> Result<
     if let Some(case) = cases().find(|case| Normalize::of_case(case.record()) != expected) {
         return Err(Unsuitable::OtherManifest { case: case.key().to_owned(), expected });
     }
-    if let Some(case) = cases().find(|case| !may_have(case.record(), &preprocess)) {
-        return Err(Unsuitable::OtherParameters { case: case.key().to_owned() });
+    // All cases have the parameters of the first one.
+    if !may_have(first.record(), &preprocess) {
+        return Err(Unsuitable::OtherParameters { case: first.key().to_owned() });
     }
     if let Some(window) = config.window.filter(|_| !preprocess.normalize.is_hu()) {
         return Err(Unsuitable::WindowOfZscores { window });

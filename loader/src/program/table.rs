@@ -161,10 +161,12 @@ impl fmt::Display for Table {
     }
 }
 
-/// Returns the width of the terminal that standard output is, in characters; `None` if it is something else.
+/// Returns the width of the terminal that standard output is, in characters; `None` if it is something else or does not
+/// know its width.
 #[must_use]
 pub fn terminal_width() -> Option<u16> {
-    comfy_table::Table::new().width()
+    // Terminals without a window, as of `docker run -t` and `ssh -tt` in scripts, report 0.
+    comfy_table::Table::new().width().filter(|&width| width > 0)
 }
 
 /// Cells with their control characters escaped, except line breaks.

@@ -86,7 +86,7 @@ impl Selector {
         if let Some((_, named)) = taken.iter().find(|(idx, _)| !cases[*idx].is_usable) {
             return Err(SelectError::Unlabelled { list: self.list(), case: (*named).to_owned() });
         }
-        // A part that has cases is taken: runs with few labelled cases next to unlabelled datasets have begun with it.
+        // Not refused if the part has cases: earlier runs with few labelled cases next to unlabelled datasets began with it.
         if let Split::Fold(FoldSplit { of, rule: FoldRule::Dealt, .. }) = self.split
             && taken.is_empty()
             && usable > 0

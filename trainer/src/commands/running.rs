@@ -184,7 +184,7 @@ pub(super) fn run<T: Task>(
     }
     match (outcome, panicked) {
         (Outcome::Finished, None) => Ok(ExitCode::SUCCESS),
-        (Outcome::Finished, Some(panicked)) => bail!("{panicked}; every step was done before"),
+        (Outcome::Finished, Some(panicked)) => bail!("{panicked}; all steps of the run were done"),
         (Outcome::Interrupted, Some(panicked)) if !args.smoke => {
             bail!("{panicked}; saved after step {last_step}; {way_on}")
         }

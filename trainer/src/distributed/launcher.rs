@@ -92,7 +92,8 @@ impl Children {
     fn telling(&self, earlier: u8, code: u8, is_expected: bool) -> u8 {
         // A stop or an error of its own says more than the loss of another rank. An error says more than the stop of the other
         // ranks, which it has caused.
-        let says_less = earlier == self.lost_code || (self.is_stop(earlier) && code != self.lost_code && !is_expected);
+        let is_cause = code != self.lost_code && !self.is_stop(code) && !is_expected;
+        let says_less = earlier == self.lost_code || (self.is_stop(earlier) && is_cause);
         if earlier == 0 || (says_less && code != 0) { code } else { earlier }
     }
 }
@@ -463,6 +464,8 @@ mod tests {
             check(&[LOST, INTERRUPTED], is_expected, INTERRUPTED);
             check(&[INTERRUPTED, LOST], is_expected, INTERRUPTED);
             check(&[1, INTERRUPTED], is_expected, 1);
+            // A rank that received the batch system's signal stops the others, which exit as after Ctrl-C.
+            check(&[REQUEUE, INTERRUPTED], is_expected, REQUEUE);
         }
         // A rank with a panic ends after the others, which it has stopped.
         check(&[INTERRUPTED, 1], false, 1);

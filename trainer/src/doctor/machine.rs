@@ -222,7 +222,8 @@ fn driver() -> Result<Driver, DriverError> {
 }
 
 /// Remark on the libraries in a build that uses none of them.
-const UNUSED: &str = " (no effect in this build, which has no CUDA: cargo install --path trainer --features cuda)";
+const UNUSED: &str =
+    " (no effect in this build, which has no CUDA: cargo install --locked --path trainer --features cuda)";
 
 fn shown(path: Option<&PathBuf>) -> String {
     path.map_or_else(|| "unset".to_owned(), |path| path.display().to_string())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Iterator
 
-from hiend._hiend import digest
 from hiend._errors import ConfigError
+from hiend._hiend import digest
 from hiend._torch import collations, from_numpy, torch
 
 if TYPE_CHECKING:

@@ -92,8 +92,9 @@ def shard(
         number of such cases in the cache), ``gone`` (a list of those that were converted from ``data``), ``elsewhere``
         (lists of the others by the folder that they were converted from, ``None`` for one that is not known), ``twice``
         (a list of pairs: a case that is not in the data, and one of the data with the same image), ``repeated`` (a list
-        of pairs: a case of the data, and the first one of the data with the same image), ``superseded_bytes``, ``lost`` (a list of cases of lost shards that the cache still lacks: it cannot be opened),
-        ``pruned_cases`` and ``secs``. All data were converted if ``skipped``, ``not_used`` and ``lost`` are empty.
+        of pairs: a case of the data, and the first one of the data with the same image), ``superseded_bytes``, ``lost``
+        (a list of cases of lost shards that the cache still lacks: it cannot be opened), ``pruned_cases`` and ``secs``.
+        All data were converted if ``skipped``, ``not_used`` and ``lost`` are empty.
 
     Raises:
         HiendError: If the data cannot be listed, no case can be converted, or the cache cannot be written.

@@ -84,7 +84,7 @@ fn a_cache_does_not_lie_between_the_files_of_the_data() {
     // Within the data, but on its own: its files are not counted as those of the data.
     for num_converted in [1, 0] {
         let ran = check(&[&data, "--out", &place.text("data/cache"), SPACING], 0);
-        assert!(ran.err.contains("data/cache: a cache within the data; --out names"), "{}", ran.err);
+        assert!(ran.err.contains("data/cache: the cache lies within the data; choose"), "{}", ran.err);
         assert!(ran.out.contains(&format!("converted   {num_converted} case")), "{}", ran.out);
         assert!(ran.out.contains("other files none"), "{}", ran.out);
     }
