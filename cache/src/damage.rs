@@ -46,7 +46,7 @@ pub enum ShardError {
     #[error("directory: {0}")]
     Directory(#[from] JsonError),
     /// A case whose bytes do not follow the previous case, or run past the directory.
-    #[error("case {case}: byte range overlaps another case or runs past the directory")]
+    #[error("case {}: byte range overlaps another case or runs past the directory", escaped(case))]
     Span {
         /// `DATASET/CASE`.
         case: String,
@@ -60,7 +60,7 @@ pub enum ShardError {
         end: u64,
     },
     /// An error in one case's index.
-    #[error("case {case}: {error}")]
+    #[error("case {}: {error}", escaped(case))]
     Case {
         /// `DATASET/CASE`.
         case: String,

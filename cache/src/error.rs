@@ -10,7 +10,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::codec::CodecError;
-use crate::damage::{ChunkError, ManifestError, ShardError};
+use crate::damage::{ChunkError, ManifestError, ShardError, escaped};
 use crate::grid::{Box3, GridError};
 #[cfg(feature = "object-store")]
 pub use disk_cache::DiskCacheError;
@@ -102,7 +102,7 @@ pub enum Error {
         reason: ShardError,
     },
     /// A chunk whose bytes are not those that were written.
-    #[error("{}: case {case}, {array} chunk {chunk}: {reason}", path.display())]
+    #[error("{}: case {}, {array} chunk {chunk}: {reason}", path.display(), escaped(case))]
     CorruptChunk {
         /// Path of the shard.
         path: PathBuf,
@@ -116,7 +116,7 @@ pub enum Error {
         reason: ChunkError,
     },
     /// A case that cannot be stored, or a request that the case cannot serve.
-    #[error("case {case}: {reason}")]
+    #[error("case {}: {reason}", escaped(case))]
     BadCase {
         /// `DATASET/CASE`.
         case: String,
@@ -188,5 +188,14 @@ mod tests {
     fn sources_follow_the_error_that_they_caused() {
         let error = FileError::at("a", "write")(io::Error::other("disk full"));
         assert_eq!(with_sources(&error), "a: cannot write: disk full");
+    }
+
+    #[test]
+    fn the_name_of_a_case_adds_no_line() {
+        let case = "D\nx/a".to_owned();
+        let reason = CaseError::Region { region: Box3 { start: [0; 3], end: [9; 3] }, shape: [4; 3] };
+        let text = Error::BadCase { case: case.clone(), reason }.to_string();
+        assert!(text.starts_with("case D\\nx/a: ") && !text.contains('\n'), "{text}");
+        assert!(!ShardError::Span { case }.to_string().contains('\n'));
     }
 }

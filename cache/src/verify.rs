@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::case::{Case, VolumeReader};
-use crate::damage::ShardError;
+use crate::damage::{ShardError, escaped};
 use crate::error::{Error, FileError, Result};
 use crate::index::{ChunkIndex, Entry};
 use crate::location::Location;
@@ -48,7 +48,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.path.display())?;
         if let Some(case) = &self.case {
-            write!(f, "case {case}")?;
+            write!(f, "case {}", escaped(case))?;
             if let Some(array) = self.array {
                 write!(f, ", {array}")?;
             }

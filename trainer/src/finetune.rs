@@ -13,6 +13,7 @@ use burn::tensor::Tensor;
 use hiend_cache::{Cache, Manifest};
 use hiend_loader::pipeline::{self, StreamConfig, Unsuitable, cases_of, digest_of};
 use hiend_loader::preprocess::PreprocessConfig;
+use hiend_loader::program::escape_name;
 use hiend_loader::split::SelectError;
 
 use crate::checkpoint::Kind;
@@ -43,7 +44,7 @@ pub enum FinetuneError {
     #[error("cases to validate on{}", split_hint(.0))]
     ValidationCases(#[source] pipeline::Error),
     /// A case selected for both training and validation.
-    #[error("case {case} is in both stream.split and validation.split")]
+    #[error("case {} is in both stream.split and validation.split", escape_name(case))]
     InBoth {
         /// Case, as `DATASET/CASE`.
         case: String,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::escape::escape_name;
 use crate::mix::MixError;
 use crate::plural::count;
 use crate::preprocess::normalize::Normalize;
@@ -133,8 +134,9 @@ pub enum Unsuitable {
     },
     /// A case is stored with a codec that a device cannot decode.
     #[error(
-        "case {case} is stored with a codec other than \"fast\", which a device decodes; convert again with --codec fast, \
-         or decode on the CPU"
+        "case {} is stored with a codec other than \"fast\", which a device decodes; convert again with --codec fast, \
+         or decode on the CPU",
+        escape_name(case)
     )]
     NotPacked {
         /// Key of the case.
@@ -159,8 +161,8 @@ pub enum Unsuitable {
     },
     /// A case holds values other than the manifest states.
     #[error(
-        "case {case} does not hold {}, as manifest.json says of the cache; run hiend-shard again to the end",
-        expected.values()
+        "case {} does not hold {}, as manifest.json says of the cache; run hiend-shard again to the end",
+        escape_name(case), expected.values()
     )]
     OtherManifest {
         /// Key of the case.
@@ -170,8 +172,9 @@ pub enum Unsuitable {
     },
     /// A case has other parameters than the manifest states.
     #[error(
-        "case {case} was converted with another spacing, window or range of stored values than manifest.json says; run \
-         hiend-shard again to the end, with the parameters that the cases shall have"
+        "case {} was converted with another spacing, window or range of stored values than manifest.json says; run \
+         hiend-shard again to the end, with the parameters that the cases shall have",
+        escape_name(case)
     )]
     OtherParameters {
         /// Key of the case.

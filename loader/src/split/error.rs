@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::escape::escape_name;
 use crate::nearest::hint;
 use crate::plural::count;
 
@@ -86,8 +87,9 @@ pub enum SelectError {
     },
     /// A named case has no labels, which the stream carries.
     #[error(
-        "{}: case {case} has no labels; remove its name, or convert it again with its label map",
-        origin(list.as_deref())
+        "{}: case {} has no labels; remove its name, or convert it again with its label map",
+        origin(list.as_deref()),
+        escape_name(case)
     )]
     Unlabelled {
         /// File of the list; `None` if the configuration names the cases.

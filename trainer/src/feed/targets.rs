@@ -2,6 +2,7 @@
 
 use burn::tensor::Device;
 use hiend_loader::batch::CropRecord;
+use hiend_loader::program::escape_name;
 use hiend_loader::rng::{DrawId, Operation};
 use rand::RngExt as _;
 
@@ -44,7 +45,7 @@ pub enum TargetError {
     #[error("the stream carries no labels; set stream.labels = true")]
     NoLabels,
     /// A label that is neither a class nor the ignore label.
-    #[error("case {case}: {found}")]
+    #[error("case {}: {found}", escape_name(case))]
     Label {
         /// `DATASET/CASE`.
         case: String,

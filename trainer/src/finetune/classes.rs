@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hiend_cache::{Cache, DatasetInfo, Manifest, VolumeReader};
 use hiend_loader::dataset::misspelt_ignore;
 use hiend_loader::plural;
+use hiend_loader::program::escape_name;
 use thiserror::Error;
 
 use crate::config::finetune::FinetuneConfig;
@@ -117,8 +118,9 @@ pub enum ClassesError {
     },
     /// A case holds a label that is not a class of the configuration or the dataset.
     #[error(
-        "case {case} has {} of label {label}, which is not a class of {origin}; {allowed}; correct the labels or name the class \
+        "case {} has {} of label {label}, which is not a class of {origin}; {allowed}; correct the labels or name the class \
          there, and run hiend-shard again if dataset.json changed",
+        escape_name(case),
         plural::count(voxels, "voxel")
     )]
     Unknown {
@@ -135,8 +137,10 @@ pub enum ClassesError {
     },
     /// A dataset that does not name label 0, although a case holds it.
     #[error(
-        "dataset {dataset} does not name label 0, of which case {case} has {}; add \"background\": 0 to the labels in its \
+        "dataset {} does not name label 0, of which case {} has {}; add \"background\": 0 to the labels in its \
          dataset.json and run hiend-shard again, or list `classes = [...]`, background first, in the configuration",
+        escape_name(dataset),
+        escape_name(case),
         plural::count(voxels, "voxel")
     )]
     NoBackground {

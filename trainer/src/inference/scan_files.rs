@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, lookup};
-use hiend_loader::case::shown;
+use hiend_loader::case::{escape_name, shown};
 use hiend_loader::dataset::{ChannelNames, NameRole, UnusedReason, other_file, several_channels};
 use hiend_loader::preprocess::normalize::Normalize;
 use hiend_loader::volume::dicom::is_candidate;
@@ -84,7 +84,12 @@ pub enum ScanFilesError {
         reason: String,
     },
     /// Two files of one case.
-    #[error("{} and {} are both case {case}; move one of them to another folder", first.display(), second.display())]
+    #[error(
+        "{} and {} are both case {}; move one of them to another folder",
+        shown(first),
+        shown(second),
+        escape_name(case)
+    )]
     Twice {
         /// Name of the case.
         case: String,

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hiend_cache::{FileError, is_abandoned};
+use hiend_loader::program::escape_name;
 
 use super::run_cases::{OtherCases, RunCasesError};
 use super::stream::is_stopped;
@@ -151,7 +152,7 @@ pub enum TrainingError {
     #[error(transparent)]
     Init(SourceError),
     /// A validation case cannot be read or predicted.
-    #[error("validation of case {case}")]
+    #[error("validation of case {}", escape_name(case))]
     Validation {
         /// Case, as `DATASET/CASE`.
         case: String,
