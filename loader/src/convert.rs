@@ -397,7 +397,9 @@ impl<'a> Conversion<'a> {
             // Cases to be pruned are still in the cache and may stay, so the names of their classes are kept.
             let names = if options.prune.removes_cases() { Names::Kept } else { Names::Replaced };
             folder::write_manifest(out, datasets, &config, names, &is_given_up)?;
-            Seen::add(out, seen)?;
+            if let Err(error) = Seen::add(out, seen) {
+                tracing::warn!("{error}; the next conversion reads again what this one found unchanged");
+            }
         }
         stored?;
         claiming.map_or(Ok(()), |claiming| claiming.leave(num_left == 0))?;

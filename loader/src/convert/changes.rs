@@ -58,7 +58,7 @@ pub fn changes(
                 return Err(faults.swap_remove(other).into());
             }
             let known = folder::check(&cache, &faults, root, datasets, config, options)?;
-            Known { seen: folder::seen(&location)?, ..known }
+            Known { seen: folder::seen(&location), ..known }
         }
         Err(hiend_cache::Error::NoCache { .. }) => Known::nothing(),
         Err(error) => return Err(error.into()),

@@ -43,7 +43,7 @@ pub(super) fn prepare(
         write_manifest(out, datasets, config, Names::Replaced, &is_given_up)?;
     }
     let (cache, faults) = Cache::salvage(out, OpenOptions::for_one_pass())?;
-    let known = Known { seen: seen(out)?, ..check(&cache, &faults, root, datasets, config, options)? };
+    let known = Known { seen: seen(out), ..check(&cache, &faults, root, datasets, config, options)? };
     origin::check(cache.dir(), root, datasets, &known, options)?;
     for fault in faults {
         handle_fault(out, fault)?;
@@ -91,12 +91,15 @@ pub(super) fn check(
     Ok(Known { records, lost, generation, seen: Seen::default() })
 }
 
-/// Source files that earlier conversions into a cache found unchanged.
-pub(super) fn seen(location: &Location) -> Result<Seen, ConvertError> {
-    Ok(Seen::read(location)?.unwrap_or_else(|| {
-        tracing::warn!("{location}: .seen.json is damaged; files whose times are noted only there are read again");
-        Seen::default()
-    }))
+/// Source files that earlier conversions into a cache found unchanged; none, with a warning, if the notes cannot be used.
+pub(super) fn seen(location: &Location) -> Seen {
+    let fault = match Seen::read(location) {
+        Ok(Some(seen)) => return seen,
+        Ok(None) => "is damaged".to_owned(),
+        Err(error) => format!("cannot be read ({error})"),
+    };
+    tracing::warn!("{location}: .seen.json {fault}; files whose times are noted only there are read again");
+    Seen::default()
 }
 
 /// Checks that all cases of lost and damaged shards are in the data, so that they can be converted again, unless

@@ -125,6 +125,11 @@ impl<'a, T: Task> Run<'a, T> {
             Some(cases) if resumed && state.is_none() => replaced_cases(&options.run_dir, cases)?,
             _ => None,
         };
+        let lost = match &stream.cases {
+            Some(now) => RunCases::read(&options.run_dir)?.map(|began| began.changes(now)),
+            None => None,
+        };
+        let lost = lost.filter(|changes| !changes.is_whole());
         let report = beginning.as_ref().map(|beginning| beginning.report.as_str());
         let run_dir = found.begin(config, report, stream.cases.as_ref())?;
         let checkpoints = Checkpoints::open(run_dir.path(), options.keep)?;
@@ -133,7 +138,7 @@ impl<'a, T: Task> Run<'a, T> {
             Resume::Begin | Resume::Newest => vec![],
         };
         let (best, warning) = match &state {
-            Some(state) => standing_best(state, task.validation_digest(), &checkpoints)?,
+            Some(state) => standing_best(state, task.validation_digest(), lost.as_ref(), &checkpoints)?,
             None => (None, None),
         };
         let journal_path = run_dir.path().join(JOURNAL);
@@ -369,18 +374,20 @@ impl<'a, T: Task> Run<'a, T> {
 }
 
 /// Best validation with which a resumed run still competes, if there is one; also a warning if its checkpoint no longer
-/// exists or the validation cases have changed.
+/// exists or the validation cases have changed. `lost` are the changed and missing cases of the run, if they are known.
 fn standing_best<C>(
     state: &State<C>,
     validation_digest: Option<&str>,
+    lost: Option<&CaseChanges>,
     checkpoints: &Checkpoints,
 ) -> Result<(Option<Best>, Option<String>), TrainingError> {
     if let (Some(before), Some(now)) = (state.validation_digest.as_deref(), validation_digest)
         && before != now
     {
+        let difference = lost.map_or_else(|| format!("digest {now}, was {before}"), CaseChanges::to_string);
         let mut warning = format!(
-            "the validation cases or their labels are not those of the steps up to {} (digest {now}, was {before}): figures \
-             before and after cannot be compared",
+            "the validation cases or their labels are not those of the steps up to {} ({difference}): figures before and after \
+             cannot be compared",
             state.step
         );
         if let Some(best) = state.best {
@@ -435,7 +442,7 @@ mod tests {
             validation_digest: digest.map(str::to_owned),
             ..State::new(Kind::Finetune, 3, None, &PretrainPreset::Tiny.config(), "digest")
         };
-        let standing = |digest, now| standing_best(&state(digest), now, &checkpoints).unwrap();
+        let standing = |digest, now| standing_best(&state(digest), now, None, &checkpoints).unwrap();
         let (none, warning) = standing(Some("ab"), Some("ab"));
         assert_eq!(none, None);
         let expected = "the best checkpoint so far, that of step 2 (mean Dice 0.5000), is gone";
@@ -459,8 +466,8 @@ mod tests {
             validation_digest: Some("ab".to_owned()),
             ..State::new(Kind::Finetune, 3, None, &PretrainPreset::Tiny.config(), "digest")
         };
-        assert_eq!(standing_best(&state, Some("ab"), &checkpoints).unwrap(), (None, None));
-        let (none, warning) = standing_best(&state, Some("cd"), &checkpoints).unwrap();
+        assert_eq!(standing_best(&state, Some("ab"), None, &checkpoints).unwrap(), (None, None));
+        let (none, warning) = standing_best(&state, Some("cd"), None, &checkpoints).unwrap();
         assert_eq!(none, None);
         let expected = "(digest cd, was ab): figures before and after cannot be compared";
         assert!(warning.as_deref().is_some_and(|warning| warning.ends_with(expected)), "{warning:?}");

@@ -3,11 +3,13 @@
 use std::fs;
 use std::process::Command;
 
+use hiend_cache::{Cache, Case};
 use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
 use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_trainer::journal::{self, Entry};
+use hiend_trainer::training::RunCases;
 
 use crate::careless::Folder;
 use crate::service::{PRETRAIN, Server, losses};
@@ -105,6 +107,21 @@ fn changed_and_missing_cases_of_a_run_are_named() {
     let expected = format!("run/cases.json: the cache has other cases than when the run began {named}");
     assert!(told.contains(&expected), "{told}");
     folder.succeed(&format!("{} --resume --max-steps 3", train("cache")));
+}
+
+#[test]
+fn added_cases_stay_out_next_to_lost_ones() {
+    let folder = Folder::new();
+    let open = || Cache::open(folder.path("cache")).unwrap();
+    let began = RunCases::of(&open());
+    convert(&folder, "Dataset000_A", 1, 9);
+    convert(&folder, "Dataset001_P", 2, 4);
+    let (cache, num_added) = began.without_added(open());
+    assert_eq!(num_added, 1);
+    let keys: Vec<_> = cache.cases().iter().map(Case::key).collect();
+    assert_eq!(keys, ["Dataset001_P/phantom_000", "Dataset001_P/phantom_001"]);
+    let changes = began.changes(&RunCases::of(&cache));
+    assert_eq!((changes.changed.len(), changes.missing.len(), changes.added.len()), (2, 0, 0));
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn a_cache_does_not_lie_between_the_files_of_the_data() {
         let ran = check(&[&data, "--out", &place.text("data/cache"), SPACING], 0);
         assert!(ran.err.contains("data/cache: the cache lies within the data; choose"), "{}", ran.err);
         assert!(ran.out.contains(&format!("converted   {num_converted} case")), "{}", ran.out);
-        assert!(ran.out.contains("other files none"), "{}", ran.out);
+        assert!(ran.out.contains("other files   none"), "{}", ran.out);
     }
     assert!(!place.convert(&[], 0).err.contains("within the data"));
 }
