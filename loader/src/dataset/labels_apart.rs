@@ -3,7 +3,7 @@
 //! A label map goes to a case that has none where the names of files and folders leave no choice:
 //!
 //! - In or around the folder of the only DICOM series, the only label map, if it is named like a folder or a label map and nothing
-//!   else: `p1/label` for `p1/dicom`. Of several series, the only one that the label map fits by its header.
+//!   else: `p1/label` for `p1/dicom`.
 //! - In a folder without images, the label map with the name of one image (`dataset6_CLINIC_0001_mask_4label` for
 //!   `dataset6_CLINIC_0001_data`, as in `CTPelvic1K`), or of one folder around a series (`p1` for `p1/dicom`). A number takes the
 //!   words of its folder with it: `TCIA_pancreas_labels/label0001` is that of `PANCREAS_0001`, as in NIH Pancreas-CT.
@@ -20,16 +20,12 @@ use super::modality::Modalities;
 use super::roles::{case_key, is_label_folder, label_key, loose_key, without_numbers};
 use super::tree::name_of;
 use super::words::parts;
-use super::{Dataset, DatasetNote, UnusedReason};
-use crate::case::{CaseFiles, LabelFiles};
-use crate::preprocess::label_place::LabelPlace;
-use crate::volume::{file_stem, read_info};
+use super::{Dataset, UnusedReason};
+use crate::case::LabelFiles;
+use crate::volume::file_stem;
 
 /// Last word of the name of an image whose label map has none in its place.
 const DATA: &str = "_data";
-
-/// Largest number of series whose headers are read for one label map.
-const MAX_SERIES: usize = 16;
 
 /// Joins label maps to the cases of a plain dataset in `root`.
 pub(super) fn join(root: &Path, dataset: &mut Dataset, modalities: Modalities) {
@@ -46,28 +42,17 @@ pub(super) fn join(root: &Path, dataset: &mut Dataset, modalities: Modalities) {
     let scans = Scans::of(&scans);
     let mut kinds: HashSet<Kind> = HashSet::new();
     let mut labels_of: BTreeMap<usize, Vec<PathBuf>> = BTreeMap::new();
-    // Cases whose label map was found by its header, with the number of series next to it.
-    let mut fitted: BTreeMap<usize, usize> = BTreeMap::new();
     for (folder, labels) in &by_folder {
         // Folders within this one come next.
         let is_innermost = by_folder.range(folder.clone()..).nth(1).is_none_or(|(next, _)| !next.starts_with(folder));
-        let candidates = match labels.as_slice() {
-            [label] if is_innermost => all_series(folder, label, &scans),
-            _ => Vec::new(),
-        };
-        let of_series = match candidates.as_slice() {
-            [] => None,
-            [case] => Some(*case),
-            several => {
-                let found = fitting(&labels[0].path, several, &dataset.cases);
-                fitted.extend(found.map(|case| (case, several.len())));
-                found
-            }
+        let of_series = match labels.as_slice() {
+            [label] if is_innermost => of_only_series(folder, label, &scans).map(|case| (case, label)),
+            _ => None,
         };
         let (kind, found) = match of_series {
-            Some(case) => {
+            Some(found) => {
                 let around = unnumbered(root, folder.parent().unwrap_or(root));
-                (Kind::OfSeries { around }, vec![(case, &labels[0])])
+                (Kind::OfSeries { around }, vec![found])
             }
             None => of_names(root, folder, labels, &scans),
         };
@@ -92,18 +77,6 @@ pub(super) fn join(root: &Path, dataset: &mut Dataset, modalities: Modalities) {
         dataset.unused.retain(|unused| !taken.contains(&unused.path));
         dataset.renew_missing_labels(false);
     }
-    note_fitted(dataset, &fitted);
-}
-
-/// Adds a note on label maps that were joined to one of several series, given the numbers of series by case.
-fn note_fitted(dataset: &mut Dataset, fitted: &BTreeMap<usize, usize>) {
-    let mut found = fitted.iter().filter_map(|(&case, &of)| {
-        let case = &dataset.cases[case];
-        Some((case.label.as_ref()?.path().to_owned(), case.case_id.clone(), of))
-    });
-    let Some((label, case_id, of)) = found.next() else { return };
-    let count = 1 + found.count();
-    dataset.notes.push(DatasetNote::FittedLabel { label, case_id, of, count });
 }
 
 /// Label maps of one kind, as far as names tell. Names of folders around them are without numbers, because those are of cases and of
@@ -243,32 +216,15 @@ fn scans(root: &Path, dataset: &Dataset, modalities: Modalities) -> Vec<Scan> {
     cases.chain(others.map(|image| Scan::of(root, image, None))).collect()
 }
 
-/// The cases of all scans in a folder and those within it, if they are series which the names of folders or nothing but words for
-/// label maps join to the only label map there; empty otherwise.
-fn all_series(folder: &Path, label: &Label, scans: &Scans<'_>) -> Vec<usize> {
+/// The case of the only scan in a folder and those within it, if that is a series which the names of folders or nothing but words
+/// for label maps join to the only label map there.
+fn of_only_series(folder: &Path, label: &Label, scans: &Scans<'_>) -> Option<usize> {
+    let mut within = scans.within(folder);
+    let only = within.next().filter(|scan| scan.is_series && within.next().is_none())?;
     let key = case_key(&label.stem);
-    let is_its = |scan: &Scan| {
-        let mut around = scan.place.ancestors().take_while(|around| around.starts_with(folder));
-        key.is_empty() || around.any(|around| case_key(&name_of(around)) == key)
-    };
-    let case_of = |scan: &Scan| scan.case.filter(|_| scan.is_series && is_its(scan));
-    scans.within(folder).map(case_of).collect::<Option<Vec<usize>>>().unwrap_or_default()
-}
-
-/// The only one of several cases whose grid is that of a label map; `None` if a header cannot be read, because it may be the one.
-fn fitting(label: &Path, candidates: &[usize], cases: &[CaseFiles]) -> Option<usize> {
-    if candidates.len() > MAX_SERIES {
-        return None;
-    }
-    let label = read_info(label).ok()?;
-    let mut fitting = Vec::new();
-    for &case in candidates {
-        let image = cases[case].read_info().ok()?;
-        if LabelPlace::of(&image, &label).is_ok() {
-            fitting.push(case);
-        }
-    }
-    fitting.pop().filter(|_| fitting.is_empty())
+    let mut around = only.place.ancestors().take_while(|around| around.starts_with(folder));
+    let is_its = key.is_empty() || around.any(|around| case_key(&name_of(around)) == key);
+    only.case.filter(|_| is_its)
 }
 
 /// Cases with the label maps of their names, from a folder without images whose label maps have the same words behind the names of

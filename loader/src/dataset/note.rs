@@ -73,17 +73,6 @@ pub enum DatasetNote {
         /// Number of cases whose label map is that of another one.
         count: usize,
     },
-    /// A label map that lies next to several series was joined to the only one that it fits.
-    FittedLabel {
-        /// The first such label map.
-        label: PathBuf,
-        /// Its case.
-        case_id: String,
-        /// Number of series.
-        of: usize,
-        /// Number of such label maps.
-        count: usize,
-    },
     /// `dataset.json` lists images for training and in another list.
     AlsoListed {
         /// Key of the other list.
@@ -178,17 +167,6 @@ impl fmt::Display for DatasetNote {
                     more => format!(", and shares {}", plural::count(more, "further label map")),
                 };
                 write!(f, "dataset.json lists {} for {first} and for {second}{more}; correct the list", shown(label))
-            }
-            Self::FittedLabel { label, case_id, of, count } => {
-                let more = match count.saturating_sub(1) {
-                    0 => String::new(),
-                    more => format!("; likewise {}", plural::count(more, "further label map")),
-                };
-                write!(
-                    f,
-                    "{} belongs to {case_id}, the only one of {of} series there with its size and place{more}",
-                    shown(label)
-                )
             }
             Self::AlsoListed { list, example, count } => write!(
                 f,

@@ -230,6 +230,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(Algorithms::FILE);
         std::fs::write(&file, "[{}]").unwrap();
-        assert_eq!(judged(&TrainOptions::new(folder.path()), None), Err(file.display().to_string()));
+        assert_eq!(judged(&TrainOptions::new(folder.path()), None), Err(format!("{}: cannot read", file.display())));
     }
 }

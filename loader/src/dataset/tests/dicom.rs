@@ -4,9 +4,7 @@ use dicom_core::VR;
 use dicom_dictionary_std::{tags, uids};
 
 use super::*;
-use crate::volume::dicom::read_series_info;
-use crate::volume::dicom::testing::{TestSlice, slices, write_series};
-use crate::volume::{VolumeInfo, write_like};
+use crate::volume::dicom::testing::{slices, write_series};
 
 fn series(folder: &Path, uid: &str, change: &dyn Fn(usize) -> String) {
     for (number, slice) in slices().into_iter().enumerate() {
@@ -228,60 +226,6 @@ fn a_label_map_next_to_the_only_series_is_its_own() {
             ("p7/label.nii.gz", UnusedReason::NamedLikeLabel),
             ("p7/t1.nii.gz", UnusedReason::NamedLikeOtherModality { word: "t1".into() }),
         ]);
-}
-
-#[test]
-fn a_label_map_next_to_several_series_is_that_of_the_only_one_it_fits() {
-    let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data");
-    // A series whose first slice lies at `z` mm.
-    let series = |folder: &str, uid: &str, z: f64| -> VolumeInfo {
-        let at = |(number, (slice, height)): (usize, (TestSlice, f64))| {
-            let slice = slice.text(tags::SERIES_INSTANCE_UID, VR::UI, uid).at([-10.0, 20.0, z + height]);
-            slice.write(&data.join(folder).join(format!("{number}.dcm")))
-        };
-        let files: Vec<PathBuf> = slices().into_iter().zip([0.0, 2.0, 4.0, 6.0]).enumerate().map(at).collect();
-        read_series_info(&files).unwrap()
-    };
-    let label = |path: &str, grid: &VolumeInfo| {
-        write_like(&data.join(path), grid, &vec![1u8; grid.shape.iter().product()]).unwrap();
-    };
-    series("p1/a", "1.2.1", 0.0);
-    let far = series("p1/b", "1.2.2", 100.0);
-    label("p1/label.nii.gz", &far);
-    // It fits both, none, and one next to a series that lacks a slice.
-    series("p2/a", "1.2.3", 0.0);
-    label("p2/label.nii.gz", &series("p2/b", "1.2.4", 0.0));
-    series("p3/a", "1.2.5", 0.0);
-    series("p3/b", "1.2.6", 50.0);
-    label("p3/label.nii.gz", &far);
-    series("p4/a", "1.2.7", 0.0);
-    std::fs::remove_file(data.join("p4/a/1.dcm")).unwrap();
-    series("p4/b", "1.2.8", 100.0);
-    label("p4/label.nii.gz", &far);
-    let found = Found { listing: survey(&data).unwrap(), dir };
-    found
-        .cases(&[
-            "data/p1/a p1/a/0.dcm -",
-            "data/p1/b p1/b/0.dcm p1/label.nii.gz",
-            "data/p2/a p2/a/0.dcm -",
-            "data/p2/b p2/b/0.dcm -",
-            "data/p3/a p3/a/0.dcm -",
-            "data/p3/b p3/b/0.dcm -",
-            "data/p4/a p4/a/0.dcm -",
-            "data/p4/b p4/b/0.dcm -",
-        ])
-        .unused(&[
-            ("p2/label.nii.gz", UnusedReason::NamedLikeLabel),
-            ("p3/label.nii.gz", UnusedReason::NamedLikeLabel),
-            ("p4/label.nii.gz", UnusedReason::NamedLikeLabel),
-        ]);
-    let notes = &found.listing.datasets[0].notes;
-    let told: Vec<String> = notes.iter().map(ToString::to_string).filter(|note| note.contains("p1/b")).collect();
-    assert_eq!(told.len(), 1, "{notes:?}");
-    assert!(
-        told[0].ends_with("p1/label.nii.gz belongs to p1/b, the only one of 2 series there with its size and place")
-    );
 }
 
 #[test]
