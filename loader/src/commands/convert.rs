@@ -206,8 +206,8 @@ fn print_stock(args: &cli::Convert, summary: &Summary, prune: Prune) -> anyhow::
     let gone = &summary.not_in_data.gone;
     if args.worker.is_none() && !args.claim {
         if !gone.is_empty() {
-            let cases = count(gone.len(), "case");
-            print(format_args!("{cases} of the cache not in this data; --prune removes them."))?;
+            let (cases, them) = (count(gone.len(), "case"), if gone.len() == 1 { "it" } else { "them" });
+            print(format_args!("{cases} of the cache not in this data; --prune removes {them}."))?;
         }
         not_in_data::print_elsewhere(&summary.not_in_data, prune)?;
     }

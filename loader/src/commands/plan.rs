@@ -101,8 +101,8 @@ fn print_changes(changes: &Changes, skipped: &HashSet<&str>, prune: Prune, out: 
     let heading = format!("would remove {} of the cache not in this data:", count(removed.len(), "case"));
     not_in_data::list_removed(&heading, &removed)?;
     if !gone.is_empty() && !prune.removes_cases() {
-        let cases = count(gone.len(), "case");
-        print(format_args!("{cases} of the cache not in this data; --prune removes them"))?;
+        let (cases, them) = (count(gone.len(), "case"), if gone.len() == 1 { "it" } else { "them" });
+        print(format_args!("{cases} of the cache not in this data; --prune removes {them}"))?;
     }
     not_in_data::print_elsewhere(&changes.not_in_data, prune)?;
     for other in &changes.other_folders {

@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use hiend_cache::shard::Shard;
-use hiend_cache::verify::{Fault, survey, verify_case};
-use hiend_cache::{Location, VolumeReader, manifest};
+use hiend_cache::verify::{Fault, Survey, survey, verify_case};
+use hiend_cache::{Location, Manifest, VolumeReader, manifest};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::progress::Progress;
 use super::table::{count, size};
-use crate::case::shown;
+use crate::case::{escape_name, shown};
 use crate::cli::Verify;
+use crate::convert::may_have;
+use crate::preprocess::PreprocessConfig;
 use crate::program::{INTERRUPTED, error_text, interrupt_flag, print};
 
 /// Largest number of damaged cases that the repair command names individually; for more, it names datasets.
@@ -27,6 +29,8 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     args.retry.check(&args.cache)?;
     let mut survey = survey(args.retry.location(&args.cache))?;
     let failure = survey.failure.take().map(anyhow::Error::new);
+    let contradiction = contradiction(&args.retry.location(&args.cache), &survey);
+    survey.faults.extend(contradiction);
     if !args.json {
         for fault in &survey.faults {
             print(fault)?;
@@ -97,6 +101,31 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
         ))?;
     }
     conclude(args, &checked, faults)
+}
+
+/// Finds the first live case that was converted with another spacing, window or range of stored values than an intact manifest
+/// states. Streams refuse such a cache, because the values of its cases would be read as others.
+fn contradiction(location: &Location, survey: &Survey) -> Option<Fault> {
+    let manifest = Manifest::read(location.clone()).ok()?;
+    let stated: PreprocessConfig = serde_json::from_value(manifest.preprocess).ok()?;
+    let live = live_records(&survey.shards);
+    let records = survey.shards.iter().flat_map(|shard| {
+        let is_live = |idx: usize| live.contains(&(shard.path(), idx));
+        shard.cases().iter().enumerate().filter(move |(idx, _)| is_live(*idx)).map(|(_, record)| record)
+    });
+    let other = records.into_iter().find(|record| !may_have(record, &stated))?;
+    Some(Fault {
+        path: location.join(manifest::FILE_NAME),
+        case: None,
+        array: None,
+        chunk: None,
+        reason: format!(
+            "states another spacing, window or range of stored values than that of case {}; run hiend-shard again to the end, with \
+             the parameters that the cases shall have",
+            escape_name(&other.key())
+        ),
+        unread: false,
+    })
 }
 
 /// Checks cases, several at a time, and prints their faults unless the result is JSON. Returns the faults of each case, and

@@ -88,7 +88,13 @@ pub(super) fn run(args: &PredictArgs) -> anyhow::Result<ExitCode> {
             .predict(case, path, &label)
             .with_context(|| format!("stopped after {number} of {}", scans(files.len())))?;
         match outcome {
-            Outcome::Stopped => return Ok(signals.interrupted()),
+            Outcome::Stopped => {
+                note(format_args!(
+                    "stopped after {number} of {}; the same command with --skip-existing continues",
+                    scans(files.len())
+                ));
+                return Ok(signals.interrupted());
+            }
             Outcome::Skipped(reason) => tally.skip(&label, reason),
             Outcome::Written { summary, has_findings } => {
                 tally.num_done += 1;

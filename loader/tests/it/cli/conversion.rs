@@ -157,7 +157,7 @@ fn a_dry_run_tells_new_changed_and_unchanged_cases_and_writes_nothing() {
         "{}",
         ran.out
     );
-    assert!(ran.out.contains("1 case of the cache not in this data; --prune removes them"), "{}", ran.out);
+    assert!(ran.out.contains("1 case of the cache not in this data; --prune removes it"), "{}", ran.out);
     let ran = place.convert(&["--dry-run", "--prune"], 0);
     assert!(ran.out.contains("would remove 1 case"), "{}", ran.out);
     let ran = place.convert(&["--dry-run", "--window", "-100,200", "--prune"], 1);
@@ -203,8 +203,11 @@ fn cases_with_other_parameters_than_the_manifest_states_are_refused() {
     Manifest::update(place.path("cache"), |manifest| manifest.preprocess["window"] = window.clone()).unwrap();
     let ran = check(&stream, 1);
     assert!(ran.err.contains("window or range of stored values than manifest.json says"), "{}", ran.err);
+    let ran = check(&["verify", &cache], 1);
+    assert!(ran.out.contains("manifest.json: states another spacing, window or range"), "{}", ran.out);
     place.convert(&[], 0);
     check(&stream, 0);
+    place.verify(0);
 
     std::fs::remove_file(place.path("cache/manifest.json")).unwrap();
     let ran = place.convert(&["--dry-run"], 0);

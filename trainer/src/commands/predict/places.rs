@@ -89,7 +89,7 @@ impl<'a> Places<'a> {
                         bail!("{}: a folder, where a file is to be written", path.display());
                     }
                     if !may_exist {
-                        bail!("{} exists; --overwrite replaces it", path.display());
+                        bail!("{} exists; --skip-existing keeps it, --overwrite replaces it", path.display());
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -219,7 +219,7 @@ mod tests {
         let inputs = ["in/a_0000.nii.gz", "in/b_0000.nii.gz"];
         assert_eq!(check(&inputs, "out", &[], Replace::Nothing), Ok(()));
         let (label_map, probability) = ("out/b.nii.gz", "out/probabilities/b/01_left_lung.nii.gz");
-        let exists = |name: &str| Err(format!("DIR/{name} exists; --overwrite replaces it"));
+        let exists = |name: &str| Err(format!("DIR/{name} exists; --skip-existing keeps it, --overwrite replaces it"));
         for existing in [label_map, probability] {
             assert_eq!(check(&inputs, "out", &[existing], Replace::Nothing), exists(existing));
             assert_eq!(check(&inputs, "out", &[existing], Replace::Everything), Ok(()));

@@ -140,5 +140,5 @@ fn names_with_line_feeds_and_control_characters_stay_on_their_line() {
     assert!(stderr.lines().any(|line| line.starts_with("2/2 c\\n\\u{1b}[2J: skipped: ")), "{stderr}");
     assert!(folder.at("out/a\nb.nii.gz").exists());
     // The error that ends a command is one line, too.
-    folder.check("scans", "out", &[], 1, "a\\nb.nii.gz exists; --overwrite replaces it");
+    folder.check("scans", "out", &[], 1, "a\\nb.nii.gz exists; --skip-existing keeps it, --overwrite replaces it");
 }

@@ -41,7 +41,7 @@ fn no_input_is_replaced_and_existing_files_are_found_before_computing() {
     }
     fs::create_dir(folder.at("out")).unwrap();
     fs::write(folder.at("out/b.nii.gz"), b"by hand").unwrap();
-    folder.check("scans", "out", &[], 1, "b.nii.gz exists; --overwrite replaces it");
+    folder.check("scans", "out", &[], 1, "b.nii.gz exists; --skip-existing keeps it, --overwrite replaces it");
     assert!(!folder.at("out/a.nii.gz").exists(), "nothing is computed before");
 }
 
