@@ -99,7 +99,7 @@ def main():
         shard = options.bin / "hiend-shard"
         for number, flags in enumerate([[], ["--spacing", "native", "--store", "full"]]):
             plan, _, _ = run([shard, "plan", scans, *flags])
-            announced = re.search(r"at most ([\d.]+ [kMGT]?B)", plan)
+            announced = re.search(r"at most ([\d.]+ \w+)", plan)
             _, peak, secs = run([shard, scans, "--out", work / f"cache-{number}", *flags])
             said = announced.group(1) if announced else "nothing"
             words = " ".join(flags) or "1.5 mm, window"
