@@ -51,6 +51,7 @@ pub mod batch;
 mod blocks;
 pub mod budget;
 pub mod case;
+mod caught;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]

@@ -37,6 +37,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::fmt::MakeWriter;
 
+pub use crate::caught::catch_panic;
 pub use crate::escape::escape_name;
 pub use crate::plural::count;
 pub use destination::{DestinationError, check_output_file, check_output_folder};
@@ -44,7 +45,7 @@ pub use documentation::{CompletionsArgs, ManArgs, print_completions, write_man_p
 pub use interrupt::{ignores_hangup, interrupt_flag, on_interrupt};
 pub use log::{LogError, VARIABLE as LOG_VARIABLE};
 pub use output::{StdoutError, escape, is_one_output, note, print};
-pub use panics::{Panicked, catch_panic, stop_at_panic, take_panicked};
+pub use panics::{Panicked, stop_at_panic, take_panicked};
 pub use storage::{AccessArg, RetryArg, StorageArgs};
 pub use table::{Table, terminal_width};
 pub use values::{

@@ -12,6 +12,7 @@ use super::suspicion::{Judged, OnSuspect};
 use super::{ConvertOptions, check_extent, labels, lost};
 use crate::budget::ByteBudget;
 use crate::case::{CaseFiles, SkippedCase};
+use crate::caught::catch_panic;
 use crate::dataset::{Dataset, is_label_name};
 use crate::preprocess::label_place::LabelPlace;
 use crate::preprocess::{PreprocessConfig, preprocess};
@@ -48,9 +49,10 @@ pub(super) struct CaseConverter<'a> {
 }
 
 impl CaseConverter<'_> {
-    /// Prepares and encodes one case, or finds that the cache already has it.
+    /// Prepares and encodes one case, or finds that the cache already has it. A case whose files make a reader panic is skipped,
+    /// so that the others are converted.
     pub(super) fn convert(&self, case: &CaseFiles, has_labels: bool) -> Outcome {
-        self.try_convert(case, has_labels).unwrap_or_else(Outcome::Skipped)
+        settled(case, catch_panic(|| self.try_convert(case, has_labels)))
     }
 
     /// Outcome of a case that is in the cache and whose files look unchanged; `None` for all others.
@@ -154,6 +156,16 @@ impl CaseConverter<'_> {
     }
 }
 
+/// Outcome of a case from the result of its conversion, or from the message of a panic in it.
+fn settled(case: &CaseFiles, converted: Result<Result<Outcome, SkippedCase>, String>) -> Outcome {
+    let panicked = |message: String| {
+        let reason =
+            format!("a panic while it was converted, which is a bug ({message}); please report it with the file");
+        Err(SkippedCase::new(case, &case.image, reason))
+    };
+    converted.unwrap_or_else(panicked).unwrap_or_else(Outcome::Skipped)
+}
+
 /// Outcome of a case whose files need not be read.
 fn untouched(record: &CaseRecord, bytes_in: u64) -> Outcome {
     Outcome::Unchanged { key: record.key(), bytes_in, is_read: false, seen: None, findings: findings_of(record) }
@@ -247,4 +259,34 @@ pub fn probe(
         Outcome::Skipped(skipped) | Outcome::Refused(skipped) => return Err(skipped),
     };
     Ok(Probed { bytes_out, secs: started.elapsed().as_secs_f64(), findings })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::case::ImageRole;
+
+    #[test]
+    fn a_case_whose_conversion_panics_is_skipped_by_name() {
+        let case = CaseFiles {
+            dataset: "D".into(),
+            case_id: "a".into(),
+            image: "a.nii".into(),
+            slices: Vec::new(),
+            role: ImageRole::Declared,
+            label: None,
+        };
+        let convert = |bug: bool| -> Result<Outcome, SkippedCase> {
+            assert!(!bug, "index out of bounds");
+            Err(SkippedCase::new(&case, &case.image, "no scan"))
+        };
+        let reason = |bug: bool| match settled(&case, catch_panic(|| convert(bug))) {
+            Outcome::Skipped(skipped) => skipped.to_string(),
+            _ => panic!("the case is skipped"),
+        };
+        assert_eq!(reason(false), "D/a: no scan (a.nii)");
+        let panicked =
+            "D/a: a panic while it was converted, which is a bug (index out of bounds); please report it with the file";
+        assert_eq!(reason(true), format!("{panicked} (a.nii)"));
+    }
 }

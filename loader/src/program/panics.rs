@@ -9,12 +9,11 @@
 //! changed: the process ends at once, with exit code 1. A program with work to save is stopped instead ([`stop_at_panic`]) and
 //! ends with the same error. A library that catches panics, such as that of a server, does not change this.
 
-use std::any::Any;
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{FAILED, note};
+use crate::caught::is_caught;
 
 /// Error of a program in which a thread panicked. The message of the panic is on standard error before it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,11 +41,6 @@ struct State {
 
 static STATE: Mutex<State> = Mutex::new(State { first: None, stop: None });
 
-thread_local! {
-    /// True while the thread is in [`catch_panic`].
-    static CATCHES: Cell<bool> = const { Cell::new(false) };
-}
-
 fn state() -> MutexGuard<'static, State> {
     STATE.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -64,7 +58,7 @@ pub(super) fn watch() {
             std::process::exit(FAILED.into());
         }
         report(panic);
-        if std::thread::current().id() != own && !CATCHES.get() {
+        if std::thread::current().id() != own && !is_caught() {
             react(Panicked::here());
         }
     }));
@@ -99,19 +93,6 @@ pub fn take_panicked() -> Option<Panicked> {
     state().first.take()
 }
 
-/// Calls `work`. A panic in it becomes an error that the caller handles, and does not end the process.
-///
-/// For calls of a library that panics where a device fails, which is not a bug.
-///
-/// # Errors
-/// The message of the panic.
-pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
-    let before = CATCHES.replace(true);
-    let result = catch_unwind(AssertUnwindSafe(work));
-    CATCHES.set(before);
-    result.map_err(|panic| text_of(&*panic))
-}
-
 /// Calls `run`, the work of a program. A panic in it, or one that has stopped it, is an error.
 ///
 /// # Errors
@@ -131,12 +112,6 @@ fn message_of<'a>(panic: &'a PanicHookInfo<'_>) -> &'a str {
     panic.payload_as_str().unwrap_or_default()
 }
 
-/// Message of a caught panic.
-fn text_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("a panic without a message").to_owned()
-}
-
 /// Returns true if a panic's message reports a thread that could not be started for lack of resources.
 fn is_exhaustion(message: &str) -> bool {
     // `std::thread::spawn`, rayon's pools and tokio's; all quote the system's error, EAGAIN or ENOMEM.
@@ -153,6 +128,7 @@ mod tests {
     use std::thread::{Builder, spawn};
 
     use super::*;
+    use crate::caught::catch_panic;
     use crate::stop::Stop;
 
     /// Environment variable of the process that panics.
