@@ -156,7 +156,7 @@ pub struct SkippedCase {
 
 impl SkippedCase {
     pub(crate) fn new(case: &CaseFiles, path: &Path, reason: impl fmt::Display) -> Self {
-        Self { case: case.key(), path: path.to_owned(), reason: reason.to_string() }
+        Self { case: case.key(), path: path.to_owned(), reason: escape_name(&reason.to_string()).into_owned() }
     }
 }
 

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use ::nifti::NiftiHeader;
 
-use crate::escape::shown;
+use crate::escape::{escape_name, shown};
 use crate::geometry::{Affine, Orientation};
 use dtype::{Dtype, Stored};
 
@@ -45,7 +45,7 @@ pub use write::write_like;
 
 /// A file that cannot be used, and the reason.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {reason}", shown(path))]
+#[error("{}: {}", shown(path), escape_name(&reason.to_string()))]
 pub struct VolumeError {
     /// Path of the file.
     pub path: PathBuf,

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::super::{VolumeError, VolumeFault};
+use crate::case::escape_name;
 
 /// Reason why a file or a series cannot be used, in one line, with a remedy where there is one.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -11,7 +12,7 @@ pub enum DicomFault {
     #[error("not a DICOM file (no DICM at byte 128)")]
     NotDicom,
     /// Elements that cannot be read.
-    #[error("damaged DICOM data ({message})")]
+    #[error("damaged DICOM data ({})", escape_name(message))]
     Damaged {
         /// Message of the DICOM parser.
         message: String,
@@ -51,7 +52,7 @@ pub enum DicomFault {
         series: String,
     },
     /// A compression without a decoder.
-    #[error("transfer syntax {name} ({uid}) is not read; decompress the files first")]
+    #[error("transfer syntax {name} ({}) is not read; decompress the files first", escape_name(uid))]
     TransferSyntax {
         /// Name of the transfer syntax.
         name: String,
