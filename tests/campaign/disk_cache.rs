@@ -222,8 +222,8 @@ fn failing_disk_below_the_disk_cache_changes_no_voxel() {
     }
 }
 
-/// Whatever becomes of a block, of the count of bytes or of the marker, the disk cache goes on, or is filled again. Only a
-/// marker that happens to name another layout is refused.
+/// Damages a block, the count of bytes or the marker. The disk cache is used further, or filled again; only a marker that
+/// names another layout by chance is refused.
 #[test]
 fn damaged_files_of_the_disk_cache_are_replaced() {
     let store = Store::new();

@@ -336,38 +336,28 @@ fn fits(state: &StateDict, config: &PretrainConfig) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::small_pretraining;
     use crate::weights::nnssl::encoder_of;
     use crate::weights::safetensors;
-
-    fn small() -> PretrainConfig {
-        let mut config = PretrainPreset::Tiny.config();
-        config.model.patch_size = 8;
-        config.model.embed_dim = 12;
-        config.model.decoder_embed_dim = 12;
-        config.model.num_heads = 2;
-        config.model.decoder_num_heads = 2;
-        config.stream.crop_size = [16; 3];
-        config
-    }
 
     #[test]
     fn sizes_of_a_weight_file_are_given_or_those_of_a_preset() {
         let folder = tempfile::tempdir().unwrap();
         let device = Device::flex();
         let path = folder.path().join("small.safetensors");
-        let state = export_hi_end_mae(&first_weights(&small(), &device)).unwrap();
+        let state = export_hi_end_mae(&first_weights(&small_pretraining(8), &device)).unwrap();
         safetensors::write(&path, &state).unwrap();
         let message = Pretrained::load(&path, None, &device).unwrap_err().to_string();
         assert!(message.contains("small.safetensors: its tensors fit no preset"), "{message}");
-        let loaded = Pretrained::load(&path, Some(small()), &device).unwrap();
+        let loaded = Pretrained::load(&path, Some(small_pretraining(8)), &device).unwrap();
         assert_eq!(export_hi_end_mae(&loaded.model).unwrap(), state);
         assert_eq!(loaded.report.unwrap().taken.len(), state.tensors.len());
-        let mut shallow = small();
+        let mut shallow = small_pretraining(8);
         shallow.model.depth -= 1;
         let message = Pretrained::load(&path, Some(shallow), &device).unwrap_err().to_string();
         assert!(message.ends_with("its encoder has 12 blocks, but the given sizes say depth = 11"), "{message}");
 
-        let mut flat = small();
+        let mut flat = small_pretraining(8);
         flat.stream.crop_size = [32, 16, 8];
         let message = Pretrained::load(&path, Some(flat), &device).unwrap_err().to_string();
         let grids = "its positions are for 2 × 2 × 2 patches along x, y, z, but stream.crop_size of the given sizes makes \
@@ -376,7 +366,7 @@ mod tests {
 
         let encoder = folder.path().join("encoder.safetensors");
         safetensors::write(&encoder, &encoder_of(&state)).unwrap();
-        for sizes in [None, Some(small())] {
+        for sizes in [None, Some(small_pretraining(8))] {
             let error = Pretrained::load(&encoder, sizes, &device).unwrap_err();
             let message = format!("{:#}", anyhow::Error::from(error));
             assert!(message.contains("encoder.safetensors") && message.contains("--format nnssl"), "{message}");

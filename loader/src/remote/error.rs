@@ -135,10 +135,10 @@ pub enum RemoteError {
         /// Reason why the last attempt failed.
         reason: String,
     },
-    /// The last remaining server is no longer asked: it came back with another token, certificate or other data.
+    /// Every server is given up; the last one came back with another token, another certificate or other data.
     #[error("no server is left: {error}")]
     Lost {
-        /// Reason why the server is no longer asked.
+        /// Reason why the last server was given up.
         error: Arc<RemoteError>,
     },
     /// The memory is too small for two batches.

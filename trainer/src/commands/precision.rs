@@ -40,7 +40,7 @@ fn attention_line(compute: &Compute, attention: Computation) -> Option<String> {
     })
 }
 
-/// Line that states how products are computed on `compute`; `None` if there is no choice, as on the CPU.
+/// Line about the library that computes matrix products on `compute`; `None` on a CPU, which has a single way.
 fn products_line(compute: &Compute, factors: Factors) -> Option<String> {
     if !compute.is_cuda() {
         return None;

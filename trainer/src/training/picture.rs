@@ -5,7 +5,7 @@ use std::io;
 
 use crate::device::failure::reason_of;
 
-/// Reason why there is no picture of a batch.
+/// Reason why a batch cannot be drawn.
 #[derive(Debug, thiserror::Error)]
 pub enum PictureError {
     /// A batch without crops.

@@ -3,8 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
@@ -12,77 +11,9 @@ use hiend_loader::phantom::{PhantomConfig, write_dataset};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::split::{ListSplit, Split};
 use hiend_trainer::config::RunConfig as _;
-use hiend_trainer::config::finetune::{FinetuneConfig, FinetunePreset};
-use hiend_trainer::testing::small_pretraining;
+use hiend_trainer::config::finetune::FinetuneConfig;
 
-/// Folder with two small labelled phantoms in a cache, and matching configurations.
-pub(crate) struct Folder(tempfile::TempDir);
-
-impl Folder {
-    pub(crate) fn new() -> Self {
-        let folder = Self(tempfile::tempdir().unwrap());
-        let phantoms = PhantomConfig { cases: 2, spacing_mm: [5.0, 6.0], ..PhantomConfig::default() };
-        write_dataset(&folder.path("raw/Dataset001_P"), &phantoms).unwrap();
-        let raw = folder.path("raw");
-        let preprocess = PreprocessConfig { spacing: Some([5.0; 3]), ..PreprocessConfig::default() };
-        let datasets = dataset::find(&raw).unwrap();
-        Conversion::new(&raw, &datasets, &folder.path("cache")).config(preprocess).run().unwrap();
-        let mut pretrain = small_pretraining(8);
-        pretrain.stream.crops_per_visit = 1;
-        pretrain.stream.visits_per_batch = 2;
-        // Longer than a test takes to stop a run, however busy the machine is.
-        pretrain.schedule.total = 1_000_000;
-        fs::write(folder.path("pretrain.toml"), pretrain.to_toml()).unwrap();
-        let mut finetune = FinetunePreset::Tiny.config();
-        finetune.model.patch_size = 16;
-        finetune.model.embed_dim = 24;
-        finetune.model.num_heads = 2;
-        finetune.model.feature_size = 2;
-        finetune.stream.crop_size = [16; 3];
-        finetune.stream.crops_per_visit = 1;
-        finetune.stream.visits_per_batch = 1;
-        fs::write(folder.path("finetune.toml"), finetune.to_toml()).unwrap();
-        folder
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Creates the command `hiend-train` in the folder, on the CPU unless `args` name devices.
-    pub(crate) fn command(&self, args: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
-        let device: &[&str] = if args.contains("--devices ") { &[] } else { &["--device", "cpu"] };
-        command.args(args.split_whitespace()).args(device).current_dir(self.0.path());
-        command.env("XDG_CACHE_HOME", self.path("downloads"));
-        command
-    }
-
-    /// Runs hiend-train in the folder.
-    fn run(&self, args: &str) -> Output {
-        self.command(args).output().unwrap()
-    }
-
-    pub(crate) fn succeed(&self, args: &str) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "{args}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// Asserts that the command fails with a one-line error that contains all of `parts`; returns the line.
-    pub(crate) fn refuse(&self, args: &str, parts: &[&str]) -> String {
-        let output = self.run(args);
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{args}: {stderr}");
-        let errors: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert!(errors.len() == 1 && stderr.lines().last() == Some(errors[0]), "{args}: {stderr}");
-        assert!(!stderr.contains("panicked"), "{args}: {stderr}");
-        for part in parts {
-            assert!(errors[0].contains(part), "{args}: no {part:?} in {stderr}");
-        }
-        errors[0].to_owned()
-    }
-}
+use crate::folder::Folder;
 
 #[test]
 fn unlabelled_cases_are_left_out_of_fine_tuning_unless_they_are_named() {
@@ -489,7 +420,7 @@ fn smoke_test_tries_everything_and_keeps_nothing() {
     let folder = Folder::new();
     let names = || {
         let mut names: Vec<_> =
-            fs::read_dir(folder.0.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            fs::read_dir(folder.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         names.sort();
         names
     };
@@ -514,7 +445,7 @@ fn signal_of_a_batch_system_saves_and_has_its_own_exit_code() {
     for (signal, run) in [(Signal::SIGUSR1, "first"), (Signal::SIGTERM, "second")] {
         let args = format!("pretrain --shards cache --config pretrain.toml --run-dir {run} --log-every 1 --device cpu");
         let mut command = Command::new(env!("CARGO_BIN_EXE_hiend-train"));
-        command.args(args.split_whitespace()).current_dir(folder.0.path()).stdout(Stdio::piped());
+        command.args(args.split_whitespace()).current_dir(folder.path("")).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().starts_with("step ")));

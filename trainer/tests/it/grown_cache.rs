@@ -11,7 +11,7 @@ use hiend_loader::preprocess::PreprocessConfig;
 use hiend_trainer::journal::{self, Entry};
 use hiend_trainer::training::RunCases;
 
-use crate::careless::Folder;
+use crate::folder::Folder;
 use crate::service::{PRETRAIN, Server, losses};
 
 /// Writes phantoms into a dataset of the folder, and converts its datasets into its cache again.

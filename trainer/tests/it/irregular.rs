@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::careless::Folder;
+use crate::folder::Folder;
 
 /// Creates the command `hiend-train` in the folder; it is ended after two minutes, with exit code 124.
 fn command(folder: &Folder, args: &str) -> Command {

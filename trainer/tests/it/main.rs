@@ -7,6 +7,7 @@ mod careless;
 mod command;
 mod dicom;
 mod evaluate;
+mod folder;
 mod golden;
 mod golden_mae;
 mod golden_misc;

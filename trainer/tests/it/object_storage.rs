@@ -8,7 +8,7 @@ mod server;
 use std::fs;
 
 use self::server::{BUCKET, request};
-use crate::careless::Folder;
+use crate::folder::Folder;
 use crate::service::{PRETRAIN, Server, losses, train};
 
 /// Starts the S3-compatible server with a copy of the folder's cache; `None` where it cannot be installed.

@@ -12,7 +12,7 @@ use hiend_trainer::training::headspace::{HeadspaceOptions, measure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::careless::Folder;
+use crate::folder::Folder;
 
 /// Response to a request for a page.
 pub(crate) fn get(addr: &str, path: &str) -> std::io::Result<String> {

@@ -7,7 +7,7 @@ use hiend_loader::convert::Conversion;
 use hiend_loader::dataset;
 use hiend_loader::preprocess::PreprocessConfig;
 
-use crate::careless::Folder;
+use crate::folder::Folder;
 
 /// Creates a [`Folder`] with a second cache, `coarse`, with another spacing and a narrower window, and pre-training
 /// runs on both caches.

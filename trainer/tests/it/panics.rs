@@ -9,7 +9,7 @@ use hiend_loader::program;
 use hiend_trainer::cli::Cli;
 use hiend_trainer::commands;
 
-use crate::careless::Folder;
+use crate::folder::Folder;
 use crate::service::{PRETRAIN, losses};
 
 /// Environment variable that makes [`panicking_process`] a training: its command line, in words.

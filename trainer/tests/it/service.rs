@@ -13,7 +13,7 @@ use hiend_trainer::journal::{self, Entry};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::careless::Folder;
+use crate::folder::Folder;
 use crate::observe::{get, served_at};
 use crate::rank_processes::{LOST, Running, as_torchrun, free_address};
 

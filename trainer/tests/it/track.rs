@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::careless::Folder;
+use crate::folder::Folder;
 
 /// Server that answers as MLflow does, always with the same experiment and run, and records requests.
 struct Server {

@@ -8,7 +8,7 @@ use hiend_loader::dataset;
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::preprocess::normalize::Normalize;
 
-use crate::careless::Folder;
+use crate::folder::Folder;
 
 /// Settings with which the weights of pre-training fit the UNETR of the folder's `finetune.toml`.
 const SIZES: &str = "--set model.patch_size=16 --set stream.crop_size=[32,32,32]";

@@ -202,7 +202,7 @@ fn pruning_keeps_cases_of_an_unknown_folder() {
     let place = Place::new(&[("A/scans/a.nii", image())]);
     convert(&place, "A/scans");
     let mut record = Cache::open(place.cache()).unwrap().case("scans/a").unwrap().record().clone();
-    // The case is no longer in the data.
+    // The data hold no case.
     let present = Present::of(&place.data().join("A/scans"), &[]);
     assert!(present.is_removed(&record, Prune::Gone));
     record.source.folder = None;
