@@ -1,6 +1,5 @@
 //! Opens a cache (the shards in a folder or under a bucket's prefix) and selects the live record of each case.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use crate::manifest::Manifest;
 use crate::options::OpenOptions;
 use crate::place::Place;
 use crate::shard::open::open_all;
-use crate::shard::{Shard, list_shards};
+use crate::shard::{Shard, list_shards, live_records};
 
 /// An open cache. Cheap to share between threads; each thread reads with a [`VolumeReader`](crate::VolumeReader) of its
 /// own.
@@ -96,7 +95,7 @@ impl Cache {
                 Err(fault) => faults.push(fault),
             }
         }
-        let cases = live_cases(&shards);
+        let cases = live_records(&shards).into_iter().map(|(shard, idx)| Case::of(shard, idx)).collect();
         let cache = Self {
             location,
             manifest,
@@ -177,19 +176,4 @@ impl Cache {
         }
         hasher.finalize().to_hex()[..32].to_owned()
     }
-}
-
-/// Selects the live record of each case: the one of the largest generation and, among equal generations, the one in the
-/// shard that sorts last.
-fn live_cases(shards: &[Arc<Shard>]) -> Vec<Case> {
-    let mut live: BTreeMap<String, (u64, Case)> = BTreeMap::new();
-    for shard in shards {
-        for (idx, record) in shard.cases().iter().enumerate() {
-            let key = record.key();
-            if live.get(&key).is_none_or(|&(generation, _)| generation <= shard.generation()) {
-                live.insert(key, (shard.generation(), Case::of(shard, idx)));
-            }
-        }
-    }
-    live.into_values().map(|(_, case)| case).collect()
 }

@@ -96,8 +96,7 @@ impl Lease {
     }
 
     /// Returns `true` if the lease was renewed within its lifetime, so that no other process considers its holder dead.
-    #[must_use]
-    pub fn is_fresh(&self) -> bool {
+    pub(crate) fn is_fresh(&self) -> bool {
         self.shared.lock().renewed.elapsed() < self.shared.lifetime
     }
 
@@ -110,12 +109,13 @@ impl Lease {
         let leases = shared.place.list(FOLDER)?;
         let (kind_prefix, own) = (format!("{kind}."), format!("{}.{}", self.kind, shared.id));
         let renewed = shared.lock().renewed;
-        // The server's time now: the time of the last renewal plus the time since then.
-        let Some(now) = leases.iter().find(|lease| lease.name == own).map(|lease| lease.modified + renewed.elapsed())
-        else {
+        let now = if let Some(lease) = leases.iter().find(|lease| lease.name == own) {
+            // The server's time now: the time of the last renewal plus the time since then.
+            lease.modified + renewed.elapsed()
+        } else {
             // Another process took this one for dead and removed the lease; once written again, its time is known.
             shared.place.write(&shared.name, &shared.content)?;
-            return self.others_of(&leases, &kind_prefix, &own, SystemTime::now());
+            SystemTime::now()
         };
         self.others_of(&leases, &kind_prefix, &own, now)
     }
@@ -176,7 +176,7 @@ impl Shared {
     }
 }
 
-/// Name that no other lease has: process, time, and a counter, hashed with the machine's random state.
+/// Name that no other lease has: the number of the process, followed by a hash of this number and the time with random keys.
 pub(crate) fn unique_id() -> String {
     use std::hash::{BuildHasher as _, RandomState};
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());

@@ -1,10 +1,10 @@
 //! Memory-mapped, checksummed zstd shards of 3-D volumes.
 //!
 //! A *cache* is a folder, or a prefix of a bucket in object storage ([`location`]), of write-once [`shard`] files and a
-//! [`manifest`]. A shard holds many cases; a case holds an
-//! image and, where there is one, a label map, cut into the chunks of a [`grid`]. A chunk is independent stock zstd data
-//! ([`codec`]) with a checksum, so that reading a box touches only the chunks it intersects. An [`occupancy`] table per
-//! case lets voxels be sampled uniformly over foreground, background or a class without reading the volume.
+//! [`manifest`]. A shard holds many cases; a case holds an image and, where there is one, a label map, cut into the chunks
+//! of a [`grid`]. A chunk is independent stock zstd data ([`codec`]) with a checksum, so that reading a box touches only
+//! the chunks it intersects. An [`occupancy`] table per case lets voxels be sampled uniformly over foreground, background
+//! or a class without reading the volume.
 //!
 //! This crate carries geometry (shapes, spacings, affines) but knows nothing of medicine, training or configuration.
 //!
@@ -35,8 +35,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub mod cache;
-pub mod case;
+mod cache;
+mod case;
 pub mod claims;
 pub mod codec;
 pub mod damage;
@@ -44,7 +44,7 @@ pub mod damage;
 pub mod disk_cache;
 pub mod durable;
 pub mod encode;
-pub mod error;
+mod error;
 mod fetch;
 pub mod grid;
 pub mod index;
@@ -58,7 +58,7 @@ mod naming;
 #[cfg(feature = "object-store")]
 mod object;
 pub mod occupancy;
-pub mod options;
+mod options;
 mod place;
 pub mod prune;
 pub mod record;

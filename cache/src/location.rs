@@ -21,7 +21,7 @@ use std::time::Duration;
 pub use crate::error::LocationError;
 
 /// Schemes of the URLs that a cache can have.
-pub const SCHEMES: [&str; 5] = ["s3", "gs", "az", "https", "http"];
+const SCHEMES: [&str; 5] = ["s3", "gs", "az", "https", "http"];
 
 /// A folder or a URL that holds a cache, or will hold one. Two locations with the same text are equal, whatever their
 /// retry times are.

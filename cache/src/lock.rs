@@ -42,7 +42,7 @@ impl FileLock {
     ///
     /// # Errors
     /// If the lock file cannot be created or locked.
-    pub fn try_shared(path: &Path) -> Result<Option<Self>, FileError> {
+    pub(crate) fn try_shared(path: &Path) -> Result<Option<Self>, FileError> {
         Self::try_hold(path, File::try_lock_shared)
     }
 
@@ -72,7 +72,7 @@ impl FileLock {
     ///
     /// # Errors
     /// If the system fails to lock the file.
-    pub fn try_upgrade(&self) -> Result<bool, FileError> {
+    pub(crate) fn try_upgrade(&self) -> Result<bool, FileError> {
         if !self.effective {
             return Ok(true);
         }

@@ -62,7 +62,7 @@ impl Map {
     }
 
     /// Advises the system that a range, cut to the map, will be read soon.
-    pub(super) fn will_need(&self, start: usize, len: usize) {
+    pub(crate) fn will_need(&self, start: usize, len: usize) {
         #[cfg(unix)]
         {
             let len = len.min(self.map.len().saturating_sub(start));

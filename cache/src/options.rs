@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::location::Location;
 use crate::storage::Access;
 
 /// Options for opening a cache. No option changes the voxels that are read.
@@ -12,7 +11,7 @@ pub struct OpenOptions {
     pub access: Access,
     /// Copies kept of a cache in object storage.
     pub copies: Copies,
-    /// Time for which a failed request to object storage is retried; `None` for that of the [`Location`].
+    /// Time for which a failed request to object storage is retried; `None` for that of the [`Location`](crate::Location).
     pub retry: Option<Duration>,
 }
 
@@ -36,9 +35,6 @@ impl Default for Copies {
 }
 
 impl OpenOptions {
-    /// Default time for which failed requests to object storage are retried, that of a [`Location`].
-    pub const RETRY: Duration = Location::RETRY;
-
     /// Options for reading a cache once, with positioned reads and without a disk cache.
     #[must_use]
     pub fn for_one_pass() -> Self {

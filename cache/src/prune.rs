@@ -148,6 +148,56 @@ pub struct Pruned {
     pub bytes_freed: u64,
 }
 
+/// Changes that drop superseded records and unwanted cases.
+struct Plan<'a> {
+    /// Outcome, without the bytes freed.
+    pruned: Pruned,
+    /// Shards with a record to drop.
+    doomed: Vec<&'a Arc<Shard>>,
+    /// Records to copy, by the generation and the chunk shape of their shards.
+    copies: BTreeMap<(u64, [usize; 3]), Vec<Staying<'a>>>,
+}
+
+impl<'a> Plan<'a> {
+    fn of(cache: &'a Cache, wanted: impl Fn(&Case) -> bool) -> Self {
+        let mut pruned = Pruned::default();
+        // Positions of the records that stay, by shard.
+        let mut staying: BTreeMap<&Path, Vec<usize>> =
+            cache.shards().iter().map(|shard| (shard.path(), Vec::new())).collect();
+        for case in cache.cases() {
+            if wanted(case) {
+                staying.entry(case.shard().path()).or_default().push(case.idx());
+            } else {
+                pruned.cases.push(case.key().to_owned());
+            }
+        }
+        let unwanted: HashSet<String> = pruned.cases.iter().cloned().collect();
+        let mut doomed: Vec<&Arc<Shard>> = Vec::new();
+        let mut copies: BTreeMap<(u64, [usize; 3]), Vec<Staying<'_>>> = BTreeMap::new();
+        for shard in cache.shards() {
+            let mut records = staying.remove(shard.path()).unwrap_or_default();
+            if records.len() == shard.cases().len() {
+                continue;
+            }
+            let superseded = shard
+                .cases()
+                .iter()
+                .enumerate()
+                .filter(|(idx, record)| !records.contains(idx) && !unwanted.contains(&record.key()));
+            pruned.records += superseded.count();
+            doomed.push(shard);
+            if records.is_empty() {
+                pruned.shards_removed += 1;
+            } else {
+                pruned.shards_rewritten += 1;
+                records.sort_unstable();
+                copies.entry((shard.generation(), shard.chunk())).or_default().push((shard, records));
+            }
+        }
+        Self { pruned, doomed, copies }
+    }
+}
+
 /// Drops superseded records, and all records of cases that are not wanted.
 ///
 /// Returns `None` and changes nothing if another run is adding shards. `shard_bytes` limits the size of new shards, as
@@ -160,40 +210,7 @@ pub fn prune(lock: &RunLock, shard_bytes: u64, wanted: impl Fn(&Case) -> bool) -
     let location = &lock.location;
     let place = Place::of(location)?;
     let cache = Cache::open_with(location, OpenOptions::for_one_pass())?;
-    let mut pruned = Pruned::default();
-    // Positions of the records that stay, by shard.
-    let mut staying: BTreeMap<&Path, Vec<usize>> =
-        cache.shards().iter().map(|shard| (shard.path(), Vec::new())).collect();
-    for case in cache.cases() {
-        if wanted(case) {
-            staying.entry(case.shard().path()).or_default().push(case.idx());
-        } else {
-            pruned.cases.push(case.key().to_owned());
-        }
-    }
-    let unwanted: HashSet<String> = pruned.cases.iter().cloned().collect();
-    let mut doomed: Vec<&Arc<Shard>> = Vec::new();
-    let mut copies: BTreeMap<(u64, [usize; 3]), Vec<Staying<'_>>> = BTreeMap::new();
-    for shard in cache.shards() {
-        let mut records = staying.remove(shard.path()).unwrap_or_default();
-        if records.len() == shard.cases().len() {
-            continue;
-        }
-        let superseded = shard
-            .cases()
-            .iter()
-            .enumerate()
-            .filter(|(idx, record)| !records.contains(idx) && !unwanted.contains(&record.key()));
-        pruned.records += superseded.count();
-        doomed.push(shard);
-        if records.is_empty() {
-            pruned.shards_removed += 1;
-        } else {
-            pruned.shards_rewritten += 1;
-            records.sort_unstable();
-            copies.entry((shard.generation(), shard.chunk())).or_default().push((shard, records));
-        }
-    }
+    let Plan { mut pruned, doomed, copies } = Plan::of(&cache, wanted);
     if doomed.is_empty() {
         return Ok(Some(pruned));
     }

@@ -83,7 +83,7 @@ impl CaseRecord {
     ///
     /// # Errors
     /// If the two shapes do not make a grid.
-    pub fn grid(&self, chunk: [usize; 3]) -> Result<Grid, GridError> {
+    pub(crate) fn grid(&self, chunk: [usize; 3]) -> Result<Grid, GridError> {
         Grid::new(self.shape, chunk)
     }
 }
@@ -182,8 +182,7 @@ impl Span {
     }
 
     /// Offset of the first byte of the index.
-    #[must_use]
-    pub fn index_offset(&self) -> u64 {
+    pub(crate) fn index_offset(&self) -> u64 {
         self.offset + self.data_len
     }
 }

@@ -56,9 +56,10 @@ pub mod rolling;
 mod target;
 pub mod writer;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-pub use crate::record;
 pub use layout::{EXTENSION, VERSION};
 pub use reader::Shard;
 
@@ -90,6 +91,22 @@ pub fn list_shards(at: impl Into<Location>) -> Result<Vec<PathBuf>> {
 pub(crate) fn is_shard(path: &Path) -> bool {
     let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     !is_hidden && path.extension().is_some_and(|extension| extension == EXTENSION)
+}
+
+/// The records that count among those of some shards, as shard and position, sorted by `DATASET/CASE`. `shards` are sorted by
+/// name, as [`list_shards`] sorts them.
+#[must_use]
+pub fn live_records(shards: &[Arc<Shard>]) -> Vec<(&Arc<Shard>, usize)> {
+    let mut live: BTreeMap<String, (&Arc<Shard>, usize)> = BTreeMap::new();
+    for shard in shards {
+        for (idx, record) in shard.cases().iter().enumerate() {
+            let key = record.key();
+            if live.get(&key).is_none_or(|(other, _)| other.generation() <= shard.generation()) {
+                live.insert(key, (shard, idx));
+            }
+        }
+    }
+    live.into_values().collect()
 }
 
 /// Generation that the name of a shard states; `None` for a name of another form.

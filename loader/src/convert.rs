@@ -8,7 +8,7 @@
 //! A case is unchanged if the cache has a record of it with the same parameters and the same files. Files whose names,
 //! sizes and times of change are those in the record are taken to be the same without reading them, so that a second
 //! run over 10,000 cases looks at 10,000 directory entries and not at 600 GB. Where size or time differ, the bytes
-//! decide, by their hash; a record is not written again for another time alone, but the time is noted beside the shards
+//! decide, by their hash; a record is not written again for another time alone, but the time is noted next to the shards
 //! ([`hiend_cache::seen`]), and the next run trusts it. A time of change within [`SETTLED`] of the moment the file was read
 //! is not trusted. [`ConvertOptions::checksum`] compares the bytes in any case.
 //!
@@ -64,7 +64,7 @@ use std::time::{Duration, Instant};
 
 use hiend_cache::prune::{Pruned, RunLock};
 use hiend_cache::seen::Seen;
-use hiend_cache::{CodecPreset, Location, OpenOptions, RollingShardWriter, SourceFiles};
+use hiend_cache::{CodecPreset, Location, RollingShardWriter, SourceFiles};
 
 use crate::budget::{ByteBudget, cores};
 use crate::case::{CaseFiles, SkippedCase};
@@ -148,7 +148,7 @@ impl Default for ConvertOptions {
             forget_lost: false,
             prune: Prune::Nothing,
             on_suspect: OnSuspect::Warn,
-            storage_retry: OpenOptions::RETRY,
+            storage_retry: Location::RETRY,
         }
     }
 }
@@ -384,8 +384,8 @@ impl<'a> Conversion<'a> {
         };
         let stored = convert_all();
         summary.interrupted = stop.is_requested() && num_left > 0;
-        // A run that comes to its end has converted the lost cases of its share, or told why it skipped them; an older record does
-        // not replace that of a skipped one. Claims may be older than the loss.
+        // A run that comes to its end has converted the lost cases of its share, or reported why it skipped them; an older
+        // record does not replace that of a skipped one. Claims may be older than the loss.
         let is_over = stored.is_ok() && !summary.interrupted && options.claim.is_none();
         let own = folder::listed(&share);
         let is_skipped = |key: &str| is_over && own.contains(key) && !known.records.contains_key(key);

@@ -31,6 +31,7 @@ mod hub;
 mod labels_apart;
 mod listed;
 mod mirrored;
+mod missing;
 mod modality;
 mod nnunet;
 mod nnunet_output;
@@ -276,7 +277,7 @@ impl Finder<'_> {
                 if is_it { UnusedReason::BadDescription { reason: reason.clone() } } else { UnusedReason::Undescribed };
             UnusedFile { path: file.path.clone(), reason }
         };
-        // Of the two names, a dataset has the longer one if another dataset has the shorter one as well.
+        // A dataset has the longer of its two names if another dataset has the shorter one as well.
         let nested = left.iter().flat_map(|within| [within.name.clone(), joined_name(&within.path, self.root)]);
         let divided = paired::Divided::of(folder).map(|divided| {
             let names: Vec<String> = divided.parts.into_iter().map(|(name, _)| name).chain(divided.lacking).collect();
@@ -316,7 +317,7 @@ impl Finder<'_> {
         let whole = listed
             .or_else(|| nnunet::read(folder, description.as_ref(), self.modalities))
             .or_else(|| paired::read(folder, description.as_ref(), self.modalities));
-        // A description that was read is of use.
+        // The file of a description that was read is not an unused one.
         let read = description.is_some().then(|| folder.path.join(description::FILE_NAME));
         let is_unused = |unused: &UnusedFile| Some(&unused.path) != read.as_ref();
         if let Some(mut dataset) = whole {
@@ -398,7 +399,7 @@ impl Finder<'_> {
         names.iter().flat_map(of).map(|name| format!("{name}/")).collect()
     }
 
-    /// Searches a subfolder of a folder in no layout of its own; an empty one is kept in mind.
+    /// Searches a subfolder of a folder in no layout of its own; an empty one becomes a dataset without cases.
     fn search_child(&mut self, child: &Folder) -> Result<(), DatasetError> {
         if !child.is_empty() {
             return self.search(child, false).map(|_| ());

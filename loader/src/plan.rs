@@ -131,7 +131,7 @@ pub fn plan(
         sized.push(cases);
     }
     let (by_dataset, all) = probe_cases(root, &datasets, &sized, config, options, probe_for, &mut plan);
-    // As a conversion lists them.
+    // In the order in which a conversion lists them.
     plan.skipped.sort_by(|a, b| a.case.cmp(&b.case));
     for ((dataset, cases), own) in datasets.iter().zip(&sized).zip(by_dataset) {
         let measured = if own.voxels > 0 { own } else { all };

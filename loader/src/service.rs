@@ -171,14 +171,14 @@ impl Service {
     }
 
     /// Number of clients currently served.
-    #[must_use]
-    pub fn num_clients(&self) -> usize {
+    #[cfg(test)]
+    fn num_clients(&self) -> usize {
         self.hub.clients.len()
     }
 
     /// Number of open streams.
-    #[must_use]
-    pub fn num_streams(&self) -> usize {
+    #[cfg(test)]
+    fn num_streams(&self) -> usize {
         self.hub.streams.len()
     }
 

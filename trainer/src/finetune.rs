@@ -27,7 +27,7 @@ use crate::loss::class_map::ClassMap;
 use crate::loss::dice_ce::{DiceCe, dice_ce};
 use crate::model::init::WeightInit;
 use crate::model::unetr::Unetr;
-use crate::trained_on::differing;
+use crate::trained_on::{OtherPreprocess, settle_preprocess};
 use crate::training::{Beginning, CaseScores, Counts, KeptValues, PictureError, Share, Task, TrainingError};
 
 use classes::Given;
@@ -62,16 +62,8 @@ pub enum FinetuneError {
     #[error("the servers' manifest.json: invalid preprocess")]
     ServedPreprocess(#[source] serde_json::Error),
     /// A cache whose preprocessing differs from the configuration.
-    #[error(
-        "the cache was made with {cache}; the configuration's preprocess says {config}; choose another cache (a resumed run needs \
-         the one that it began with), or remove [preprocess]"
-    )]
-    Preprocess {
-        /// Settings of the cache that differ.
-        cache: String,
-        /// Settings of the configuration that differ.
-        config: String,
-    },
+    #[error(transparent)]
+    Preprocess(#[from] OtherPreprocess),
 }
 
 /// Hint at the flags that divide the cases differently, for an error that the division causes; empty for other errors,
@@ -135,7 +127,7 @@ impl Finetuning {
         let space = config.label_space();
         let found = classes::check_labels(space, given, cache, &cases)?;
         warnings.extend(classes::never_seen(&config, given, cache.manifest(), &names, &found));
-        settle_preprocess(&mut config, &preprocess)?;
+        settle_preprocess(&mut config.preprocess, &preprocess)?;
         warnings.extend(remarks_on_weights(&init, &config, &preprocess));
         let validation = match held_out {
             Some(cases) => {
@@ -175,7 +167,7 @@ impl Finetuning {
         warnings.extend(classes::never_seen(&config, given, manifest, &names, &found));
         let preprocess: Result<PreprocessConfig, _> = serde_json::from_value(manifest.preprocess.clone());
         let preprocess = preprocess.map_err(FinetuneError::ServedPreprocess)?;
-        settle_preprocess(&mut config, &preprocess)?;
+        settle_preprocess(&mut config.preprocess, &preprocess)?;
         warnings.extend(remarks_on_weights(&init, &config, &preprocess));
         Ok(Self { config, init, validation: None, validation_digest: None, warnings })
     }
@@ -205,20 +197,6 @@ fn remarks_on_weights(init: &Init, config: &FinetuneConfig, cache: &PreprocessCo
         ));
     }
     remarks
-}
-
-/// Fills in the preprocessing of `config`, or compares it with the cache's.
-fn settle_preprocess(config: &mut FinetuneConfig, cache: &PreprocessConfig) -> Result<(), FinetuneError> {
-    match &config.preprocess {
-        Some(expected) if expected != cache => {
-            let [cache, config] = differing(cache, expected);
-            Err(FinetuneError::Preprocess { cache, config })
-        }
-        _ => {
-            config.preprocess = Some(cache.clone());
-            Ok(())
-        }
-    }
 }
 
 /// Contribution of a micro-batch with these `labels` to a step's loss.

@@ -20,7 +20,7 @@ use crate::model::hi_end_mae::HiEndMae;
 use crate::model::init::WeightInit;
 use crate::model::patch_embed::{grid_of, unpatchify};
 use crate::report::picture::{Panel, render};
-use crate::trained_on::differing;
+use crate::trained_on::{self, OtherPreprocess};
 use crate::training::{
     Beginning, Event, KeptValues, PictureError, Share, Stream, Summary, Task, TrainOptions, TrainingError, train,
 };
@@ -34,16 +34,8 @@ pub enum PretrainError {
     #[error("manifest.json: invalid preprocess")]
     Manifest(#[source] serde_json::Error),
     /// A cache whose preprocessing differs from the configuration.
-    #[error(
-        "the cache was made with {cache}; the configuration's preprocess says {config}; choose another cache (a resumed run needs \
-         the one that it began with), or remove [preprocess]"
-    )]
-    Preprocess {
-        /// Settings of the cache that differ.
-        cache: String,
-        /// Settings of the configuration that differ.
-        config: String,
-    },
+    #[error(transparent)]
+    Preprocess(#[from] OtherPreprocess),
 }
 
 /// Fills in the preprocessing of `config` from the manifest of the cache, or compares the two.
@@ -52,16 +44,7 @@ pub enum PretrainError {
 /// [`PretrainError`].
 pub fn settle_preprocess(config: &mut PretrainConfig, manifest: &Manifest) -> Result<(), PretrainError> {
     let cache = preprocess_of(manifest)?;
-    match &config.preprocess {
-        Some(expected) if *expected != cache => {
-            let [cache, config] = differing(&cache, expected);
-            Err(PretrainError::Preprocess { cache, config })
-        }
-        _ => {
-            config.preprocess = Some(cache);
-            Ok(())
-        }
-    }
+    Ok(trained_on::settle_preprocess(&mut config.preprocess, &cache)?)
 }
 
 /// Preprocessing of a cache's cases.

@@ -61,6 +61,39 @@ impl TrainedOn {
     }
 }
 
+/// A cache whose preprocessing differs from that of a configuration.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the cache was made with {cache}; the configuration's preprocess says {config}; choose another cache (a resumed run needs \
+     the one that it began with), or remove [preprocess]"
+)]
+pub struct OtherPreprocess {
+    /// Settings of the cache that differ.
+    cache: String,
+    /// Settings of the configuration that differ.
+    config: String,
+}
+
+/// Fills in the preprocessing that a configuration states from that of the cache, or compares the two.
+///
+/// # Errors
+/// If they differ.
+pub(crate) fn settle_preprocess(
+    stated: &mut Option<PreprocessConfig>,
+    cache: &PreprocessConfig,
+) -> Result<(), OtherPreprocess> {
+    match &*stated {
+        Some(expected) if expected != cache => {
+            let [cache, config] = differing(cache, expected);
+            Err(OtherPreprocess { cache, config })
+        }
+        _ => {
+            *stated = Some(cache.clone());
+            Ok(())
+        }
+    }
+}
+
 /// Describes two ways of preprocessing by the settings in which they differ, such as `spacing 2 mm`.
 pub(crate) fn differing(one: &PreprocessConfig, other: &PreprocessConfig) -> [String; 2] {
     let settings = |preprocess: &PreprocessConfig| {

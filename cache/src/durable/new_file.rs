@@ -34,8 +34,7 @@ impl NewFile {
     }
 
     /// Path of the temporary file.
-    #[must_use]
-    pub fn temporary_path(&self) -> &Path {
+    pub(super) fn temporary_path(&self) -> &Path {
         self.file.path()
     }
 

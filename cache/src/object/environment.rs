@@ -42,43 +42,72 @@ pub(super) enum EnvironmentError {
     },
 }
 
+/// Environment variables that are read for the stores of a scheme.
+struct Variables {
+    /// Names and keys, whose values are single words.
+    words: &'static [&'static str],
+    /// Credentials with any text, such as JSON.
+    texts: &'static [&'static str],
+    /// URLs of the store.
+    endpoints: &'static [&'static str],
+    /// URLs of services that give credentials.
+    services: &'static [&'static str],
+    /// Variable that allows endpoints without TLS.
+    allow: &'static str,
+}
+
+impl Variables {
+    /// Variables of a scheme, less those that a set one overrides; `None` for web servers, which take none.
+    fn of(scheme: &str, is_set: impl Fn(&'static str) -> bool) -> Option<Self> {
+        match scheme {
+            "s3" => Some(Self {
+                words: &[
+                    "AWS_ACCESS_KEY_ID",
+                    "AWS_SECRET_ACCESS_KEY",
+                    "AWS_SESSION_TOKEN",
+                    "AWS_REGION",
+                    "AWS_DEFAULT_REGION",
+                ],
+                texts: &[],
+                endpoints: if is_set("AWS_ENDPOINT_URL_S3") {
+                    &["AWS_ENDPOINT_URL_S3"]
+                } else {
+                    &["AWS_ENDPOINT", "AWS_ENDPOINT_URL"]
+                },
+                services: &["AWS_ENDPOINT_URL_STS", "AWS_METADATA_ENDPOINT"],
+                allow: "AWS_ALLOW_HTTP",
+            }),
+            "gs" => Some(Self {
+                words: &[],
+                texts: &["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_KEY"],
+                endpoints: &["GOOGLE_BASE_URL"],
+                services: &[],
+                allow: "GOOGLE_ALLOW_HTTP",
+            }),
+            "az" => Some(Self {
+                words: &["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"],
+                texts: &[],
+                // The emulator has a URL of its own.
+                endpoints: if is_set("AZURE_STORAGE_USE_EMULATOR") {
+                    &[]
+                } else {
+                    &["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"]
+                },
+                services: &[],
+                allow: "AZURE_ALLOW_HTTP",
+            }),
+            _ => None,
+        }
+    }
+}
+
 /// Checks the variables that are read for stores of a scheme.
 ///
 /// # Errors
 /// If a variable is set to a value that cannot be meant.
 pub(super) fn check(scheme: &str, value: impl Fn(&'static str) -> Option<OsString>) -> Result<(), EnvironmentError> {
-    let is_set = |name: &'static str| value(name).is_some();
-    // Values of one word.
-    let words: &[&'static str] = match scheme {
-        "s3" => {
-            &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"]
-        }
-        "az" => &["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN"],
-        _ => &[],
-    };
-    let texts: &[&'static str] = match scheme {
-        "gs" => &["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_KEY"],
-        _ => &[],
-    };
-    let endpoints: &[&'static str] = match scheme {
-        // It goes before the others.
-        "s3" if is_set("AWS_ENDPOINT_URL_S3") => &["AWS_ENDPOINT_URL_S3"],
-        "s3" => &["AWS_ENDPOINT", "AWS_ENDPOINT_URL"],
-        "gs" => &["GOOGLE_BASE_URL"],
-        // The emulator has a URL of its own.
-        "az" if !is_set("AZURE_STORAGE_USE_EMULATOR") => &["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"],
-        _ => &[],
-    };
-    // Services that give credentials.
-    let services: &[&'static str] = match scheme {
-        "s3" => &["AWS_ENDPOINT_URL_STS", "AWS_METADATA_ENDPOINT"],
-        _ => &[],
-    };
-    let allow = match scheme {
-        "s3" => "AWS_ALLOW_HTTP",
-        "gs" => "GOOGLE_ALLOW_HTTP",
-        _ => "AZURE_ALLOW_HTTP",
-    };
+    let Some(variables) = Variables::of(scheme, |name| value(name).is_some()) else { return Ok(()) };
+    let Variables { words, texts, endpoints, services, allow } = variables;
     let allows = value(allow).is_some_and(|value| is_truthy(&value.to_string_lossy()));
     let given = |name: &'static str| Some((name, value(name)?.to_string_lossy().into_owned()));
     for (name, value) in [words, texts, endpoints, services].concat().into_iter().filter_map(given) {

@@ -95,7 +95,8 @@ struct Store {
     variables: &'static str,
     /// URL of the service that gives the credentials of this machine, if the environment names one.
     metadata: Option<String>,
-    /// `true` if a refused request for a token is followed by requests without one, as machines of older times have them.
+    /// `true` if a refused request for a token may be followed by requests without one, the first version of Amazon's protocol
+    /// (`AWS_IMDSV1_FALLBACK`).
     asks_without_token: bool,
     state: Mutex<State>,
 }
@@ -216,18 +217,13 @@ impl Store {
                     Some(proxy) => HttpError::new(err.kind(), Proxied { reason: innermost(&err), proxy }),
                     None => err,
                 };
-                if !is_final {
-                    // A request that took long to fail has failed for long: a large upload to a silent server, for example.
-                    self.failed(&innermost(&err), Some(started));
-                }
                 if is_final {
-                    Err(once(err))
-                } else if is_hopeless() {
-                    // Requests were abandoned while this one was on its way.
-                    Err(HttpError::new(HttpErrorKind::Unknown, Abandoned))
-                } else {
-                    Err(err)
+                    return Err(once(err));
                 }
+                // A request that took long to fail has failed for long: a large upload to a silent server, for example.
+                self.failed(&innermost(&err), Some(started));
+                // Requests may have been abandoned while this one was on its way.
+                Err(if is_hopeless() { HttpError::new(HttpErrorKind::Unknown, Abandoned) } else { err })
             }
         }
     }
@@ -286,7 +282,8 @@ impl Store {
     }
 }
 
-/// Returns `true` if a retry may succeed: the server is unreachable or busy, not one of another kind.
+/// Returns `true` if a retry may succeed: the server is unreachable or busy. A TLS error means that it has no valid
+/// certificate, or speaks another protocol.
 fn heals(err: &(dyn StdError + 'static)) -> bool {
     std::iter::successors(Some(err), |&error| error.source()).all(|error| match error.downcast_ref::<io::Error>() {
         // rustls reports its errors with this kind. The source of an I/O error is that of the error within it, which may be

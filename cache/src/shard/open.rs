@@ -1,5 +1,6 @@
 //! Opening all shards of a cache.
 
+#[cfg(feature = "object-store")]
 use std::collections::BTreeSet;
 #[cfg(feature = "object-store")]
 use std::path::Path;
@@ -64,31 +65,38 @@ pub(crate) fn open_one(place: &Place, name: &str) -> Result<Shard> {
 #[cfg(feature = "object-store")]
 const OPENED_AT_A_TIME: usize = 16;
 
+/// Shards below a bucket's prefix, sorted by name, and the URLs of listed ones that do not exist.
 #[cfg(feature = "object-store")]
-fn open_objects(bucket: &crate::object::Bucket, listed: &[String], options: &OpenOptions) -> Result<Opened> {
-    use crate::disk_cache::DiskCache;
-    use crate::object::{BlockStore, MemoryBlocks, Object, RemoteFile};
-    use crate::options::Copies;
-
+fn find_objects(
+    bucket: &crate::object::Bucket,
+    listed: &[String],
+) -> Result<(Vec<crate::object::Object>, Vec<PathBuf>)> {
     let mut missing = Vec::new();
-    let mut objects: Vec<Object> = if bucket.location().is_read_only() {
+    let mut objects = Vec::with_capacity(listed.len());
+    if bucket.location().is_read_only() {
         // A web server cannot list its files.
-        let mut objects = Vec::with_capacity(listed.len());
         for name in listed {
             match bucket.find(name)? {
                 Some(object) => objects.push(object),
                 None => missing.push(bucket.url_of(name)),
             }
         }
-        objects
     } else {
-        let mut objects = bucket.list("")?;
-        objects.retain(|object| is_shard(Path::new(&object.name)));
+        objects.extend(bucket.list("")?.into_iter().filter(|object| is_shard(Path::new(&object.name))));
         let names: BTreeSet<&str> = objects.iter().map(|object| object.name.as_str()).collect();
         missing.extend(listed.iter().filter(|name| !names.contains(name.as_str())).map(|name| bucket.url_of(name)));
-        objects
-    };
+    }
     objects.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok((objects, missing))
+}
+
+#[cfg(feature = "object-store")]
+fn open_objects(bucket: &crate::object::Bucket, listed: &[String], options: &OpenOptions) -> Result<Opened> {
+    use crate::disk_cache::DiskCache;
+    use crate::object::{BlockStore, MemoryBlocks, RemoteFile};
+    use crate::options::Copies;
+
+    let (objects, missing) = find_objects(bucket, listed)?;
     let (blocks, disk_cache): (Arc<dyn BlockStore>, _) = match &options.copies {
         Copies::Disk(disk) => {
             let cache = DiskCache::open(disk, options.access)?;

@@ -123,7 +123,7 @@ impl Shard {
     ///
     /// # Errors
     /// If it cannot be read or is damaged.
-    pub fn read_index(&self, case: &CaseRecord, scratch: &mut Vec<u8>) -> Result<CaseIndex> {
+    pub(crate) fn read_index(&self, case: &CaseRecord, scratch: &mut Vec<u8>) -> Result<CaseIndex> {
         let bad = |error: CaseIndexError| Error::BadShard {
             path: self.path.clone(),
             reason: ShardError::Case { case: case.key(), error },

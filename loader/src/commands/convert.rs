@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -18,7 +18,7 @@ use super::{not_in_data, plan, unused};
 use crate::case::shown;
 use crate::cli;
 use crate::convert::{Conversion, ConvertError, Event, OnSuspect, Prune, Summary, keep_share};
-use crate::dataset::{Exclude, UnusedReason, Weight};
+use crate::dataset::{Dataset, Exclude, UnusedReason, Weight};
 use crate::program::{INTERRUPTED, SKIPPED, check_output_folder, interrupt_flag, is_one_output, note, print};
 
 /// Largest number of scans listed that the cache holds twice.
@@ -32,6 +32,34 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         keep_apart(data, folder)?;
     }
     let mut task = Task::find(data, &args.preprocess)?;
+    configure(&mut task, args, data)?;
+    let mut share = task.datasets.clone();
+    if let Some(worker) = args.worker {
+        task.options.worker = worker;
+        keep_share(&mut share, worker);
+        let (number, workers) = worker;
+        note(format_args!("worker {number} of {workers}: {}", summary(&share, 0)));
+    }
+    if args.dry_run {
+        return plan::dry_run(task, share, &args.out);
+    }
+    let stop = interrupt_flag("finishing the cases in progress; press Ctrl-C again to stop at once")?;
+    let summary = match convert_shown(&task, &share, &args.out, &stop) {
+        // Cases stored before the interruption are complete; the next run converts the rest.
+        Err(err) if stop.load(Ordering::Relaxed) && is_interruption(&err) => {
+            note(format_args!("interrupted: {:#}", anyhow::Error::new(err)));
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        summary => summary?,
+    };
+    conclude(args, data, &task, &summary, num_cases(&share))
+}
+
+/// Sets the options of a conversion by the flags that no other command has.
+///
+/// # Errors
+/// If `--reconvert` selects no case, or records would be pruned while a part of the data cannot be seen.
+fn configure(task: &mut Task, args: &cli::Convert, data: &Path) -> anyhow::Result<()> {
     task.options.shard_bytes = args.shard_size.as_u64();
     // Pruning frees the space of superseded records as well.
     let compact = if args.compact { Prune::Superseded } else { Prune::Nothing };
@@ -49,23 +77,15 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
     {
         anyhow::bail!("{lost}; nothing is pruned while parts of the data cannot be seen");
     }
-    let mut share = task.datasets.clone();
-    if let Some(worker) = args.worker {
-        task.options.worker = worker;
-        keep_share(&mut share, worker);
-        let (number, workers) = worker;
-        note(format_args!("worker {number} of {workers}: {}", summary(&share, 0)));
-    }
-    if args.dry_run {
-        return plan::dry_run(task, share, &args.out);
-    }
-    let num_listed = num_cases(&share);
+    Ok(())
+}
 
-    let stop = interrupt_flag("finishing the cases in progress; press Ctrl-C again to stop at once")?;
+/// Converts the cases of `share` and shows the progress.
+fn convert_shown(task: &Task, share: &[Dataset], out: &Path, stop: &Arc<AtomicBool>) -> Result<Summary, ConvertError> {
     let cases = share.iter().flat_map(|dataset| &dataset.cases);
     let sizes: BTreeMap<String, u64> = cases.map(|case| (case.key(), case.file_bytes().unwrap_or(0))).collect();
-    let mut progress = Progress::new("the conversion", num_listed, sizes.values().sum());
-    let Task { root, datasets, config, options, .. } = &task;
+    let mut progress = Progress::new("the conversion", num_cases(share), sizes.values().sum());
+    let Task { root, datasets, config, options, .. } = task;
     // The summary repeats every remark: where both can be read in one place, they are only counted until then.
     let is_one_output = is_one_output();
     let mut withheld: Vec<String> = Vec::new();
@@ -85,22 +105,14 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
             progress.advance(sizes.get(&skipped.case).copied().unwrap_or(0));
         }
     };
-    let conversion = Conversion::new(root, datasets, &args.out).config(config.clone()).options(options.clone());
-    let summary = conversion.stop(Arc::clone(&stop).into()).observe(observe).run();
+    let conversion = Conversion::new(root, datasets, out).config(config.clone()).options(options.clone());
+    let summary = conversion.stop(Arc::clone(stop).into()).observe(observe).run();
     progress.finish();
     if summary.is_err() {
         // No summary follows.
         withheld.iter().for_each(note);
     }
-    let summary = match summary {
-        // Cases stored before the interruption are complete; the next run converts the rest.
-        Err(err) if stop.load(Ordering::Relaxed) && is_interruption(&err) => {
-            note(format_args!("interrupted: {:#}", anyhow::Error::new(err)));
-            return Ok(ExitCode::from(INTERRUPTED));
-        }
-        summary => summary?,
-    };
-    conclude(args, data, &task, &summary, num_listed)
+    summary
 }
 
 /// Refuses a folder for the cache in which files of the data lie, and warns of any other one within the data.

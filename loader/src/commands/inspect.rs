@@ -1,22 +1,19 @@
 //! `hiend-shard inspect`: the content of a cache or a case, as tables and pictures.
 
+mod case;
 mod report;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use hiend_cache::{Cache, Case, CaseRecord, Manifest, OpenOptions, SourceValues, VolumeReader};
+use hiend_cache::{Cache, Case, CaseRecord, Manifest, OpenOptions, SourceValues};
 use serde_json::json;
 
 use super::table::{Table, count, facts, size};
 use crate::case::{case_named, shown};
 use crate::cli::Inspect;
-use crate::geometry::Affine;
-use crate::picture::CaseView;
 use crate::preprocess::PreprocessConfig;
-use crate::preprocess::normalize::Units;
 use crate::preprocess::window::{Store, zscore_scale};
 use crate::program::{check_extension, check_output_file, check_output_folder, escape_name, note, print};
 
@@ -42,9 +39,9 @@ pub(super) fn run(args: &Inspect) -> anyhow::Result<ExitCode> {
         }
         Some(name) => {
             let case = case_named(&cache, name)?;
-            describe(&cache, case)?;
+            case::describe(&cache, case)?;
             if let Some(path) = &args.png {
-                draw(&cache, case, path)?;
+                case::draw(&cache, case, path)?;
                 note(format_args!("picture: {}", shown(path)));
             }
         }
@@ -239,121 +236,10 @@ fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn matrix(affine: &Affine) -> String {
-    let row = |row: &[f64; 4]| {
-        let [a, b, c, d] = row;
-        format!("{a:10.3}{b:10.3}{c:10.3}{d:10.3}")
-    };
-    listed(affine.iter().take(3).map(row), "\n")
-}
-
 fn label_name(cache: &Cache, dataset: &str, label: u8) -> String {
     let names = cache.manifest().datasets.get(dataset).map(|info| &info.labels);
     let unnamed = || if label == 0 { "background".to_owned() } else { format!("label {label}") };
     names.and_then(|names| names.get(&label)).map_or_else(unnamed, |name| escape_name(name).into_owned())
-}
-
-fn describe(cache: &Cache, case: &Case) -> anyhow::Result<()> {
-    let record = case.record();
-    let index = VolumeReader::new().index(case)?;
-    let (voxels, geometry) = (num_voxels(case), &record.geometry);
-    let region = geometry.foreground_box;
-    let source = |path: &str, hash: &str| format!("{path}\nblake3 {hash}");
-    let label = record.source.label.as_deref().zip(record.source.label_blake3.as_deref());
-    let share = |count: u64| format!("{count} ({:.1} %)", count as f64 * 100.0 / voxels as f64);
-    print(facts([
-        ("case", case.key().to_owned()),
-        ("shape", format!("{} voxels, RAS+", listed(record.shape, " x "))),
-        ("spacing", format!("{} mm", rounded(geometry.spacing))),
-        ("world from voxel", matrix(&geometry.affine)),
-        ("source shape", listed(geometry.source_shape, " x ")),
-        ("source world from voxel", matrix(&geometry.source_affine)),
-        (
-            "foreground box",
-            format!("{} to {} of the resampled scan", listed(region.start, ", "), listed(region.end, ", ")),
-        ),
-        ("foreground", share(index.occupancy.foreground.total())),
-        ("image", source(&record.source.image, &record.source.image_blake3)),
-        ("label", label.map_or_else(|| "none".into(), |(path, hash)| source(path, hash))),
-        ("in the folder", record.source.folder.clone().unwrap_or_else(|| "unknown".into())),
-        ("source size", size(record.source.bytes)),
-        ("parameters", record.parameters.clone()),
-        ("stored in", file_name(case.shard().path())),
-        ("size", format!("{}, {} B/voxel", size(record.span.len()), per_voxel(record.span.len(), voxels))),
-        ("chunks", format!("{} of {}", index.grid.num_chunks(), listed(index.grid.chunk_box(0).shape(), " x "))),
-        ("image chunks", size(index.image.coded_bytes())),
-        ("label chunks", index.label.as_ref().map_or_else(|| "none".into(), |label| size(label.coded_bytes()))),
-    ]))?;
-    if let Some(values) = &record.values {
-        let percent = |share: f64| format!("{:.1} %", share * 100.0);
-        let (below, above, air) = (percent(values.below), percent(values.above), percent(values.air));
-        let mut rows = vec![("source values", value_range(values))];
-        if let (Some(mean), Some(std)) = (values.mean, values.std) {
-            rows.push(("mean and deviation", format!("{mean:.6} and {std:.6}, in the box of nonzero voxels")));
-            let share = |share: f64| format!("{:.4} %", share * 100.0);
-            rows.push(("clamped", format!("{} below, {} above", share(values.below), share(values.above))));
-            rows.push(("zero", air));
-        } else {
-            rows.push(("at the window's ends", format!("{below} below, {above} above")));
-            rows.push(("air", air));
-        }
-        let findings = if values.findings.is_empty() { "none".into() } else { values.findings.join("\n") };
-        rows.push(("findings", findings));
-        print(facts(rows))?;
-    }
-    if !index.occupancy.classes.is_empty() {
-        let mut classes = Table::bordered().with_header(["label", "name", "voxels", "%", "ml"]);
-        let millilitres: f64 = geometry.spacing.iter().product::<f64>() / 1e3;
-        for (class, counts) in &index.occupancy.classes {
-            let total = counts.total();
-            classes.row([
-                class.to_string(),
-                label_name(cache, &record.dataset, u8::try_from(*class).unwrap_or(u8::MAX)),
-                total.to_string(),
-                format!("{:.2}", total as f64 * 100.0 / voxels as f64),
-                format!("{:.1}", total as f64 * millilitres),
-            ]);
-        }
-        print(classes.align_right([0, 2, 3, 4]))?;
-    }
-    Ok(())
-}
-
-fn draw(cache: &Cache, case: &Case, path: &Path) -> anyhow::Result<()> {
-    let mut reader = VolumeReader::new();
-    let volume = case.read_whole(&mut reader)?;
-    let record = case.record();
-    let units = parameters_of(cache).units(None);
-    let scale = units.scale(record.image.scale, record.image.offset);
-    let range = match units {
-        Units::Window([low, high]) => format!("window {low} to {high} HU"),
-        Units::ZScores => {
-            let [black, white] = units.shown_range();
-            format!("z-scores {black} to {white}")
-        }
-    };
-    let classes = reader.index(case)?.occupancy.classes;
-    let legend: Vec<(u8, String)> = classes
-        .iter()
-        .filter_map(|(class, _)| u8::try_from(*class).ok().filter(|&class| class > 0))
-        .map(|class| (class, label_name(cache, &record.dataset, class)))
-        .collect();
-    let grey = |voxel: usize| units.grey(scale.apply(volume.image[voxel]));
-    let subtitle = format!(
-        "{} voxels of {} mm   {range}   patient's right is on the left",
-        listed(record.shape, " x "),
-        rounded(record.geometry.spacing)
-    );
-    let view = CaseView {
-        title: case.key(),
-        subtitle: &subtitle,
-        shape: volume.shape,
-        spacing: record.geometry.spacing,
-        grey: &grey,
-        labels: volume.label.as_deref(),
-        legend: &legend,
-    };
-    view.draw().write_png(path).with_context(|| format!("{}: cannot write the picture", shown(path)))
 }
 
 #[cfg(test)]

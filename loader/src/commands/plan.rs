@@ -136,7 +136,7 @@ fn show(task: &Task, probe_for: Duration, cache: Option<(&Path, &Changes)>) -> a
     if task.options.on_suspect == OnSuspect::Fail {
         print("--on-suspect fail: the conversion ends at the first of them that is refused for its values.")?;
     }
-    // Those that the probe could not convert are among the skipped ones.
+    // Cases that the probe could not convert are among the skipped ones.
     let would_convert = num_cases(&task.datasets) > plan.skipped.len();
     let has_kept = |changes: &Changes| !changes.unchanged.is_empty() || !changes.undecided.is_empty();
     let has_cases = would_convert || cache.is_some_and(|(_, changes)| has_kept(changes));

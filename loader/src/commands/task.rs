@@ -43,7 +43,7 @@ impl Task {
             store: args.store.into(),
             normalize,
         };
-        // Its errors begin with the name of the option.
+        // The text of the error begins with the name of the option.
         config.validate().map_err(|err| UsageError::new(format!("--{err}")))?;
         let options = ConvertOptions {
             jobs: args.jobs.map_or_else(cores, usize::from),

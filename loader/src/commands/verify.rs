@@ -1,13 +1,13 @@
 //! `hiend-shard verify`: checks every byte of a cache, several cases at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use hiend_cache::shard::Shard;
+use hiend_cache::shard::{Shard, live_records};
 use hiend_cache::verify::{Fault, Survey, survey, verify_case};
 use hiend_cache::{Location, Manifest, VolumeReader, manifest};
 use rayon::prelude::*;
@@ -38,7 +38,8 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     }
     let cases: Vec<_> =
         survey.shards.iter().flat_map(|shard| (0..shard.cases().len()).map(move |idx| (shard, idx))).collect();
-    let live = live_records(&survey.shards);
+    let live: BTreeSet<(&Path, usize)> =
+        live_records(&survey.shards).into_iter().map(|(shard, idx)| (shard.path(), idx)).collect();
     let bytes: u64 = survey.shards.iter().map(|shard| shard.len()).sum();
     let stop = interrupt_flag("finishing the cases in progress; press Ctrl-C again to stop at once")?;
     let progress = Progress::new("the verification", cases.len(), bytes);
@@ -48,59 +49,92 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
     // Nothing reads a superseded record: damage in it is reported and does no harm.
     let (found, superseded): (Vec<_>, Vec<_>) =
         cases.iter().zip(found).partition(|((shard, idx), _)| live.contains(&(shard.path(), *idx)));
-    let num_superseded: usize = superseded.iter().map(|(_, faults)| faults.len()).sum();
-
-    if survey.unlisted > 0 && !args.json {
-        let shards = count(survey.unlisted, "shard");
-        print(format_args!("{shards} not listed in manifest.json yet; the next run of hiend-shard lists them"))?;
-    }
-    if !args.json {
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
-        if interrupted {
-            print("Interrupted. Not every case was checked.")?;
-            return Ok(ExitCode::from(INTERRUPTED));
-        }
-    }
-    let secs = started.elapsed().as_secs_f64();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
-    let rate = size((bytes as f64 / secs.max(1e-3)) as u64);
-    let num_records = cases.len();
-    let (shards, mut cases) = (count(survey.shards.len(), "shard"), count(live.len(), "case"));
-    if num_records > live.len() {
-        cases = format!("{cases}, {}", count(num_records - live.len(), "superseded record"));
-    }
-    let checked = format!("{shards}, {cases}, {} in {secs:.1} s ({rate}/s)", size(bytes));
+    let num_in_superseded: usize = superseded.iter().map(|(_, faults)| faults.len()).sum();
+    let content = Content {
+        shards: survey.shards.len(),
+        unlisted: survey.unlisted,
+        cases: live.len(),
+        superseded: cases.len() - live.len(),
+        bytes,
+    };
     let faults: Vec<&Fault> = survey.faults.iter().chain(found.iter().flat_map(|(_, faults)| faults)).collect();
     if args.json {
-        let reason = match &failure {
-            Some(failure) => Some(failure.to_string()),
-            None => interrupted.then(|| "interrupted; not every case was checked".to_owned()),
-        };
-        print(json!({
-            "shards": survey.shards.len(),
-            "cases": live.len(),
-            "superseded_records": num_records - live.len(),
-            "bytes": bytes,
-            "unlisted_shards": survey.unlisted,
-            "faults": faults.iter().copied().map(fault_json).collect::<Vec<_>>(),
-            "faults_in_superseded_records": num_superseded,
-            "failure": reason,
-        }))?;
-        return match failure {
-            Some(failure) => Err(failure),
-            None if interrupted => Ok(ExitCode::from(INTERRUPTED)),
-            None => Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
-        };
+        return print_json(&content, &faults, num_in_superseded, failure, interrupted);
     }
-    if num_superseded > 0 {
-        let faults = count(num_superseded, "fault");
+    if content.unlisted > 0 {
+        let shards = count(content.unlisted, "shard");
+        print(format_args!("{shards} not listed in manifest.json yet; the next run of hiend-shard lists them"))?;
+    }
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    if interrupted {
+        print("Interrupted. Not every case was checked.")?;
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    if num_in_superseded > 0 {
+        let faults = count(num_in_superseded, "fault");
         print(format_args!(
             "{faults} in superseded records, which nothing reads; --compact of hiend-shard removes them"
         ))?;
     }
-    conclude(args, &checked, faults)
+    conclude(args, &content.line(started.elapsed().as_secs_f64()), faults)
+}
+
+/// Content of a cache that is verified.
+struct Content {
+    /// Number of intact shards.
+    shards: usize,
+    /// Number of shards that the manifest does not list.
+    unlisted: usize,
+    /// Number of live cases.
+    cases: usize,
+    /// Number of superseded records.
+    superseded: usize,
+    /// Size of the shards in bytes.
+    bytes: u64,
+}
+
+impl Content {
+    /// Text on the content, and on the time that its verification took.
+    fn line(&self, secs: f64) -> String {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive rate")]
+        let rate = size((self.bytes as f64 / secs.max(1e-3)) as u64);
+        let (shards, mut cases) = (count(self.shards, "shard"), count(self.cases, "case"));
+        if self.superseded > 0 {
+            cases = format!("{cases}, {}", count(self.superseded, "superseded record"));
+        }
+        format!("{shards}, {cases}, {} in {secs:.1} s ({rate}/s)", size(self.bytes))
+    }
+}
+
+/// Prints the result as JSON and returns the exit code, or the `failure` that ended the verification.
+fn print_json(
+    content: &Content,
+    faults: &[&Fault],
+    num_in_superseded: usize,
+    failure: Option<anyhow::Error>,
+    interrupted: bool,
+) -> anyhow::Result<ExitCode> {
+    let reason = match &failure {
+        Some(failure) => Some(failure.to_string()),
+        None => interrupted.then(|| "interrupted; not every case was checked".to_owned()),
+    };
+    print(json!({
+        "shards": content.shards,
+        "cases": content.cases,
+        "superseded_records": content.superseded,
+        "bytes": content.bytes,
+        "unlisted_shards": content.unlisted,
+        "faults": faults.iter().copied().map(fault_json).collect::<Vec<_>>(),
+        "faults_in_superseded_records": num_in_superseded,
+        "failure": reason,
+    }))?;
+    match failure {
+        Some(failure) => Err(failure),
+        None if interrupted => Ok(ExitCode::from(INTERRUPTED)),
+        None => Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
 }
 
 /// Finds the first live case that was converted with another spacing, window or range of stored values than an intact manifest
@@ -108,12 +142,8 @@ pub(super) fn run(args: &Verify) -> anyhow::Result<ExitCode> {
 fn contradiction(location: &Location, survey: &Survey) -> Option<Fault> {
     let manifest = Manifest::read(location.clone()).ok()?;
     let stated: PreprocessConfig = serde_json::from_value(manifest.preprocess).ok()?;
-    let live = live_records(&survey.shards);
-    let records = survey.shards.iter().flat_map(|shard| {
-        let is_live = |idx: usize| live.contains(&(shard.path(), idx));
-        shard.cases().iter().enumerate().filter(move |(idx, _)| is_live(*idx)).map(|(_, record)| record)
-    });
-    let other = records.into_iter().find(|record| !may_have(record, &stated))?;
+    let mut records = live_records(&survey.shards).into_iter().map(|(shard, idx)| &shard.cases()[idx]);
+    let other = records.find(|record| !may_have(record, &stated))?;
     Some(Fault {
         path: location.join(manifest::FILE_NAME),
         case: None,
@@ -208,21 +238,6 @@ fn conclude(args: &Verify, checked: &str, faults: Vec<&Fault>) -> anyhow::Result
         print(repair(&args.cache, &damaged))?;
     }
     Ok(ExitCode::FAILURE)
-}
-
-/// Live records, by shard and position: for each case the record of the largest generation and, among equal
-/// generations, the one in the shard that sorts last, as [`hiend_cache::Cache`] selects them.
-fn live_records(shards: &[Arc<Shard>]) -> BTreeSet<(&Path, usize)> {
-    let mut live: BTreeMap<String, (u64, (&Path, usize))> = BTreeMap::new();
-    for shard in shards {
-        for (idx, record) in shard.cases().iter().enumerate() {
-            let key = record.key();
-            if live.get(&key).is_none_or(|&(generation, _)| generation <= shard.generation()) {
-                live.insert(key, (shard.generation(), (shard.path(), idx)));
-            }
-        }
-    }
-    live.into_values().map(|(_, place)| place).collect()
 }
 
 /// Instructions to repair the faults: commands that convert damaged cases again, and files to restore or delete.

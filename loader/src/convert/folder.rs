@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
+use hiend_cache::CaseRecord;
 use hiend_cache::seen::Seen;
-use hiend_cache::shard::{generation_in_name, open_named, record::CaseRecord, set_aside, writer::remove_stale};
+use hiend_cache::shard::{generation_in_name, open_named, set_aside, writer::remove_stale};
 use hiend_cache::{Cache, DatasetInfo, FileError, Location, Manifest, OpenOptions, ShardError};
 
 use super::known::Known;

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use hiend_cache::SourceFiles;
 use hiend_cache::seen::Seen;
-use hiend_cache::shard::record::CaseRecord;
+use hiend_cache::{CaseRecord, SourceFiles};
 
 use super::source::looks_the_same;
 

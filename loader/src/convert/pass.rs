@@ -69,7 +69,7 @@ impl Pass<'_> {
             receiver.iter().try_for_each(|outcome| store(outcome?))
         })?;
         let pending = pending.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // These were counted as over above.
+        // Pending cases were counted as over at first.
         let over = over.into_inner() - pending.len();
         Ok(Left { pending, over, untouched: cases.len().saturating_sub(next.into_inner()) })
     }

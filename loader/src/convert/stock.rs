@@ -28,7 +28,7 @@ pub(super) fn take(
     for fault in faults {
         let hiend_cache::Error::MissingShard { path } = fault else { return Err(fault.into()) };
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // Of a missing shard, the manifest lists the cases that are still to be converted.
+        // The manifest lists the cases of a missing shard that are still to be converted.
         summary.lost.extend(cache.manifest().cases.get(name.as_ref()).into_iter().flatten().cloned());
     }
     summary.lost.sort();

@@ -79,7 +79,8 @@ impl ChannelNames {
             if lone_first_is_channel && has_first && numbers.len() == 1 && has_label(&0) {
                 return true;
             }
-            // Its label map is named like it: next to further numbers, those may be channels nevertheless.
+            // A scan with number 0 and a label map named like it is a case; further numbers next to it may be channels
+            // nevertheless.
             if has_label(&0) {
                 numbers.remove(&0);
             }

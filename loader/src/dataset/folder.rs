@@ -81,20 +81,7 @@ fn visit(
     for file in folder.files.iter().filter(|file| !taken.contains(&file.path)) {
         let mut unused = |reason| dataset.unused.push(UnusedFile { path: file.path.clone(), reason });
         match (file.stem(), of_labels) {
-            (None, of_labels) => unused(match (of_other_file(file).unwrap_or(UnusedReason::NotAVolume), of_labels) {
-                (
-                    UnusedReason::DicomInDataset,
-                    Some(
-                        UnusedReason::NamedLikeLabel
-                        | UnusedReason::AmbiguousLabel
-                        | UnusedReason::InPredictionFolder { .. },
-                    ),
-                ) => UnusedReason::DicomLabels,
-                // Arrays are probabilities next to the predictions of a model.
-                (UnusedReason::DicomInDataset, Some(reason))
-                | (UnusedReason::Arrays { .. }, Some(reason @ UnusedReason::Prediction)) => reason.clone(),
-                (reason, _) => reason,
-            }),
+            (None, of_labels) => unused(other_reason(file, of_labels)),
             (Some(_), Some(reason)) => unused(reason.clone()),
             (Some(stem), _) if is_label_name(stem) => labels.entry(case_key(stem)).or_default().push(file),
             (Some(stem), _) if matches!(names.role(stem), NameRole::Further(_)) => unused(UnusedReason::OtherChannel),
@@ -108,7 +95,58 @@ fn visit(
     let first = dataset.cases.len();
     let ambiguous = ambiguous_labels(folder, &images, &labels);
     let reason = |is_ambiguous| if is_ambiguous { UnusedReason::AmbiguousLabel } else { UnusedReason::NamedLikeLabel };
-    for (key, files) in &images {
+    add_cases((folder, root), &images, &mut labels, &names, dataset);
+    let cts = CtCases::of(&dataset.cases[first..]);
+    let of_foreign = |(file, stem, word): (&TreeFile, &str, String)| UnusedFile {
+        path: file.path.clone(),
+        reason: cts.of_image(stem, word),
+    };
+    dataset.unused.extend(foreign.into_iter().map(of_foreign));
+    for (key, files) in labels {
+        let reason = reason(ambiguous.keys.contains(&key));
+        let unused = files.into_iter().map(|file| {
+            let stem = file.stem().unwrap_or_default();
+            let of_other = cts.of_label(stem, modalities.foreign_word(stem));
+            UnusedFile { path: file.path.clone(), reason: of_other.unwrap_or_else(|| reason.clone()) }
+        });
+        dataset.unused.extend(unused);
+    }
+    let of_folders = reason(ambiguous.is_folders);
+    for child in &folder.folders {
+        if child.is_empty() {
+            let path = child.path.strip_prefix(root).unwrap_or(&child.path);
+            dataset.vacant.push(format!("{}/{}/", dataset.name, path.to_string_lossy().replace('\\', "/")));
+        }
+        let is_labels = is_label_folder(&child.name) && !is_dataset(child);
+        let own = prediction_folder(&child.name).or_else(|| is_labels.then(|| of_folders.clone()));
+        let of_labels = of_labels.or(own.as_ref());
+        visit(child, root, (of_labels, modalities), dataset, series);
+    }
+}
+
+/// Reason not to convert a file that is not named like a volume; `of_labels` is as for [`visit`].
+fn other_reason(file: &TreeFile, of_labels: Option<&UnusedReason>) -> UnusedReason {
+    match (of_other_file(file).unwrap_or(UnusedReason::NotAVolume), of_labels) {
+        (
+            UnusedReason::DicomInDataset,
+            Some(UnusedReason::NamedLikeLabel | UnusedReason::AmbiguousLabel | UnusedReason::InPredictionFolder { .. }),
+        ) => UnusedReason::DicomLabels,
+        // Arrays are probabilities next to the predictions of a model.
+        (UnusedReason::DicomInDataset, Some(reason))
+        | (UnusedReason::Arrays { .. }, Some(reason @ UnusedReason::Prediction)) => reason.clone(),
+        (reason, _) => reason,
+    }
+}
+
+/// Adds the cases of a folder's images, each with the only label map of its key, which is taken out of `labels`.
+fn add_cases(
+    (folder, root): (&Folder, &Path),
+    images: &BTreeMap<String, Vec<(&TreeFile, &str)>>,
+    labels: &mut BTreeMap<String, Vec<&TreeFile>>,
+    names: &ChannelNames,
+    dataset: &mut Dataset,
+) {
+    for (key, files) in images {
         let own_labels = labels.remove(key).unwrap_or_default();
         let label = match (files.as_slice(), own_labels.as_slice()) {
             ([_], [label]) => Some(*label),
@@ -137,32 +175,6 @@ fn visit(
                 dataset.cases.push(case);
             }
         }
-    }
-    let cts = CtCases::of(&dataset.cases[first..]);
-    let of_foreign = |(file, stem, word): (&TreeFile, &str, String)| UnusedFile {
-        path: file.path.clone(),
-        reason: cts.of_image(stem, word),
-    };
-    dataset.unused.extend(foreign.into_iter().map(of_foreign));
-    for (key, files) in labels {
-        let reason = reason(ambiguous.keys.contains(&key));
-        let unused = files.into_iter().map(|file| {
-            let stem = file.stem().unwrap_or_default();
-            let of_other = cts.of_label(stem, modalities.foreign_word(stem));
-            UnusedFile { path: file.path.clone(), reason: of_other.unwrap_or_else(|| reason.clone()) }
-        });
-        dataset.unused.extend(unused);
-    }
-    let of_folders = reason(ambiguous.is_folders);
-    for child in &folder.folders {
-        if child.is_empty() {
-            let path = child.path.strip_prefix(root).unwrap_or(&child.path);
-            dataset.vacant.push(format!("{}/{}/", dataset.name, path.to_string_lossy().replace('\\', "/")));
-        }
-        let is_labels = is_label_folder(&child.name) && !is_dataset(child);
-        let own = prediction_folder(&child.name).or_else(|| is_labels.then(|| of_folders.clone()));
-        let of_labels = of_labels.or(own.as_ref());
-        visit(child, root, (of_labels, modalities), dataset, series);
     }
 }
 

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::channels::{ChannelNames, NameRole, several_channels};
-use super::description::{Description, ListedCase};
+use super::description::{Description, FILE_NAME, ListedCase};
 use super::roles::channel;
-use super::tree::Folder;
+use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, apart, lies_in, rest};
 use super::{Dataset, DatasetError, DatasetNote, DescriptionFault};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
@@ -35,21 +35,13 @@ pub(super) fn read(
     let neighbours = Neighbours::of(&description.cases, &firsts)?;
     let own_names = OwnNames::of(folder, root, &firsts, &neighbours);
     for (listed, image) in description.cases.iter().zip(firsts.iter().cloned()) {
-        let ListedCase { case_id, images, label } = listed;
+        let ListedCase { images, label, .. } = listed;
+        let case_id = case_name(listed, own_names.name(&image), folder)?;
         let role = neighbours.role(&image);
-        let own = own_names.name(&image);
         let further: Vec<PathBuf> = match role {
             Some(NameRole::FirstOfSeveral(case_id)) => neighbours.further(&image, case_id),
             _ => Vec::new(),
         };
-        let Some(case_id) = case_id.clone().or(own) else {
-            let reason = Box::new(DescriptionFault::NotAVolume { path: images[0].clone() });
-            return Err(DatasetError::BadDescription { path: folder.path.join("dataset.json"), reason });
-        };
-        if case_id.chars().any(char::is_control) {
-            let reason = Box::new(DescriptionFault::ControlCharacters { case_id });
-            return Err(DatasetError::BadDescription { path: folder.path.join("dataset.json"), reason });
-        }
         taken.extend(images.iter().cloned().chain([image.clone()]).chain(label.clone()));
         let case = CaseFiles {
             dataset: dataset.name.clone(),
@@ -97,25 +89,43 @@ pub(super) fn read(
     dataset.cases.sort();
     dataset.note_shared_labels();
     dataset.note_other_lists(description);
-    let folders: HashSet<&Path> = taken.iter().filter_map(|file| file.parent()).collect();
-    dataset.unused = rest(folder, &taken, |file| {
-        let is_of_training = ["imagesTr", "labelsTr"].into_iter().any(|name| lies_in(file, &folder.path, name));
-        if description.validation.contains(&file.path) {
-            UnusedReason::Validation
-        } else if description.test.contains(&file.path) {
-            UnusedReason::TestData
-        } else if is_of_training || file.path.parent().is_some_and(|place| folders.contains(place)) {
-            UnusedReason::NotListed
-        } else {
-            apart(file, &folder.path)
-        }
-    });
+    let places: HashSet<&Path> = taken.iter().filter_map(|file| file.parent()).collect();
+    dataset.unused = rest(folder, &taken, |file| explain(file, folder, description, &places));
     let has_labels = dataset.cases.iter().any(|case| case.label.is_some());
     dataset.note_missing_labels(has_labels);
     if let Some(claimed) = description.num_training {
         dataset.note_count(claimed);
     }
     Ok(Some((dataset, taken)))
+}
+
+/// Name of a listed case: the one in the list, or else its image's `own`.
+fn case_name(listed: &ListedCase, own: Option<String>, folder: &Folder) -> Result<String, DatasetError> {
+    let bad = |reason: DescriptionFault| DatasetError::BadDescription {
+        path: folder.path.join(FILE_NAME),
+        reason: Box::new(reason),
+    };
+    let Some(case_id) = listed.case_id.clone().or(own) else {
+        return Err(bad(DescriptionFault::NotAVolume { path: listed.images[0].clone() }));
+    };
+    if case_id.chars().any(char::is_control) {
+        return Err(bad(DescriptionFault::ControlCharacters { case_id }));
+    }
+    Ok(case_id)
+}
+
+/// Reason not to convert a file that belongs to no case; `places` are the folders of the files of cases.
+fn explain(file: &TreeFile, folder: &Folder, description: &Description, places: &HashSet<&Path>) -> UnusedReason {
+    let is_of_training = ["imagesTr", "labelsTr"].into_iter().any(|name| lies_in(file, &folder.path, name));
+    if description.validation.contains(&file.path) {
+        UnusedReason::Validation
+    } else if description.test.contains(&file.path) {
+        UnusedReason::TestData
+    } else if is_of_training || file.path.parent().is_some_and(|place| places.contains(place)) {
+        UnusedReason::NotListed
+    } else {
+        apart(file, &folder.path)
+    }
 }
 
 /// Names of cases by those of their images.

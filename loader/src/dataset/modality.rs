@@ -55,6 +55,7 @@ const OTHER_MODALITIES: [&str; 37] = [
 const NEXT_TO_CT: [&str; 2] = ["pet", "suv"];
 /// Word for PET that often stands for "patient" too, so it counts only at the end of a name, as in `CHUM-001__PT`.
 const PET_AT_END: &str = "pt";
+
 /// Images that a conversion takes, as far as names tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Modalities {

@@ -5,7 +5,7 @@
 //! are read where no file of the folder has one and `dataset.json` does not demand them. The folder of label maps may have words
 //! before its name, as in `TopCoW` (`cow_seg_labelsTr`), which a note tells.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::channels::{ChannelNames, NameRole, several_channels};
@@ -18,7 +18,7 @@ use super::unused::{UnusedReason, apart, is_named_like_label, lies_in, of_earlie
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
 
-/// `None` if the folder is not of this layout.
+/// The dataset of a folder; `None` if the folder is not of this layout.
 pub(super) fn read(folder: &Folder, description: Option<&Description>, modalities: Modalities) -> Option<Dataset> {
     let modalities = modalities.by_name(description);
     let (images, labels) = [("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")]
@@ -87,7 +87,34 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
         }
     }
     let cts = CtCases::of(&dataset.cases);
-    dataset.unused = rest(folder, &taken, |file| {
+    let layout = Layout { folder, images, label_folder, labels };
+    dataset.unused = rest(folder, &taken, |file| layout.explain(file, modalities, &cts));
+    if dataset.num_listed() == 0 {
+        dataset.vacant.push(format!("{}/", dataset.name));
+    }
+    dataset.note_missing_labels(label_folder.is_some());
+    if let Some(claimed) =
+        description.and_then(|description| description.num_training).filter(|_| images.name == "imagesTr")
+    {
+        dataset.note_count(claimed);
+    }
+    Some(dataset)
+}
+
+/// Folders of a dataset in this layout.
+struct Layout<'a> {
+    folder: &'a Folder,
+    images: &'a Folder,
+    /// Folder of the label maps, if there is one.
+    label_folder: Option<&'a Folder>,
+    /// Name of the folder of label maps; the expected one if there is none.
+    labels: &'a str,
+}
+
+impl Layout<'_> {
+    /// Reason not to convert a file that belongs to no case.
+    fn explain(&self, file: &TreeFile, modalities: Modalities, cts: &CtCases) -> UnusedReason {
+        let Self { folder, images, label_folder, labels } = *self;
         let stem = file.stem().unwrap_or_default();
         let word = modalities.foreign_word(stem);
         let (in_images, in_labels) = (lies_in(file, &folder.path, &images.name), lies_in(file, &folder.path, labels));
@@ -110,17 +137,7 @@ pub(super) fn read(folder: &Folder, description: Option<&Description>, modalitie
             }
             reason => reason,
         }
-    });
-    if dataset.num_listed() == 0 {
-        dataset.vacant.push(format!("{}/", dataset.name));
     }
-    dataset.note_missing_labels(label_folder.is_some());
-    if let Some(claimed) =
-        description.and_then(|description| description.num_training).filter(|_| images.name == "imagesTr")
-    {
-        dataset.note_count(claimed);
-    }
-    Some(dataset)
 }
 
 /// Files by the stems of their names, of each stem the preferred ones first.
@@ -168,42 +185,4 @@ fn corresponding<'a>(image: &str, images: &[&str], labels: &[&'a str]) -> Option
     let mut own = labels.iter().copied().filter(|label| case_key(label) == key);
     let label = own.next().filter(|_| own.next().is_none())?;
     (images.iter().filter(|other| case_key(other) == key).count() == 1).then_some(label)
-}
-
-impl Dataset {
-    /// Adds a note if cases have no label maps: where the description names classes and no case has one, or where some cases
-    /// have one, or a folder for them is there.
-    pub(super) fn note_missing_labels(&mut self, has_folder: bool) {
-        let mut unlabelled = self.cases.iter().filter(|case| case.label.is_none());
-        let Some(example) = unlabelled.next() else { return };
-        let (count, of) = (1 + unlabelled.count(), self.cases.len());
-        let is_class = |label: &&u8| **label != 0 && Some(**label) != self.ignore;
-        let classes = self.labels.keys().filter(is_class).count().max(self.regions.len());
-        let note = if count == of && classes > 0 {
-            DatasetNote::NoLabels { classes }
-        } else if has_folder {
-            DatasetNote::Unlabelled { count, of, example: example.case_id.clone() }
-        } else {
-            return;
-        };
-        self.notes.push(note);
-    }
-
-    /// Renews the note on missing label maps after cases were added or taken out. `has_labels` is true for a dataset in which
-    /// each case is expected to have one.
-    pub(super) fn renew_missing_labels(&mut self, has_labels: bool) {
-        let is_unlabelled = |note: &DatasetNote| matches!(note, DatasetNote::Unlabelled { .. });
-        let was_told = self.notes.iter().any(is_unlabelled);
-        self.notes.retain(|note| !is_unlabelled(note) && !matches!(note, DatasetNote::NoLabels { .. }));
-        self.note_missing_labels(was_told || has_labels);
-    }
-
-    /// Adds a note if there are more or fewer cases than `dataset.json` claims.
-    pub(super) fn note_count(&mut self, claimed: u64) {
-        let mut keys: BTreeSet<String> = self.cases.iter().map(CaseFiles::key).collect();
-        keys.extend(self.skipped.iter().map(|skipped| skipped.case.clone()));
-        if claimed != keys.len() as u64 {
-            self.notes.push(DatasetNote::Count { claimed, found: keys.len() });
-        }
-    }
 }

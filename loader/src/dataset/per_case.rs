@@ -167,10 +167,35 @@ struct Content<'a> {
 }
 
 impl<'a> Content<'a> {
+    /// The case that a folder is, if it is one, and those below it. Only the root is a case of its own.
+    fn of(folder: &'a Folder, is_root: bool, modalities: Modalities) -> Self {
+        // Without folders around the cases, one image and one label map in a folder may well be of different scans.
+        let own = case_folder(folder, modalities)
+            .filter(|case| is_root && case.is_labelled() && case.has_corresponding_names());
+        match own {
+            Some(case) if case.is_sure() => Self { cases: vec![case], ..Self::default() },
+            Some(case) => {
+                let name = case.image.stem().unwrap_or_default().to_owned();
+                let mut found = Self::below(folder, modalities);
+                // A subfolder of this name would be a second case with it.
+                let same = found.cases.extract_if(.., |other| other.folder.name == name).map(|other| other.folder);
+                found.others.extend(same.collect::<Vec<_>>());
+                found.others.retain(|other| !is_label_folder(&other.name) && !is_prediction_folder(&other.name));
+                found.cases.insert(0, case);
+                found
+            }
+            None => {
+                let mut found = Self::below(folder, modalities);
+                found.beside.extend(folder.files.iter().cloned());
+                found
+            }
+        }
+    }
+
     /// The direct subfolders of a folder that are cases, and the studies of patients.
     fn below(folder: &'a Folder, modalities: Modalities) -> Self {
         let mut found = Self::default();
-        // A single one may be a dataset.
+        // A single folder of this form may be a dataset.
         let mut nested: Vec<CaseFolder<'a>> =
             folder.folders.iter().filter_map(|child| nested_case(child, modalities)).collect();
         if nested.len() < 2 {
@@ -208,27 +233,7 @@ pub(super) fn read<'a>(
     modalities: Modalities,
 ) -> Option<Found<'a>> {
     let modalities = modalities.by_name(description);
-    // Without folders around the cases, one image and one label map in a folder may well be of different scans.
-    let own =
-        case_folder(folder, modalities).filter(|case| is_root && case.is_labelled() && case.has_corresponding_names());
-    let Content { cases, others, mut beside } = match own {
-        Some(case) if case.is_sure() => Content { cases: vec![case], ..Content::default() },
-        Some(case) => {
-            let name = case.image.stem().unwrap_or_default().to_owned();
-            let mut found = Content::below(folder, modalities);
-            // One name is that of one case.
-            let same = found.cases.extract_if(.., |other| other.folder.name == name).map(|other| other.folder);
-            found.others.extend(same.collect::<Vec<_>>());
-            found.others.retain(|other| !is_label_folder(&other.name) && !is_prediction_folder(&other.name));
-            found.cases.insert(0, case);
-            found
-        }
-        None => {
-            let mut found = Content::below(folder, modalities);
-            found.beside.extend(folder.files.iter().cloned());
-            found
-        }
-    };
+    let Content { cases, others, mut beside } = Content::of(folder, is_root, modalities);
     if !cases.iter().any(CaseFolder::is_labelled) {
         return None;
     }
@@ -278,26 +283,17 @@ pub(super) fn read<'a>(
         };
         let is_left = |path: &Path| !taken.contains(path) && !is_apart(path);
         dataset.unused.extend(rest_where(place, is_left, |file| explain(file, case, modalities)));
-        match (&files.label, masks) {
-            (None, Some(masks)) => {
-                let reason = format!("{} masks in this dataset; a label map holds at most 255 classes", names.len());
-                dataset.skipped.push(SkippedCase::new(&files, &masks.place.path, reason));
-            }
-            (_, Some(masks)) if masks.twice().is_some() => {
-                let reason = format!("two masks named {}; keep one", masks.twice().unwrap_or_default());
-                dataset.skipped.push(SkippedCase::new(&files, &masks.place.path, reason));
-            }
-            (Some(LabelFiles::Map(path)), _) if !names.is_empty() => {
-                let reason = "one label map, where other cases have one mask per class: its classes are unknown";
-                dataset.skipped.push(SkippedCase::new(&files, path, reason));
-            }
-            (Some(LabelFiles::Masks { masks, .. }), _) if masks.len() < names.len() => {
-                let fewer = (masks.len(), files.case_id.clone());
-                fewest = fewest.into_iter().chain([fewer]).min();
-                dataset.cases.push(files);
-            }
-            _ => dataset.cases.push(files),
+        if let Some((path, reason)) = reason_to_skip(&files, masks.as_ref(), names.len()) {
+            dataset.skipped.push(SkippedCase::new(&files, path, reason));
+            continue;
         }
+        if let Some(LabelFiles::Masks { masks, .. }) = &files.label
+            && masks.len() < names.len()
+        {
+            let fewer = (masks.len(), files.case_id.clone());
+            fewest = fewest.into_iter().chain([fewer]).min();
+        }
+        dataset.cases.push(files);
     }
     dataset.cases.sort();
     if let Some((count, example)) = fewest {
@@ -306,6 +302,29 @@ pub(super) fn read<'a>(
     dataset.note_missing_labels(true);
     beside.sort_by(|a, b| a.path.cmp(&b.path));
     Some(Found { dataset, others, beside, is_sure })
+}
+
+/// Reason to skip a case of a dataset whose masks have `num_names` names, and the path that it concerns.
+fn reason_to_skip<'a>(
+    files: &'a CaseFiles,
+    masks: Option<&'a Masks<'_>>,
+    num_names: usize,
+) -> Option<(&'a Path, String)> {
+    if let Some(masks) = masks {
+        let reason = if files.label.is_none() {
+            format!("{num_names} masks in this dataset; a label map holds at most 255 classes")
+        } else {
+            format!("two masks named {}; keep one", masks.twice()?)
+        };
+        return Some((masks.place.path.as_path(), reason));
+    }
+    match &files.label {
+        Some(LabelFiles::Map(path)) if num_names > 0 => {
+            let reason = "one label map, where other cases have one mask per class: its classes are unknown";
+            Some((path.as_path(), reason.to_owned()))
+        }
+        _ => None,
+    }
 }
 
 /// Folders below `folder` whose files are not those of a case in `folder` itself.

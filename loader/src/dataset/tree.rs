@@ -227,7 +227,7 @@ impl Walk<'_> {
             let folder = self.folder(path, name, is_linked || is_link)?;
             self.above.pop();
             if folder.is_cache() {
-                // Its locks are hidden files.
+                // The hidden files of a cache are its locks.
                 self.unused.truncate(num_unused);
                 self.unused(path, UnusedReason::Cache);
                 into.has_cache = true;

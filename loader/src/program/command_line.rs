@@ -12,9 +12,6 @@ use clap::{Arg, Command, Parser};
 
 use super::{USAGE, note, output, tips};
 
-/// Similarity from which a word counts as a misspelt name: one letter missing, doubled or swapped.
-pub(super) const SIMILAR: f64 = 0.85;
-
 /// Parses the command line of the process.
 ///
 /// # Errors
@@ -86,7 +83,7 @@ fn misspelt_subcommand(command: &Command, word: &str) -> Option<clap::Error> {
     let similarity = |name: &str| strsim::jaro_winkler(word, name);
     let names = command.get_subcommands().map(Command::get_name);
     let (nearest, best) = names.map(|name| (name, similarity(name))).max_by(|a, b| a.1.total_cmp(&b.1))?;
-    if best < SIMILAR {
+    if best < tips::SIMILAR {
         return None;
     }
     let mut error = clap::Error::new(ErrorKind::InvalidSubcommand).with_cmd(command);

@@ -26,7 +26,7 @@ pub fn on_interrupt(
         before_exit();
         std::process::exit(INTERRUPTED.into());
     })
-    // Its error of the system does not pass on the reason.
+    // The error of `ctrlc` has no source, so the system's own reason takes its place.
     .map_err(|error| match error {
         ctrlc::Error::System(reason) => anyhow::Error::new(reason),
         error => error.into(),

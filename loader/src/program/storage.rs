@@ -39,7 +39,7 @@ impl RetryArg {
     /// Time for which a failed request is retried.
     #[must_use]
     pub fn duration(self) -> Duration {
-        self.storage_retry.map_or(OpenOptions::RETRY, Duration::from_secs)
+        self.storage_retry.map_or(Location::RETRY, Duration::from_secs)
     }
 
     /// Location of a cache whose failed requests are retried for this time.
@@ -141,9 +141,9 @@ mod tests {
         let none = parse("");
         assert_eq!(none.flag(), None);
         assert_eq!(none.options().access, Access::Mmap);
-        assert_eq!(none.options().retry, Some(OpenOptions::RETRY));
+        assert_eq!(none.options().retry, Some(Location::RETRY));
         // The number in the help text.
-        assert_eq!(OpenOptions::RETRY.as_secs(), 180);
+        assert_eq!(Location::RETRY.as_secs(), 180);
         assert_eq!(parse("--access pread").flag(), Some("--access"));
         assert_eq!(parse("--storage-retry 180").flag(), Some("--storage-retry"));
         assert_eq!(parse("--disk-cache d").flag(), Some("--disk-cache"));

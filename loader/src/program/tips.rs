@@ -6,7 +6,8 @@ use clap::Command;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::command_line::SIMILAR;
+/// Similarity from which a word counts as a misspelt name: one letter missing, doubled or swapped.
+pub(super) const SIMILAR: f64 = 0.85;
 
 /// Options of other tools: their names there, an argument that only the commands with such an option have, and the
 /// option's name here.

@@ -58,8 +58,7 @@ pub fn describe(metrics: &[Metric]) {
 
 /// Metrics of a stream, in any process that holds a [`crate::pipeline::Loader`].
 ///
-/// Nothing is recorded per chunk. Where shards are mapped, a clock cannot separate waiting for the disk from decoding;
-/// `hiend_loader_read_seconds` is therefore computed from the kernel's accounting of the thread, as [`super`] describes.
+/// `hiend_loader_read_seconds` is computed from the kernel's accounting of the thread, as [`super`] describes.
 pub const METRICS: &[Metric] = &[
     Metric::histogram("hiend_loader_read_seconds", "Time a visit waited for the disk."),
     Metric::histogram("hiend_loader_decode_seconds", "Time a visit spent on verifying and decoding chunks."),

@@ -134,7 +134,7 @@ pub(super) fn run(args: &RunArgs, train: impl FnOnce(Rank) -> anyhow::Result<Exi
     refuse_address_without_effect(args, world.as_ref())?;
     let (mut mpi, mut token) = (None, None);
     if let Some(place) = world.as_ref().filter(|world| matches!(world.master, Master::Mpi(None))) {
-        // May restart this process, which MPI does not survive.
+        // This may start the process again, which MPI does not survive.
         settle_default(&open_device(&args.devices, args.device, place)?)?;
         let started = Mpi::start()?;
         let (own, secret) = started.world(args.ranks.listen.as_deref())?;

@@ -111,7 +111,7 @@ pub(super) fn settle_paths<C: RunConfig>(config: &mut C) -> anyhow::Result<()> {
             _ => continue,
         };
         let absolute = std::path::absolute(&*path).map_err(FileError::at(path.as_path(), "look up"))?;
-        // TOML has no other names.
+        // TOML holds text, so that any other path stays as it is.
         if absolute.to_str().is_some() {
             *path = absolute;
         }

@@ -116,7 +116,7 @@ impl StopSignals {
                         std::process::exit(code.into());
                     }
                     Reaction::Stop => {
-                        // The dashboard shows it itself.
+                        // The dashboard shows the request itself.
                         if let Some(part) = part.filter(|_| !terminal::is_shown()) {
                             confirm(signal, part);
                         }

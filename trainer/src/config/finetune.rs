@@ -1,4 +1,6 @@
-//! Configuration of a fine-tuning run, and its presets.
+//! Configuration of a fine-tuning run.
+
+mod preset;
 
 use hiend_loader::pipeline::StreamConfig;
 use hiend_loader::preprocess::PreprocessConfig;
@@ -12,6 +14,8 @@ use crate::model::unetr::UnetrConfig;
 use crate::optim::AdamWSettings;
 use crate::schedule::ScheduleConfig;
 use crate::sliding_window::{SlidingWindow, Weighting};
+
+pub use preset::FinetunePreset;
 
 /// Everything that determines the result of a fine-tuning run, except data and initial weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -202,82 +206,6 @@ impl FinetuneConfig {
     /// Parses a preset without checking its keys, because the list of known keys is derived from it.
     fn parse_unchecked(text: &str) -> Self {
         toml::from_str(text).expect("a test parses every preset")
-    }
-}
-
-/// Built-in configurations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FinetunePreset {
-    /// The paper's settings, for any dataset.
-    Recipe,
-    /// A small model for CPUs.
-    Tiny,
-    /// BTCV (Synapse multi-atlas labelling): 13 organs.
-    Btcv,
-    /// BTCV with a single training case.
-    BtcvOneShot,
-    /// AMOS22: 15 organs.
-    Amos,
-    /// WORD: 16 organs.
-    Word,
-    /// FLARE22: 13 organs.
-    Flare22,
-    /// CT-ORG: 5 organs and the skeleton.
-    CtOrg,
-    /// SLIVER07: the liver.
-    Sliver,
-}
-
-impl FinetunePreset {
-    /// All presets.
-    pub const ALL: [Self; 9] = [
-        Self::Recipe,
-        Self::Tiny,
-        Self::Btcv,
-        Self::BtcvOneShot,
-        Self::Amos,
-        Self::Word,
-        Self::Flare22,
-        Self::CtOrg,
-        Self::Sliver,
-    ];
-
-    /// Name on the command line.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Recipe => "recipe",
-            Self::Tiny => "tiny",
-            Self::Btcv => "btcv",
-            Self::BtcvOneShot => "btcv-one-shot",
-            Self::Amos => "amos",
-            Self::Word => "word",
-            Self::Flare22 => "flare22",
-            Self::CtOrg => "ct-org",
-            Self::Sliver => "sliver",
-        }
-    }
-
-    /// Text of the file in `configs/finetune/`, built into the program.
-    #[must_use]
-    pub fn toml(self) -> &'static str {
-        match self {
-            Self::Recipe => include_str!("../../../configs/finetune/recipe.toml"),
-            Self::Tiny => include_str!("../../../configs/finetune/tiny.toml"),
-            Self::Btcv => include_str!("../../../configs/finetune/btcv.toml"),
-            Self::BtcvOneShot => include_str!("../../../configs/finetune/btcv-one-shot.toml"),
-            Self::Amos => include_str!("../../../configs/finetune/amos.toml"),
-            Self::Word => include_str!("../../../configs/finetune/word.toml"),
-            Self::Flare22 => include_str!("../../../configs/finetune/flare22.toml"),
-            Self::CtOrg => include_str!("../../../configs/finetune/ct-org.toml"),
-            Self::Sliver => include_str!("../../../configs/finetune/sliver.toml"),
-        }
-    }
-
-    /// Parses the configuration.
-    #[must_use]
-    pub fn config(self) -> FinetuneConfig {
-        FinetuneConfig::parse(self.toml(), self.name()).expect("presets are valid")
     }
 }
 

@@ -1,5 +1,5 @@
-//! Choices of NVIDIA's libraries that a resumed run recorded: it computes by them again, or ends with one line. A run that
-//! continues in another way without a record warns.
+//! Choices of NVIDIA's libraries that a run recorded: when it is resumed, it computes by them again or ends with an error. A
+//! run without a record warns that it continues in another way.
 
 use std::path::Path;
 

@@ -89,29 +89,7 @@ impl<'a, T: Task> Run<'a, T> {
         let config = task.config();
         let resumed = options.resume != Resume::Begin;
         let found = RunDir::find(&options.run_dir, options.resume)?;
-        let state = match found.checkpoint() {
-            Some(checkpoint) => {
-                let saved = checkpoint::read_state::<T::Config>(checkpoint, T::KIND);
-                let saved = saved.map_err(|error| found.explain(error.into()))?;
-                refuse_changes(config, &saved.config)?;
-                if saved.cache_digest != stream.digest {
-                    let began = RunCases::read(&options.run_dir)?;
-                    let digests = (stream.digest.clone(), saved.cache_digest);
-                    let reason = OtherCases::between(began.as_ref(), stream.cases.as_ref(), digests);
-                    return Err(TrainingError::OtherCases(reason));
-                }
-                if let Some(max_steps) = options.max_steps.filter(|&max| max < saved.step) {
-                    return Err(TrainingError::Beyond { step: saved.step, max_steps });
-                }
-                Some(saved)
-            }
-            // Killed before its first checkpoint: the same run from its start.
-            None if resumed => {
-                refuse_changes(config, &saved_config::<T::Config>(&options.run_dir, T::KIND, options.resume)?)?;
-                None
-            }
-            None => None,
-        };
+        let state = resumed_state(task, &found, stream, options)?;
         let other_rounding = if state.is_some() { recorded::restore(task, options, compute)? } else { vec![] };
         let replica = Replica::on(task, compute, options.gradient_checkpointing, found.checkpoint());
         let (replica, beginning) = replica.map_err(|error| found.explain(error))?;
@@ -125,11 +103,11 @@ impl<'a, T: Task> Run<'a, T> {
             Some(cases) if resumed && state.is_none() => replaced_cases(&options.run_dir, cases)?,
             _ => None,
         };
-        let lost = match &stream.cases {
+        let changes = match &stream.cases {
             Some(now) => RunCases::read(&options.run_dir)?.map(|began| began.changes(now)),
             None => None,
         };
-        let lost = lost.filter(|changes| !changes.is_whole());
+        let changes = changes.filter(|changes| !changes.is_whole());
         let report = beginning.as_ref().map(|beginning| beginning.report.as_str());
         let run_dir = found.begin(config, report, stream.cases.as_ref())?;
         let checkpoints = Checkpoints::open(run_dir.path(), options.keep)?;
@@ -138,19 +116,14 @@ impl<'a, T: Task> Run<'a, T> {
             Resume::Begin | Resume::Newest => vec![],
         };
         let (best, warning) = match &state {
-            Some(state) => standing_best(state, task.validation_digest(), lost.as_ref(), &checkpoints)?,
+            Some(state) => standing_best(state, task.validation_digest(), changes.as_ref(), &checkpoints)?,
             None => (None, None),
         };
         let journal_path = run_dir.path().join(JOURNAL);
         let earlier_journal = if resumed { None } else { run_dir.set_journal_aside()? };
         let journal = Journal::open(&journal_path, resumed).map_err(io_error(&journal_path, "open"))?;
         let step = state.as_ref().map_or(0, |state| state.step);
-        // A line that cannot be read is reported with the curves, for which it is read.
-        let entries = journal::read(&journal_path);
-        let lost = entries.and_then(|entries| missing_steps(entries, step)).unwrap_or_default();
-        let lost = (!lost.is_empty()).then(|| format!("{}: {}", journal_path.display(), missing_text(&lost)));
-        let repeated = (resumed && state.is_none()).then(|| journal::read(&journal_path).ok()).flatten();
-        let repeated = repeated.and_then(begins_again_text).map(|text| format!("{} {text}", journal_path.display()));
+        let of_journal = journal_warnings(&journal_path, step, resumed && state.is_none());
         Ok(Self {
             task,
             options,
@@ -181,7 +154,7 @@ impl<'a, T: Task> Run<'a, T> {
             beginning,
             set_aside,
             earlier_journal,
-            warnings: warning.into_iter().chain(lost).chain(repeated).chain(replaced).chain(other_rounding).collect(),
+            warnings: warning.into_iter().chain(of_journal).chain(replaced).chain(other_rounding).collect(),
         })
     }
 
@@ -373,18 +346,60 @@ impl<'a, T: Task> Run<'a, T> {
     }
 }
 
+/// Reads the state from which a run is resumed, which must be that of the same configuration and cases; `None` without a
+/// checkpoint.
+fn resumed_state<T: Task>(
+    task: &T,
+    found: &RunDir,
+    stream: &Stream,
+    options: &TrainOptions,
+) -> Result<Option<State<T::Config>>, TrainingError> {
+    let config = task.config();
+    let Some(checkpoint) = found.checkpoint() else {
+        if options.resume != Resume::Begin {
+            // Killed before its first checkpoint: the same run from its start.
+            refuse_changes(config, &saved_config::<T::Config>(&options.run_dir, T::KIND, options.resume)?)?;
+        }
+        return Ok(None);
+    };
+    let saved = checkpoint::read_state::<T::Config>(checkpoint, T::KIND);
+    let saved = saved.map_err(|error| found.explain(error.into()))?;
+    refuse_changes(config, &saved.config)?;
+    if saved.cache_digest != stream.digest {
+        let began = RunCases::read(&options.run_dir)?;
+        let digests = (stream.digest.clone(), saved.cache_digest);
+        let reason = OtherCases::between(began.as_ref(), stream.cases.as_ref(), digests);
+        return Err(TrainingError::OtherCases(reason));
+    }
+    if let Some(max_steps) = options.max_steps.filter(|&max| max < saved.step) {
+        return Err(TrainingError::Beyond { step: saved.step, max_steps });
+    }
+    Ok(Some(saved))
+}
+
+/// Warnings about the journal of a run that continues after `step`: about steps without a line, and about lines of steps that
+/// a run without a checkpoint `repeats`.
+fn journal_warnings(path: &Path, step: u64, repeats: bool) -> Vec<String> {
+    // A line that cannot be read is reported with the curves, for which it is read.
+    let missing = journal::read(path).and_then(|entries| missing_steps(entries, step)).unwrap_or_default();
+    let missing = (!missing.is_empty()).then(|| format!("{}: {}", path.display(), missing_text(&missing)));
+    let repeated = repeats.then(|| journal::read(path).ok()).flatten();
+    let repeated = repeated.and_then(begins_again_text).map(|text| format!("{} {text}", path.display()));
+    missing.into_iter().chain(repeated).collect()
+}
+
 /// Best validation with which a resumed run still competes, if there is one; also a warning if its checkpoint no longer
-/// exists or the validation cases have changed. `lost` are the changed and missing cases of the run, if they are known.
+/// exists or the validation cases have changed. `changes` are those of the run's cases, if they are known.
 fn standing_best<C>(
     state: &State<C>,
     validation_digest: Option<&str>,
-    lost: Option<&CaseChanges>,
+    changes: Option<&CaseChanges>,
     checkpoints: &Checkpoints,
 ) -> Result<(Option<Best>, Option<String>), TrainingError> {
     if let (Some(before), Some(now)) = (state.validation_digest.as_deref(), validation_digest)
         && before != now
     {
-        let difference = lost.map_or_else(|| format!("digest {now}, was {before}"), CaseChanges::to_string);
+        let difference = changes.map_or_else(|| format!("digest {now}, was {before}"), CaseChanges::to_string);
         let mut warning = format!(
             "the validation cases or their labels are not those of the steps up to {} ({difference}): figures before and after \
              cannot be compared",

@@ -206,7 +206,7 @@ impl UnusedReason {
             | Self::TestData
             | Self::Prediction
             | Self::PartOfLabel
-            // Its description is the file to name.
+            // The file to name is the `dataset.json` that cannot be used.
             | Self::Undescribed => Weight::Counted,
             Self::Archive
             | Self::Arrays { .. }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::super::{VolumeError, VolumeFault};
-use crate::case::escape_name;
+use crate::escape::escape_name;
 
 /// Reason why a file or a series cannot be used, in one line, with a remedy where there is one.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

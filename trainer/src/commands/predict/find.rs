@@ -14,12 +14,12 @@ use crate::inference::scan_files::{Scans, SkippedScan};
 /// over.
 ///
 /// # Errors
-/// Those of [`Scans::find`], and if `out` is passed over but holds other files than label maps of the scans.
+/// If [`Scans::find`] fails, or `out` is passed over but holds other files than label maps of the scans.
 pub(super) fn find_scans(inputs: &[PathBuf], out: &Path, normalize: Normalize) -> anyhow::Result<Scans> {
     let folder = out.canonicalize().ok();
     let is_out = |path: &PathBuf| folder.is_some() && path.canonicalize().ok() == folder;
     let others: Vec<PathBuf> = inputs.iter().filter(|&input| !is_out(input)).cloned().collect();
-    // As the only input, it is the folder of the scans, and refused later.
+    // If `out` is the only input, it is the folder of the scans, and refused later.
     let passes_over = !others.is_empty() && others.len() < inputs.len();
     let mut scans = Scans::find(if passes_over { others.as_slice() } else { inputs }, normalize)?;
     scans.subfolders.retain(|folder| !is_out(folder));

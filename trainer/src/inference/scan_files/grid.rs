@@ -59,7 +59,7 @@ impl SameVoxels {
     pub fn between(scan: &VolumeInfo, found: &VolumeInfo) -> Result<Self, GridMismatch> {
         let place = LabelPlace::of(scan, found).map_err(|error| match error {
             PreprocessError::LabelPlace { shift } => GridMismatch::Place { shift },
-            // The other one, of the shapes.
+            // The only other error is that of the shapes.
             _ => GridMismatch::Shape { found: found.shape, scan: scan.shape },
         })?;
         if place.is_same_order {

@@ -118,7 +118,7 @@ impl Search {
     /// If no input is a scan or holds one.
     pub(super) fn finish(self, inputs: &[PathBuf]) -> Result<Scans, ScanFilesError> {
         let Self { normalize, mut scans, mut not_scans, dicom_in, others_in, .. } = self;
-        // Reported with the others of their folder, if that is an input too.
+        // Files whose folder is an input too are reported with the others of that folder.
         for (folder, given) in others_in.iter().filter(|(folder, _)| !inputs.contains(folder)) {
             let Reports { unusable, passed_over } = dicom_in[folder].reports(Some(given));
             scans.skipped.extend(unusable);
@@ -129,7 +129,7 @@ impl Search {
             not_scans.pass_over(&mut scans, normalize);
             return Ok(scans);
         }
-        // Without a scan to pass them over for, they were meant.
+        // Where no input is a scan, these files are what was meant, and an error names one.
         let part_of_study = others_in.iter().find_map(|(folder, given)| Some(folder.join(given.first()?)));
         not_scans.files.extend(part_of_study);
         not_scans.fault(normalize).map_or(Ok(scans), Err)
