@@ -49,7 +49,7 @@ pub use sequence::{cases_of, digest_of, remark_on_labels, remarks_on_exclude};
 pub use stream::BatchStream;
 pub use workers::Workers;
 
-use assemble::catch_panic;
+use assemble::catch_bug;
 use sequence::Sequence;
 use stream::check_step;
 
@@ -271,7 +271,7 @@ impl Loader {
         labels: Box<dyn BatchMemory>,
     ) -> Result<Batch, Error> {
         let loan = (PooledBuffer::lent(voxels), PooledBuffer::lent(labels));
-        catch_panic(|| self.shared.assemble::<F>(step, loan, 0.0, &|_| ()))
+        catch_bug(|| self.shared.assemble::<F>(step, loan, 0.0, &|_| ()))
     }
 
     /// Advises the system that the cases of a step will be read soon; for cases in object storage, fetches the bytes

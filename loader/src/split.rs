@@ -93,7 +93,8 @@ pub enum FoldRule {
     /// folds.
     #[default]
     Hashed,
-    /// Cases dealt to the folds in turn, in an order shuffled by the seed: folds of equal size.
+    /// Cases dealt to the folds in turn, in an order shuffled by the seed: within a dataset, folds differ
+    /// by one case at most.
     Dealt,
 }
 
@@ -216,7 +217,7 @@ impl FoldSplit {
         }
         if cases.len() < self.of as usize {
             let usable = cases.iter().filter(|case| case.is_usable).count();
-            return Err(SelectError::TooManyFolds { of: self.of, cases: usable });
+            return Err(SelectError::TooManyFolds { of: self.of, cases: usable, all: cases.len() });
         }
         let mut order: Vec<(&str, bool, u64, &str, usize)> = cases
             .iter()
@@ -247,11 +248,11 @@ fn hash(seed: u64, key: &str) -> u64 {
 }
 
 impl ShotSplit {
-    /// Keeps the cases of this part, in their order.
-    fn keep(&self, cases: &mut Vec<(usize, &str)>) -> Result<(), SelectError> {
+    /// Keeps the cases of this part, in their order. `all` is the number of cases in their datasets, for errors.
+    fn keep(&self, cases: &mut Vec<(usize, &str)>, all: usize) -> Result<(), SelectError> {
         let shots = self.shots;
         if cases.len() <= shots {
-            return Err(SelectError::TooManyShots { shots, cases: cases.len() });
+            return Err(SelectError::TooManyShots { shots, cases: cases.len(), all });
         }
         let mut hashes: Vec<(u64, &str)> = cases.iter().map(|(_, key)| (hash(self.seed, key), *key)).collect();
         hashes.sort_unstable();

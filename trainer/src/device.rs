@@ -312,9 +312,7 @@ static PANIC: Mutex<Option<String>> = Mutex::new(None);
 pub fn remember_panics() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        let thread = std::thread::current();
-        // CubeCL's threads: DSU for fusion, DSD for devices.
-        if thread.name().is_some_and(|name| name.starts_with("DSU-") || name.starts_with("DSD-")) {
+        if is_on_device_thread() {
             let message = panic.to_string().replace('\n', " ");
             tracing::debug!("device thread: {message}");
             *PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
@@ -322,6 +320,12 @@ pub fn remember_panics() {
             before(panic);
         }
     }));
+}
+
+/// Returns true on a device's own threads, whose panics end no run; see [`take_panic`].
+pub(crate) fn is_on_device_thread() -> bool {
+    // CubeCL's threads: DSU for fusion, DSD for devices.
+    std::thread::current().name().is_some_and(|name| name.starts_with("DSU-") || name.starts_with("DSD-"))
 }
 
 /// Lets the code generator find libdevice in a Python wheel, where it does not look: restarts the process once with
@@ -383,6 +387,15 @@ mod tests {
         for choices in [[Cpu, Cuda(0)], [Cuda(1), Cuda(1)], [Auto, Cpu], [Auto, Auto]] {
             assert!(matches!(DeviceChoice::check_together(&choices), Err(DeviceError::Mixed(_))), "{choices:?}");
         }
+    }
+
+    #[test]
+    fn threads_of_a_device_are_known_by_their_names() {
+        let is_of_device = |name: &str| {
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(is_on_device_thread);
+            thread.unwrap().join().unwrap()
+        };
+        assert!(is_of_device("DSD-0") && is_of_device("DSU-1") && !is_of_device("readback"));
     }
 
     #[cfg(not(feature = "cuda"))]

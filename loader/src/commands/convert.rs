@@ -224,16 +224,7 @@ fn print_stock(args: &cli::Convert, summary: &Summary, prune: Prune) -> anyhow::
         not_in_data::print_elsewhere(&summary.not_in_data, prune)?;
     }
     for [other, own] in summary.twice.iter().take(MAX_TWICE) {
-        if gone.contains(other) {
-            print(format_args!(
-                "{other}, which is not in this data, and {own} are the same scan; --prune removes the former."
-            ))?;
-        } else {
-            print(format_args!(
-                "{other}, which was not converted from this folder, and {own} are the same scan; training and validation may \
-                 share it; to remove one of the two, convert the folder that it comes from with --exclude NAME --prune."
-            ))?;
-        }
+        print(not_in_data::same_scan(&summary.not_in_data, other, own))?;
     }
     if summary.twice.len() > MAX_TWICE {
         print(format_args!("... and {} more", count(summary.twice.len() - MAX_TWICE, "scan")))?;

@@ -35,6 +35,22 @@ pub(super) fn print_elsewhere(not_in_data: &NotInData, prune: Prune) -> anyhow::
     Ok(())
 }
 
+/// Line on two cases of a cache that are the same scan: `other`, which is not in the data, and `own`, which is.
+pub(super) fn same_scan(NotInData { gone, elsewhere }: &NotInData, other: &str, own: &str) -> String {
+    let is_among = |cases: &[String]| cases.iter().any(|case| case == other);
+    if is_among(gone) {
+        return format!("{other}, which is not in this data, and {own} are the same scan; --prune removes the former.");
+    }
+    let remedy = match elsewhere.get(&None) {
+        Some(cases) if is_among(cases) => "--prune=all removes the former, with all cases that are not in this data",
+        _ => "to remove one of the two, convert the folder that it comes from with --exclude NAME --prune",
+    };
+    format!(
+        "{other}, which was not converted from this folder, and {own} are the same scan; training and validation may share it; \
+         {remedy}."
+    )
+}
+
 fn elsewhere(NotInData { elsewhere, .. }: &NotInData, prune: Prune) -> Option<String> {
     if elsewhere.is_empty() || prune == Prune::All {
         return None;
@@ -59,6 +75,22 @@ fn elsewhere(NotInData { elsewhere, .. }: &NotInData, prune: Prune) -> Option<St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_remedy_for_a_scan_that_is_there_twice_removes_one() {
+        let found = NotInData {
+            gone: vec!["D/a".to_owned()],
+            elsewhere: [(Some("/raw".to_owned()), vec!["E/a".to_owned()]), (None, vec!["E/b".to_owned()])].into(),
+        };
+        for (other, remedy) in [
+            ("D/a", "; --prune removes the former."),
+            ("E/a", "; to remove one of the two, convert the folder that it comes from with --exclude NAME --prune."),
+            ("E/b", "; --prune=all removes the former, with all cases that are not in this data."),
+        ] {
+            let line = same_scan(&found, other, "D/b");
+            assert!(line.starts_with(&format!("{other}, which ")) && line.ends_with(remedy), "{line}");
+        }
+    }
 
     #[test]
     fn cases_of_other_folders_are_counted_by_folder() {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use hiend_cache::prune::prune;
+use hiend_cache::seen::Seen;
 use hiend_cache::{Cache, Case, Location, OpenOptions};
 
 use super::{ConvertError, ConvertOptions, Present, Prune, RunLock, Stop, Summary, same_scan, unnamed, unseen};
@@ -32,6 +33,11 @@ pub(super) fn take(
         summary.lost.extend(cache.manifest().cases.get(name.as_ref()).into_iter().flatten().cloned());
     }
     summary.lost.sort();
+    if summary.pruned.is_some()
+        && let Err(error) = Seen::retain(out, |key| cache.case(key).map(|case| &case.record().source))
+    {
+        tracing::warn!("{error}; notes of pruned cases stay in it");
+    }
     summary.superseded_bytes = cache.superseded_bytes();
     // In object storage, each index takes a request.
     if !summary.interrupted && out.url().is_none() {

@@ -245,6 +245,25 @@ fn files_that_changed_right_before_their_conversion_are_read_once_more() {
 }
 
 #[test]
+fn notes_of_pruned_cases_are_dropped() {
+    let place = Place::new(&[("a.nii", image()), ("b.nii", image().scaling(1.0, 5.0))]);
+    place.convert();
+    // Touched files are read, found unchanged and noted.
+    for name in ["a.nii", "b.nii"] {
+        let file = File::options().append(true).open(place.data().join(name)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_hours(2)).unwrap();
+    }
+    assert_eq!(place.convert().unchanged, 2);
+    let is_noted = |case: &str| std::fs::read_to_string(place.cache().join(".seen.json")).unwrap().contains(case);
+    std::fs::remove_file(place.data().join("a.nii")).unwrap();
+    place.convert();
+    assert!(is_noted("data/a") && is_noted("data/b"));
+    place.convert_with(ConvertOptions { prune: Prune::Gone, ..ConvertOptions::default() }).unwrap();
+    assert!(!is_noted("data/a") && is_noted("data/b"));
+    assert_eq!(place.convert().bytes_in, 0);
+}
+
+#[test]
 fn header_oddities_are_reported() {
     let place = Place::new(&[("imagesTr/a_0000.nii", image().qform(1, [0.0; 3], [0.0; 3]))]);
     let summary = place.convert();

@@ -1,6 +1,5 @@
 //! Assembly of batches: a free buffer, its visits, and the removal of skipped cases.
 
-use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use super::read_ahead::ReadAhead;
 use super::turns::{Loan, Turns};
 use super::{Error, OnCorrupt, Shared};
 use crate::batch::{Batch, BatchTimes, CropRecord, VoxelForm};
+use crate::caught::text_of;
 use crate::rng::{DrawId, case_key};
 use crate::stats::BlockedClock;
 use crate::visit::{Form, Visit, VisitSlot};
@@ -40,15 +40,10 @@ struct Visited<F: Form> {
     augment_secs: f64,
 }
 
-/// Calls `work` and turns a panic into an error that ends the stream, which would otherwise wait forever.
-pub(super) fn catch_panic<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+/// Calls `work` of a stream. A panic, which is a bug, becomes an error that ends the stream, which would otherwise wait
+/// forever. Unlike one in [`catch_panic`](crate::caught::catch_panic), it also ends a program.
+pub(super) fn catch_bug<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Error::Panicked { message: text_of(&*panic) }))
-}
-
-/// Message of a panic.
-fn text_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("without a message").to_owned()
 }
 
 impl<F: Form> Assembler<F> {
@@ -56,7 +51,7 @@ impl<F: Form> Assembler<F> {
     pub(super) fn run(&self) {
         while let Some((step, loan, buffer_wait_secs)) = self.turns.begin() {
             let done = |visit| self.read_ahead.done(&self.shared.stats, visit);
-            let batch = catch_panic(|| self.shared.assemble::<F>(step, loan, buffer_wait_secs, &done));
+            let batch = catch_bug(|| self.shared.assemble::<F>(step, loan, buffer_wait_secs, &done));
             let failed = batch.is_err();
             if self.sender.send(Message::Batch(step, batch, Instant::now())).is_err() || failed {
                 return;

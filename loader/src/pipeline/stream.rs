@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::assemble::{Assembler, Message, catch_panic};
+use super::assemble::{Assembler, Message, catch_bug};
 use super::read_ahead::ReadAhead;
 use super::turns::Turns;
 use super::{Error, Loader, MemoryPlan, STEPS, Shared, cores};
@@ -65,7 +65,7 @@ impl Loader {
             let (shared, read_ahead, sender) = (Arc::clone(shared), Arc::clone(&stream.read_ahead), sender.clone());
             let steps = steps.clone();
             std::thread::spawn(move || {
-                let advising = catch_panic(|| {
+                let advising = catch_bug(|| {
                     read_ahead.run(&shared, steps);
                     Ok(())
                 });
@@ -180,7 +180,7 @@ impl Iterator for BatchStream {
                     self.failed = true;
                     return Some(Err(error));
                 }
-                // Unreachable while `catch_panic` surrounds the work of each thread; better than waiting if it is not.
+                // Unreachable while `catch_bug` surrounds the work of each thread; better than waiting if it is not.
                 Err(flume::RecvError::Disconnected) => {
                     self.failed = true;
                     return Some(Err(Error::Panicked { message: "all threads ended".into() }));

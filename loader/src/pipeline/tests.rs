@@ -225,11 +225,11 @@ fn steps_whose_visits_have_no_number_are_refused() {
 
 #[test]
 fn messages_of_panics_are_kept() {
-    let message = |panic: fn() -> Result<(), Error>| catch_panic(panic).unwrap_err().to_string();
+    let message = |panic: fn() -> Result<(), Error>| catch_bug(panic).unwrap_err().to_string();
     assert!(message(|| resume_unwind(Box::new("text"))).ends_with(": text"));
     assert!(message(|| resume_unwind(Box::new(String::from("string")))).ends_with(": string"));
     assert!(message(|| resume_unwind(Box::new(7))).ends_with(": without a message"));
-    assert!(catch_panic(|| Ok(3)).is_ok_and(|value| value == 3));
+    assert!(catch_bug(|| Ok(3)).is_ok_and(|value| value == 3));
 }
 
 #[test]

@@ -3,17 +3,21 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Width, presets};
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Row, Width, presets};
 
 use crate::escape::escape_name;
 
 /// Smallest width of a column of texts in a narrow terminal, in characters, if its texts are that long.
 const MIN_TEXT: u16 = 12;
+/// Longest part of a name that stays whole where the terminal has room for it, in characters.
+const MAX_PART: u16 = 16;
+/// Zero-width space, which marks the places where a name may be broken. It is not written.
+const BREAK: char = '\u{200b}';
 
 /// A table being filled. Control characters in its cells are escaped.
 ///
-/// If standard output is a terminal that is narrower than the table, headings and texts are wrapped. A pipe or a file receives the
-/// table in its full width.
+/// If standard output is a terminal that is narrower than the table, headings and texts are wrapped: texts at spaces, names
+/// without spaces after `/`, `_` and `-`. A pipe or a file receives the table in its full width.
 #[derive(Clone, Debug)]
 pub struct Table {
     has_borders: bool,
@@ -89,8 +93,9 @@ impl Table {
         })
     }
 
-    /// The table wrapped to a width, with less space between the columns.
-    fn narrow(&self, width: u16) -> comfy_table::Table {
+    /// The table wrapped to a width, with less space between the columns. Columns of texts are not narrower than [`MIN_TEXT`]
+    /// or their longest part of up to `max_part` characters.
+    fn narrow(&self, width: u16, max_part: u16) -> comfy_table::Table {
         let longest_words: Vec<usize> = self.header.iter().map(|name| longest(name.split(' '))).collect();
         let longest_word = |number: usize| longest_words.get(number).copied().unwrap_or_default();
         let broken = |(number, cell): (usize, &String)| {
@@ -102,18 +107,21 @@ impl Table {
         let padding = |number: usize| {
             if self.has_borders { (1, u16::from(number == last)) } else { (u16::from(number > 0), 0) }
         };
-        let mut table = self.laid_out(&rows, padding);
+        let cells = rows.iter().map(|row| row.iter().map(|text| breakable(text)).collect::<Vec<Cell>>());
+        let mut table = self.laid_out(cells, padding);
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
         for number in 0..=last {
-            let values = rows.iter().filter_map(|row| row.get(number)).flat_map(|cell| cell.split('\n'));
-            let values = u16::try_from(longest(values)).unwrap_or(u16::MAX);
-            let words = u16::try_from(longest_word(number)).unwrap_or(u16::MAX);
+            let cells = || rows.iter().filter_map(move |row| row.get(number));
+            let characters = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
+            let values = characters(longest(cells().flat_map(|cell| cell.split('\n'))));
+            let parts = characters(longest(cells().flat_map(|cell| cell.split('\n')).flat_map(parts_of)));
+            let words = characters(longest_word(number));
             // Widths of constraints include the padding.
             let (left, right) = padding(number);
             let fixed = |width: u16| Width::Fixed(width.saturating_add(left + right));
             let is_text = !self.right.contains(&number) && !self.in_two_lines.contains(&number);
             let constraint = if is_text {
-                ColumnConstraint::LowerBoundary(fixed(values.max(words).min(MIN_TEXT)))
+                ColumnConstraint::LowerBoundary(fixed(values.max(words).min(MIN_TEXT).max(parts.min(max_part))))
             } else {
                 ColumnConstraint::Absolute(fixed(values.max(words)))
             };
@@ -125,7 +133,11 @@ impl Table {
     }
 
     /// The table with these rows and this padding to the left and the right of each column.
-    fn laid_out(&self, rows: &[Vec<String>], padding: impl Fn(usize) -> (u16, u16)) -> comfy_table::Table {
+    fn laid_out(
+        &self,
+        rows: impl IntoIterator<Item: Into<Row>>,
+        padding: impl Fn(usize) -> (u16, u16),
+    ) -> comfy_table::Table {
         let mut table = comfy_table::Table::new();
         table.load_style(if self.has_borders { presets::UTF8_BORDERS_ONLY } else { presets::NOTHING });
         table.force_no_tty();
@@ -155,7 +167,14 @@ impl fmt::Display for Table {
         // All lines are of the same width.
         let width = full.lines().next().map_or(0, |line| length(&line));
         match self.width.filter(|available| usize::from(*available) < width) {
-            Some(available) => f.write_str(&self.narrow(available).trim_fmt()),
+            Some(available) => {
+                let fits = |table: &comfy_table::Table| {
+                    table.lines().next().is_none_or(|line| length(&line) <= usize::from(available))
+                };
+                let table = self.narrow(available, MAX_PART);
+                let table = if fits(&table) { table } else { self.narrow(available, MIN_TEXT) };
+                f.write_str(&table.trim_fmt().replace(BREAK, ""))
+            }
             None => f.write_str(&full.trim_fmt()),
         }
     }
@@ -181,6 +200,20 @@ fn length(text: &str) -> usize {
 
 fn longest<'a>(texts: impl Iterator<Item = &'a str>) -> usize {
     texts.map(length).max().unwrap_or_default()
+}
+
+/// Parts of a line of text that stay whole where there is room for them: its words, or the parts of a name without spaces.
+fn parts_of(line: &str) -> Vec<&str> {
+    if line.contains(' ') { line.split(' ').collect() } else { line.split_inclusive(['/', '_', '-']).collect() }
+}
+
+/// Cell of a narrow table, which is broken at spaces, or between the parts of a name without spaces.
+fn breakable(text: &str) -> Cell {
+    if text.contains(' ') {
+        return Cell::new(text);
+    }
+    let lines: Vec<String> = text.split('\n').map(|line| parts_of(line).join(BREAK.to_string().as_str())).collect();
+    Cell::new(lines.join("\n")).set_delimiter(BREAK)
 }
 
 /// Breaks a text at the first of the spaces that make the longer line shortest.
@@ -220,8 +253,17 @@ mod tests {
         let cells: Vec<&str> =
             row.trim_matches('│').split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
         assert_eq!(cells, ["Dataset001_BTCV", "30", "24", "13.2 GB", "1234.5", "85.2 MB", "1 h", "1.4 GB"], "{text}");
-        for part in ["million", "voxels", "labelled", "largest", "memory", " 05 min ", " Dataset017_Abdo ", " 64.8 kB "]
-        {
+        for part in [
+            "million",
+            "voxels",
+            "labelled",
+            "largest",
+            "memory",
+            " 05 min ",
+            " Dataset017_ ",
+            " AbdominalOrgans ",
+            " 64.8 kB ",
+        ] {
             assert_eq!(text.lines().filter(|line| line.contains(part)).count(), 1, "{part}\n{text}");
         }
     }
@@ -252,6 +294,24 @@ mod tests {
             "spleen     0",
         ];
         assert_eq!(table.within(Some(30)).to_string(), narrow.join("\n"));
+    }
+
+    #[test]
+    fn names_are_broken_between_their_parts() {
+        let mut table = Table::bordered().with_header(["case", "size", "shard"]).align_right([1]).within(Some(40));
+        table.row(["Dataset009_W/c00", "1.4 MB", "g0001-w000-0000.shard"]);
+        table.row(["Dataset009_W/a scan", "1.4 MB", "g0001-w000-0000.shard"]);
+        let text = table.to_string();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        for part in ["Dataset009_W/", "c00", "Dataset009_W/a", "scan", "g0001-w000-", "0000.shard"] {
+            assert!(words.contains(&part), "{part}\n{text}");
+        }
+        assert!(!text.contains(BREAK) && text.lines().all(|line| length(line) <= 40), "{text}");
+        // Where there is no room for the longest part, lines are not longer for it.
+        let text = table.clone().within(Some(36)).to_string();
+        assert!(text.lines().all(|line| length(line) <= 36), "{text}");
+        let full = table.within(None).to_string();
+        assert!(full.contains(" Dataset009_W/c00 ") && full.contains(" g0001-w000-0000.shard "), "{full}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tips in errors of the command line: options that other tools have under other names, and words without an option.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::Command;
 use clap::builder::StyledStr;
@@ -37,6 +38,10 @@ pub(super) fn explained(error: clap::Error, command: &Command, words: &[OsString
     match error.kind() {
         ErrorKind::UnknownArgument => with_own_name(error, subcommand.unwrap_or(command)),
         ErrorKind::ArgumentConflict => stray_word(error, command, words),
+        ErrorKind::MissingRequiredArgument => match subcommand {
+            Some(subcommand) => folder_named_like(subcommand.get_name(), error, command),
+            None => error,
+        },
         _ => error,
     }
 }
@@ -66,6 +71,15 @@ fn tip(command: &Command, is_meant: impl Fn(&str) -> bool) -> Option<String> {
     }
     let (_, _, own) = OTHER_NAMES.iter().find(|(names, id, _)| is_meant(names) && has(id))?;
     Some(format!("use {own}"))
+}
+
+/// Adds a tip to the error of a subcommand that lacks an argument, if the word was meant for a folder of this name.
+fn folder_named_like(name: &str, mut error: clap::Error, command: &Command) -> clap::Error {
+    if command.get_positionals().next().is_some() && Path::new(name).is_dir() {
+        let tip = StyledStr::from(format!("'{name}' is a command; the folder of this name is './{name}'"));
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
 }
 
 /// Replaces the error on a word that clap takes for a subcommand, such as `cache` in `hiend-shard data cache`.

@@ -106,29 +106,38 @@ pub enum SelectError {
         others: usize,
     },
     /// A fold would have no case.
-    #[error("split: {} of {}; expected at most as many folds as cases", count(of, "fold"), count(cases, "case"))]
+    #[error("split: {} of {}; expected at most as many folds as cases", count(of, "fold"), usable(*cases, *all))]
     TooManyFolds {
         /// Number of folds, as configured.
         of: u32,
         /// Number of cases in the cache; only labelled ones if the stream carries labels.
         cases: usize,
+        /// Number of cases in the cache.
+        all: usize,
     },
     /// No case would be left for validation.
     #[error(
         "split: shots = {shots} of {}; expected fewer shots than cases, so that some validate",
-        count(cases, "case")
+        usable(*cases, *all)
     )]
     TooManyShots {
         /// Number of training cases, as configured.
         shots: usize,
         /// Number of selected cases; only labelled ones if the stream carries labels.
         cases: usize,
+        /// Number of cases in the selected datasets.
+        all: usize,
     },
 }
 
 /// Source of the names, for messages: the file of a list, or the configuration.
 fn origin(list: Option<&Path>) -> String {
     list.map_or_else(|| "split".to_owned(), |list| list.display().to_string())
+}
+
+/// Number of usable cases among `all`: they are called labelled where others are not.
+fn usable(cases: usize, all: usize) -> String {
+    count(cases, if cases < all { "labelled case" } else { "case" })
 }
 
 /// Message about `cases` without any label, where `others` of the datasets that are not selected have labels.

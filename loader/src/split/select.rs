@@ -91,13 +91,14 @@ impl Selector {
             && taken.is_empty()
             && usable > 0
         {
+            let all = cases.len();
             let cases = cases.iter().filter(|case| case.is_usable).count();
             if cases < of as usize {
-                return Err(SelectError::TooManyFolds { of, cases });
+                return Err(SelectError::TooManyFolds { of, cases, all });
             }
         }
         if let Split::Shots(shots) = &self.split {
-            shots.keep(&mut taken)?;
+            shots.keep(&mut taken, all)?;
         }
         Ok(taken.into_iter().map(|(idx, _)| idx).collect())
     }

@@ -247,7 +247,7 @@ fn shots_train_and_the_other_cases_validate() {
         (2..40).any(|seed| select(&split(2, Part::Train, seed), &["SET1", "SET2"], &[], &keys).unwrap() != train);
     assert!(differs, "no seed changes the choice");
     let error = select(&split(9, Part::Train, 1), &[], &[], &keys).unwrap_err();
-    assert!(matches!(error, SelectError::TooManyShots { shots: 9, cases: 9 }), "{error}");
+    assert!(matches!(error, SelectError::TooManyShots { shots: 9, cases: 9, .. }), "{error}");
     assert!(split(0, Part::Train, 1).fault().is_some());
 }
 
@@ -309,10 +309,10 @@ fn labels_that_are_missing_are_reported() {
         "none of 4 cases in the selected datasets has labels; include and exclude leave out 4 cases with labels"
     );
     // The numbers are those of labelled cases.
-    assert!(refused(&folds, &[], &|case| case < 3).starts_with("split: 15 folds of 3 cases; "));
+    assert!(refused(&folds, &[], &|case| case < 3).starts_with("split: 15 folds of 3 labelled cases; "));
     let empty = Split::Fold(FoldSplit { fold: 1, of: 5, part: Part::Validation, seed: 0, rule: FoldRule::Dealt });
-    assert!(refused(&empty, &[], &|case| case < 3).starts_with("split: 5 folds of 3 cases; "));
-    assert!(refused(&shots, &[], &|case| case < 2).starts_with("split: shots = 2 of 2 cases; "));
+    assert!(refused(&empty, &[], &|case| case < 3).starts_with("split: 5 folds of 3 labelled cases; "));
+    assert!(refused(&shots, &[], &|case| case < 2).starts_with("split: shots = 2 of 2 labelled cases; "));
     // A named case is not left out.
     let named = ["case0", "case1"].map(str::to_owned);
     let text = "case Dataset001_SET1/case1 has no labels; remove its name, or convert it again with its label map";

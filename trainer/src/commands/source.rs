@@ -107,12 +107,13 @@ pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageErr
     Err(UsageError::new(message))
 }
 
-/// Returns true for caches separated by commas: a path that does not exist, or several URLs.
+/// Returns true for caches separated by commas: a path that does not exist, several URLs, or a path before a URL.
 fn names_several(shards: &Path) -> bool {
     let text = shards.to_string_lossy();
     match text.matches("://").count() {
         0 => text.contains(',') && shards.symlink_metadata().is_err(),
-        1 => false,
+        // After it, a comma may belong to the only URL.
+        1 => text.split_once("://").is_some_and(|(before, _)| before.contains(',')),
         _ => text.contains(','),
     }
 }
@@ -284,6 +285,7 @@ mod tests {
         check("--shards c --loader http://a:1 --storage-retry 5", "--storage-retry has no effect on caches in folders");
         check("--shards a,b", "--shards a,b: expected one cache; ");
         check("--shards s3://x/a,s3://x/b", "--shards s3://x/a,s3://x/b: expected one cache; ");
+        check("--shards a,s3://x/b", "--shards a,s3://x/b: expected one cache; ");
         check("--shards c --seed 1 --set train.seed=2", "--set train.seed=2");
         check("--shards c --set optim.lr=1 --set train.seed=1 --set optim.lr=2", "--set optim.lr=1");
         check("--shards c --set stream.split.fold=1 --set stream.split=all", "--set stream.split.fold=1");

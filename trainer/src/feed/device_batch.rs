@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use hiend_loader::batch::{Batch, BatchTimes, CropBox, CropChunks, CropRecord, Dequantize, Images};
+use hiend_loader::program::catch_panic;
 
 use super::error::FeedError;
 use super::targets::{HostCrops, Targets};
@@ -93,20 +94,33 @@ pub(super) fn prepare<T>(
         return Ok(None);
     }
     let start = Instant::now();
-    let mut parts = Vec::new();
-    let size = micro_batch.unwrap_or(n).max(1);
-    for (part, crops) in batch.crops.chunks(size).enumerate() {
-        let own = part * size..part * size + crops.len();
-        let (voxels, range) = upload(&batch, own, device).map_err(|source| FeedError::Augment { step, source })?;
-        let labels = batch.labels.as_ref().map(|labels| &labels[range]);
-        let boxes = if let Voxels::Boxes(boxes) = &voxels { Some(boxes) } else { None };
-        let host = HostCrops { crop_size, crops, labels, boxes };
-        let target = targets.make(&host, device).map_err(|source| FeedError::Target { step, source })?;
-        parts.push(Part { voxels, target });
-    }
-    device.sync().map_err(|error| FeedError::Upload { step, message: reason_of(error) })?;
+    let make = || -> Result<Vec<Part<T>>, FeedError> {
+        let mut parts = Vec::new();
+        let size = micro_batch.unwrap_or(n).max(1);
+        for (part, crops) in batch.crops.chunks(size).enumerate() {
+            let own = part * size..part * size + crops.len();
+            let (voxels, range) = upload(&batch, own, device).map_err(|source| FeedError::Augment { step, source })?;
+            let labels = batch.labels.as_ref().map(|labels| &labels[range]);
+            let boxes = if let Voxels::Boxes(boxes) = &voxels { Some(boxes) } else { None };
+            let host = HostCrops { crop_size, crops, labels, boxes };
+            let target = targets.make(&host, device).map_err(|source| FeedError::Target { step, source })?;
+            parts.push(Part { voxels, target });
+        }
+        device.sync().map_err(|error| FeedError::Upload { step, message: reason_of(error) })?;
+        Ok(parts)
+    };
+    let parts = if *device == Device::flex() { make() } else { on_device(step, make) }?;
     let upload_secs = start.elapsed().as_secs_f64();
     Ok(Some(DeviceBatch { step, parts, crops: batch.crops, loader: batch.times, upload_secs }))
+}
+
+/// Calls `work`, which uses a GPU. `CubeCL` panics in calls that have no error to return, such as those after the thread
+/// of its device has ended: as in the reading of losses, a panic is the device's failure. On the CPU it is a bug.
+///
+/// # Errors
+/// The error of `work`, or [`FeedError::Upload`] with the message of a panic.
+fn on_device<T>(step: u64, work: impl FnOnce() -> Result<T, FeedError>) -> Result<T, FeedError> {
+    catch_panic(work).unwrap_or_else(|message| Err(FeedError::Upload { step, message }))
 }
 
 /// Checks that `batch` belongs to `step` and that its buffers match its shape.
@@ -198,4 +212,19 @@ fn upload(batch: &Batch, crops: Range<usize>, device: &Device) -> Result<(Voxels
             (voxels, range)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_of_a_device_are_its_failures() {
+        let lost = "device runner channel disconnected before producing a result";
+        let error = on_device(3, || -> Result<(), FeedError> { panic!("{lost}") }).unwrap_err();
+        assert_eq!(error.to_string(), format!("the batch of step 3 did not reach the device: {lost}"));
+        let ended = || Err::<(), _>(FeedError::Ended { step: 3 });
+        assert!(matches!(on_device(3, ended), Err(FeedError::Ended { step: 3 })));
+        assert_eq!(on_device(3, || Ok(7)).unwrap(), 7);
+    }
 }

@@ -63,7 +63,8 @@ class CropDataset(IterableDataset):
             ``sample_by="intensity"`` remains that of the cache's window, which a warning reports.
         seed: Seed of the stream.
         fold: ``(k, n)`` selects the training cases of fold k of n, k from 0; with ``splits``, ``k`` alone is enough.
-        fold_rule: ``"dealt"`` (folds of equal size) or ``"hashed"`` (a case stays in its fold when others are added).
+        fold_rule: ``"dealt"`` (within a dataset, folds differ by one case at most) or ``"hashed"`` (a case stays in its
+            fold when others are added).
         shots: Number of cases to train on, instead of a fold.
         part: ``"train"``, or ``"validation"`` for the cases that ``fold`` or ``shots`` hold out.
         cases: Names of the cases to use, or the path of a file that names them, one per line; instead of a fold.

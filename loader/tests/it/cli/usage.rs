@@ -173,6 +173,21 @@ fn calls_in_the_style_of_other_tools_get_the_right_one() {
 }
 
 #[test]
+fn a_folder_with_the_name_of_a_command_is_named_by_its_path() {
+    let place = Place::with_phantoms(1);
+    std::fs::rename(place.path("data"), place.path("convert")).unwrap();
+    let run = |data: &str| {
+        let mut command = command(&[data, "--out", "cache", SPACING]);
+        ran_of(command.current_dir(place.path("")).output().unwrap())
+    };
+    let ran = run("convert");
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    assert!(ran.err.contains("tip: 'convert' is a command; the folder of this name is './convert'"), "{}", ran.err);
+    let ran = run("./convert");
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
+
+#[test]
 fn an_invalid_log_filter_is_wrong_usage() {
     let mut command = command(&["verify", "gone"]);
     let ran = ran_of(command.env("HIEND_LOG", "hiend_loader=loud").output().unwrap());

@@ -16,6 +16,8 @@ use ratatui::termion::clear::All as ClearAll;
 use ratatui::termion::cursor::{Hide, Show};
 use ratatui::termion::screen::{ToAlternateScreen, ToMainScreen};
 
+use crate::device::is_on_device_thread;
+
 /// Maximum number of log lines that wait for the dashboard; later ones are dropped.
 const MAX_WAITING: usize = 100;
 
@@ -46,7 +48,9 @@ pub(super) fn enter() -> io::Result<()> {
     HOOK.call_once(|| {
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            restore();
+            if !is_on_device_thread() {
+                restore();
+            }
             hook(panic);
         }));
     });

@@ -178,7 +178,10 @@ fn error_of_all_ranks_is_shown_once() {
 #[test]
 fn ranks_end_with_their_launcher() {
     let folder = Folder::new(2);
-    let mut running = Running::start(folder.pretrain("run", &["--devices", "cpu,cpu"]));
+    let mut command = folder.pretrain("run", &["--devices", "cpu,cpu"]);
+    // A launcher that is killed leaves the folder of the rendezvous behind.
+    command.env("TMPDIR", folder.dir.path());
+    let mut running = Running::start(command);
     running.wait_for_step(1);
     kill(running.own_pid(), Signal::SIGKILL).unwrap();
     // Every rank holds the other end of this pipe until it ends.
