@@ -65,7 +65,7 @@ pub enum Command {
     Import(ImportArgs),
     /// Write a model's weights as .safetensors with the reference's names and layouts, or for nnU-Net (--format nnssl)
     Export(ExportArgs),
-    /// Check this machine: driver, devices, libraries, possible speed-ups, and one product
+    /// Check this machine: driver, devices, libraries, small computations, and possible speed-ups
     Doctor(DoctorArgs),
     /// Print completions for a shell, such as `source <(hiend-train completions bash)`
     Completions(CompletionsArgs),
@@ -77,7 +77,7 @@ pub enum Command {
 /// Flags of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Device to multiply on: auto, cpu, cuda:N or vulkan:N
+    /// Device to compute on: auto (in a build with CUDA the first GPU, which must be there), cpu, cuda:N or vulkan:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
 }

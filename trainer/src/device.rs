@@ -18,8 +18,13 @@ use burn::tensor::Device;
 use burn::tensor::Tensor;
 
 use crate::host_memory;
+use crate::vendor::driver;
 
 pub use kept_kernels::keep_kernels;
+
+/// Instruction to get a program for NVIDIA's GPUs.
+pub(crate) const CUDA_BUILD: &str =
+    "cargo install --locked --path trainer --features cuda, or an archive made by configs/release/build cuda";
 
 /// Device as selected on the command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,15 +80,15 @@ impl DeviceChoice {
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The build has no support for this kind of device.
-    #[error("this build has no {name}; rebuild with --features {feature}")]
+    #[error("this build has no {name}: {remedy}")]
     NotBuilt {
         /// Kind of device.
         name: &'static str,
-        /// Cargo feature that adds the support.
-        feature: &'static str,
+        /// Instruction to get a build with the support.
+        remedy: &'static str,
     },
     /// The machine has no such device.
-    #[error("no {name} device {wanted}: {found} found (is the driver loaded?)")]
+    #[error("no {name} device {wanted}: {found} found ({reason})")]
     NotFound {
         /// Kind of device.
         name: &'static str,
@@ -91,7 +96,12 @@ pub enum DeviceError {
         wanted: usize,
         /// Number of devices of this kind.
         found: usize,
+        /// The driver's reason, or a question that leads to it.
+        reason: String,
     },
+    /// The driver lacks functions that this build calls.
+    #[error(transparent)]
+    OldDriver(#[from] driver::TooOld),
     /// The file with the mathematical functions of kernels is missing, or not where the code generator looks for it.
     #[error(
         "CUDA's libdevice.10.bc was not found in {}: {}",
@@ -146,7 +156,9 @@ impl Compute {
             DeviceChoice::Auto => match cuda(0) {
                 Ok(compute) => Ok(compute),
                 // No device: the CPU. A device that is there and cannot be used is an error.
-                Err(DeviceError::NotBuilt { .. } | DeviceError::NotFound { .. }) => Ok(Self::cpu()),
+                Err(absent @ (DeviceError::NotBuilt { .. } | DeviceError::NotFound { .. })) => {
+                    Ok(Self::cpu_without(&absent))
+                }
                 Err(error) => Err(error),
             },
             DeviceChoice::Vulkan(index) => vulkan(index),
@@ -157,6 +169,14 @@ impl Compute {
     #[must_use]
     pub fn cpu() -> Self {
         Self { raw: Device::flex(), kind: Kind::Cpu }
+    }
+
+    /// Opens the CPU where the default device is `absent`, with a warning in a build that supports it.
+    pub(crate) fn cpu_without(absent: &DeviceError) -> Self {
+        if let Some(warning) = warning_without(absent, std::env::var_os(SETTLED).is_some()) {
+            tracing::warn!("{warning}");
+        }
+        Self::cpu()
     }
 
     /// Device without gradient tracking, for constants.
@@ -218,7 +238,7 @@ impl fmt::Display for DeviceChoice {
 
 #[cfg(not(feature = "vulkan"))]
 fn vulkan(_: usize) -> Result<Compute, DeviceError> {
-    Err(DeviceError::NotBuilt { name: "Vulkan", feature: "vulkan" })
+    Err(DeviceError::NotBuilt { name: "Vulkan", remedy: "build with --features vulkan" })
 }
 
 #[cfg(feature = "vulkan")]
@@ -228,13 +248,16 @@ fn vulkan(index: usize) -> Result<Compute, DeviceError> {
         quietly(|| Device::enumerate(DeviceType::Vulkan).into_iter().collect()).unwrap_or_default();
     match found.get(index) {
         Some(device) => Ok(Compute { raw: device.clone(), kind: Kind::Vulkan(index) }),
-        None => Err(DeviceError::NotFound { name: "Vulkan", wanted: index, found: found.len() }),
+        None => {
+            let reason = "is the driver loaded?".to_owned();
+            Err(DeviceError::NotFound { name: "Vulkan", wanted: index, found: found.len(), reason })
+        }
     }
 }
 
 #[cfg(not(feature = "cuda"))]
 fn cuda(_: usize) -> Result<Compute, DeviceError> {
-    Err(DeviceError::NotBuilt { name: "CUDA", feature: "cuda" })
+    Err(DeviceError::NotBuilt { name: "CUDA", remedy: CUDA_BUILD })
 }
 
 #[cfg(feature = "cuda")]
@@ -243,12 +266,28 @@ fn cuda(index: usize) -> Result<Compute, DeviceError> {
     // Listing opens the driver's library, and panics where there is none.
     let found = quietly(|| Device::enumerate(DeviceType::Cuda).into_iter().count()).unwrap_or(0);
     if index < found {
+        driver::check(driver::supported())?;
         #[cfg(not(feature = "cuda-nvrtc"))]
         find_libdevice()?;
         kept_kernels::report();
         Ok(Compute { raw: Device::cuda(index), kind: Kind::Cuda(index) })
     } else {
-        Err(DeviceError::NotFound { name: "CUDA", wanted: index, found })
+        let reason = if found == 0 { why_no_cuda() } else { "devices are counted from 0".to_owned() };
+        Err(DeviceError::NotFound { name: "CUDA", wanted: index, found, reason })
+    }
+}
+
+/// Reason why the driver names no device.
+#[cfg(feature = "cuda")]
+fn why_no_cuda() -> String {
+    use crate::vendor::library::{self, Library, Places};
+    if let Err(error) = library::open(Library::Driver, &Places::of_process()) {
+        return error.to_string();
+    }
+    match quietly(cudarc::driver::result::init) {
+        Some(Ok(())) => "the driver names none; see CUDA_VISIBLE_DEVICES".to_owned(),
+        Some(Err(error)) => format!("the driver answers {error}"),
+        None => "the driver does not answer".to_owned(),
     }
 }
 
@@ -339,6 +378,16 @@ pub fn settle_libdevice() {
     }
 }
 
+/// Variable that names Burn's default device; set before this process is restarted for the CPU.
+const SETTLED: &str = "BURN_DEVICE";
+
+/// Warning that the CPU takes the place of a device that was looked for and is `absent`. `None` in a build without such
+/// devices, and in a process that was restarted for the CPU, which has warned before.
+fn warning_without(absent: &DeviceError, is_settled: bool) -> Option<String> {
+    let DeviceError::NotFound { .. } = absent else { return None };
+    (!is_settled).then(|| format!("{absent}; computing on the CPU (--device cpu does so without this warning)"))
+}
+
 /// Makes `Device::default()`, which Burn calls when it reads optimizer state, return the CPU.
 ///
 /// Only the environment variable `BURN_DEVICE` decides that, and a running process cannot set it safely. A build with
@@ -348,10 +397,10 @@ pub fn settle_libdevice() {
 /// # Errors
 /// If the process cannot be restarted.
 pub fn settle_default(compute: &Compute) -> Result<(), DeviceError> {
-    if !cfg!(feature = "cube") || !compute.is_cpu() || std::env::var_os("BURN_DEVICE").is_some() {
+    if !cfg!(feature = "cube") || !compute.is_cpu() || std::env::var_os(SETTLED).is_some() {
         return Ok(());
     }
-    restart_with("BURN_DEVICE", OsStr::new("flex")).map_err(|error| DeviceError::Environment(error.to_string()))
+    restart_with(SETTLED, OsStr::new("flex")).map_err(|error| DeviceError::Environment(error.to_string()))
 }
 
 /// Restarts this process with a variable in its environment. Returns only if that fails.
@@ -402,8 +451,19 @@ mod tests {
     #[test]
     fn a_build_without_cuda_names_the_feature_to_add() {
         let error = Compute::open(DeviceChoice::Cuda(0)).unwrap_err();
-        assert_eq!(error.to_string(), "this build has no CUDA; rebuild with --features cuda");
+        assert_eq!(error.to_string(), format!("this build has no CUDA: {CUDA_BUILD}"));
         assert!(Compute::open(DeviceChoice::Auto).unwrap().is_cpu());
+    }
+
+    #[test]
+    fn the_cpu_in_place_of_a_missing_gpu_is_reported_once() {
+        let reason = "driver was not found: install it".to_owned();
+        let absent = DeviceError::NotFound { name: "CUDA", wanted: 0, found: 0, reason };
+        let warning = warning_without(&absent, false).unwrap();
+        let expected = "no CUDA device 0: 0 found (driver was not found: install it); computing on the CPU";
+        assert!(warning.starts_with(expected), "{warning}");
+        assert_eq!(warning_without(&absent, true), None);
+        assert_eq!(warning_without(&DeviceError::NotBuilt { name: "CUDA", remedy: CUDA_BUILD }, false), None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! State of the machine for computing: driver, devices, libraries, one product checked against its definition, and, where
-//! cuDNN is used, a convolution and an attention.
+//! State of the machine for computing: driver, devices, libraries, small products checked against their definition, and,
+//! where cuDNN is used, a convolution and an attention.
 //!
 //! Works in every build: a build without CUDA still names the GPUs and libraries that are there, because they show what
 //! a build with CUDA would gain.
@@ -66,7 +66,8 @@ impl Report {
             };
             Examined { device: compute.to_string(), by, products, cudnn: by_cudnn::checks(&compute) }
         };
-        Self { machine: Machine::of_process(), device: Compute::open(choice).map(examined) }
+        let device = Compute::open(examined_choice(choice, cfg!(feature = "cuda"))).map(examined);
+        Self { machine: Machine::of_process(), device }
     }
 
     /// Returns true if the device was opened, its products match the definition, and what cuDNN computes the CPU.
@@ -76,6 +77,11 @@ impl Report {
             device.products.iter().all(ProductCheck::is_close) && device.cudnn.iter().all(by_cudnn::Check::is_close)
         })
     }
+}
+
+/// Device to examine. By default the first GPU in a build with CUDA, where the CPU would hide that none is found.
+fn examined_choice(choice: DeviceChoice, has_cuda: bool) -> DeviceChoice {
+    if choice == DeviceChoice::Auto && has_cuda { DeviceChoice::Cuda(0) } else { choice }
 }
 
 /// Products of one check: the value, and the gradients of both factors.
@@ -221,6 +227,16 @@ mod tests {
         check(0, " by built-in kernels");
         check(1, " by cuBLASLt (1 of 9) and built-in kernels");
         check(9, " by cuBLASLt");
+    }
+
+    #[test]
+    fn a_build_for_gpus_examines_one_unless_the_cpu_is_asked_for() {
+        use DeviceChoice::{Auto, Cpu, Cuda};
+        assert_eq!(examined_choice(Auto, true), Cuda(0));
+        assert_eq!(examined_choice(Auto, false), Auto);
+        for choice in [Cpu, Cuda(1)] {
+            assert_eq!(examined_choice(choice, true), choice);
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod cublaslt_functions;
 pub mod cudnn;
 #[cfg(feature = "cuda")]
 pub mod device_thread;
+pub mod driver;
 #[cfg(feature = "cuda")]
 pub mod fallback;
 mod functions;

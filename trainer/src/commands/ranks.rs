@@ -300,7 +300,9 @@ pub(super) fn open_device(devices: &[DeviceChoice], device: DeviceChoice, world:
     }
     match Compute::open(DeviceChoice::Cuda(world.local_rank)) {
         Ok(compute) => Ok(compute),
-        Err(DeviceError::NotBuilt { .. } | DeviceError::NotFound { found: 0, .. }) => Ok(Compute::cpu()),
+        Err(absent @ (DeviceError::NotBuilt { .. } | DeviceError::NotFound { found: 0, .. })) => {
+            Ok(Compute::cpu_without(&absent))
+        }
         Err(DeviceError::NotFound { found: 1, .. }) if world.may_see_one_gpu => {
             Ok(Compute::open(DeviceChoice::Cuda(0))?)
         }

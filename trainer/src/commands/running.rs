@@ -129,7 +129,11 @@ pub(super) fn run<T: Task>(
 ) -> anyhow::Result<ExitCode> {
     let (visits, (_, num_ranks)) = (task.config().stream().visits_per_batch, rank.share());
     if !visits.is_multiple_of(num_ranks) {
-        bail!("{num_ranks} ranks cannot share stream.visits_per_batch = {visits} evenly");
+        let shared = visits.next_multiple_of(num_ranks);
+        bail!(
+            "{num_ranks} ranks cannot share stream.visits_per_batch = {visits} evenly; choose another number of devices, or \
+             --set stream.visits_per_batch={shared}"
+        );
     }
     precision::announce(&rank, task.config().train());
     warn_of_shortage(task, &rank, args);

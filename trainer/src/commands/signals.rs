@@ -145,7 +145,7 @@ impl StopSignals {
 fn confirm(signal: Signal, part: &str) {
     match signal {
         Signal::SIGINT => super::note(format_args!("stopping after this {part}; press Ctrl-C again to stop at once")),
-        _ => super::note(format_args!("{signal}: stopping after this {part}")),
+        _ => super::note(format_args!("{signal}: stopping after this {part}; two SIGINTs stop at once")),
     }
 }
 

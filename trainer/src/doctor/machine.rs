@@ -8,7 +8,9 @@ use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use serde_json::{Map, Value, json};
 
+use crate::device::CUDA_BUILD;
 use crate::vendor::cudnn::{self, attention};
+use crate::vendor::driver::{self, Cuda};
 use crate::vendor::library::{self, Found, Libdevice, Library, LibraryError, Places};
 use crate::vendor::nccl;
 
@@ -79,21 +81,35 @@ fn attention_remark(version: usize) -> String {
     format!(" (not used for attention, which needs {})", cudnn::major_minor(attention::OLDEST))
 }
 
+/// The driver's version, if `library` is of a later major version of CUDA than the driver supports, so that it does not
+/// run. `None` for libraries whose version is not CUDA's.
+fn beyond_driver(library: Library, version: Option<&str>, driver: Option<Cuda>) -> Option<Cuda> {
+    let is_cudas = matches!(library, Library::CublasLt | Library::Nvrtc);
+    let of_library = Cuda::parse(version.filter(|_| is_cudas)?)?;
+    driver.filter(|driver| of_library.major > driver.major)
+}
+
 /// The NVIDIA driver and its devices.
 #[derive(Debug)]
 struct Driver {
     version: String,
-    /// Newest CUDA version that the driver supports, `(major, minor)`.
-    cuda: (i32, i32),
+    /// Newest CUDA version that the driver supports.
+    cuda: Cuda,
     devices: Vec<Gpu>,
 }
 
-/// Reason why the driver gives no information.
+/// Reason why the driver gives no information, or not all of it.
 #[derive(Debug, thiserror::Error)]
 enum DriverError {
     /// A machine without driver.
     #[error("not installed: {}", Library::Driver.how_to_get())]
     Missing,
+    /// The driver is there, and its library that describes devices is not.
+    #[error(
+        "for CUDA up to {0}; libnvidia-ml.so.1 (NVML), a part of the driver, is missing: names and free memory of GPUs are \
+         not shown; in a container, NVIDIA_DRIVER_CAPABILITIES=compute,utility adds it"
+    )]
+    Undescribed(Cuda),
     /// The driver cannot be used.
     #[error("does not answer ({0}): {remedy}", remedy = Library::Driver.how_to_get())]
     Unusable(NvmlError),
@@ -143,16 +159,28 @@ impl Machine {
         json!({ "driver": driver, "gpus": gpus, "libraries": libraries })
     }
 
+    /// Newest CUDA version that the driver supports, if it is known.
+    fn cuda(&self) -> Option<Cuda> {
+        match &self.driver {
+            Ok(driver) => Some(driver.cuda),
+            Err(DriverError::Undescribed(cuda)) => Some(*cuda),
+            Err(_) => None,
+        }
+    }
+
     /// Changes that would make this machine or this build faster, the most effective first.
     pub(super) fn advice(&self) -> Vec<String> {
         let mut advice = Vec::new();
-        let has_gpu = self.driver.as_ref().is_ok_and(|driver| !driver.devices.is_empty());
+        let has_gpu = match &self.driver {
+            Ok(driver) => !driver.devices.is_empty(),
+            Err(reason) => matches!(reason, DriverError::Undescribed(_)),
+        };
         let missing = |wanted| self.libraries.iter().any(|(library, found)| *library == wanted && found.is_err());
         if !has_gpu {
             return advice;
         }
         if !cfg!(feature = "cuda") {
-            advice.push("a build with CUDA would use the GPU: cargo build --release --features cuda".to_owned());
+            advice.push(format!("a build with CUDA would use the GPU: {CUDA_BUILD}"));
         }
         if !cfg!(feature = "cuda-nvrtc") {
             match &self.libdevice {
@@ -171,6 +199,15 @@ impl Machine {
         if missing(Library::CublasLt) {
             advice.push(format!(
                 "cuBLASLt multiplies at 416 to 804 TFLOP/s on an H100 where the built-in kernels make 30 to 146: {}",
+                Library::CublasLt.how_to_get()
+            ));
+        }
+        let cublas = self.libraries.iter().find(|(library, _)| *library == Library::CublasLt);
+        let version = cublas.and_then(|(_, found)| found.as_ref().ok()?.version.as_deref());
+        if let Some(driver) = beyond_driver(Library::CublasLt, version, self.cuda()) {
+            advice.push(format!(
+                "cuBLASLt for CUDA {}, which the driver supports, in place of that for a later one: {}",
+                driver.major,
                 Library::CublasLt.how_to_get()
             ));
         }
@@ -197,11 +234,11 @@ impl Machine {
 /// Queries NVML, which comes with the driver and takes no memory on the devices.
 fn driver() -> Result<Driver, DriverError> {
     let nvml = Nvml::init().map_err(|error| match error {
-        NvmlError::LibloadingError(_) => DriverError::Missing,
+        NvmlError::LibloadingError(_) => driver::supported().map_or(DriverError::Missing, DriverError::Undescribed),
         error => DriverError::Unusable(error),
     })?;
     let read = || -> Result<Driver, NvmlError> {
-        let cuda = nvml.sys_cuda_driver_version()?;
+        let cuda = nvml.sys_cuda_driver_version()?.unsigned_abs();
         let device = |index| -> Result<Gpu, NvmlError> {
             let device = nvml.device_by_index(index)?;
             let (memory, capability) = (device.memory_info()?, device.cuda_compute_capability()?);
@@ -214,16 +251,12 @@ fn driver() -> Result<Driver, DriverError> {
         };
         Ok(Driver {
             version: nvml.sys_driver_version()?,
-            cuda: (cuda / 1000, cuda % 1000 / 10),
+            cuda: Cuda { major: cuda / 1000, minor: cuda % 1000 / 10 },
             devices: (0..nvml.device_count()?).map(device).collect::<Result<_, _>>()?,
         })
     };
     read().map_err(DriverError::Silent)
 }
-
-/// Remark on the libraries in a build that uses none of them.
-const UNUSED: &str =
-    " (no effect in this build, which has no CUDA: cargo install --locked --path trainer --features cuda)";
 
 fn shown(path: Option<&PathBuf>) -> String {
     path.map_or_else(|| "unset".to_owned(), |path| path.display().to_string())
@@ -234,7 +267,7 @@ impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.driver {
             Ok(Driver { version, cuda, devices }) => {
-                writeln!(f, "driver       {version}, for CUDA up to {}.{}", cuda.0, cuda.1)?;
+                writeln!(f, "driver       {version}, for CUDA up to {cuda}")?;
                 for (index, gpu) in devices.iter().enumerate() {
                     let Gpu { name, capability, free, total } = gpu;
                     let (free, total) = (ByteSize::b(*free).display().iec(), ByteSize::b(*total).display().iec());
@@ -247,13 +280,20 @@ impl fmt::Display for Machine {
             }
             Err(reason) => writeln!(f, "driver       {reason}")?,
         }
-        writeln!(f, "libraries{}", if cfg!(feature = "cuda") { "" } else { UNUSED })?;
+        if cfg!(feature = "cuda") {
+            writeln!(f, "libraries")?;
+        } else {
+            writeln!(f, "libraries (no effect in this build, which has no CUDA: {CUDA_BUILD})")?;
+        }
         for (library, found) in &self.libraries {
             let name = library.to_string();
             match found {
                 Ok(Found { path, version: Some(version) }) => {
                     let cudnn = cudnn::library().ok().filter(|_| *library == Library::Cudnn);
-                    let remark = cudnn.map(|cudnn| attention_remark(cudnn.version)).unwrap_or_default();
+                    let remark = match beyond_driver(*library, Some(version.as_str()), self.cuda()) {
+                        Some(cuda) => format!(" (does not run: the driver supports CUDA up to {cuda})"),
+                        None => cudnn.map(|cudnn| attention_remark(cudnn.version)).unwrap_or_default(),
+                    };
                     writeln!(f, "  {name:<11}{version}, {}{remark}", path.display())?;
                 }
                 Ok(Found { path, version: None }) => writeln!(f, "  {name:<11}{}", path.display())?,
@@ -306,6 +346,43 @@ mod tests {
     fn a_cudnn_too_old_for_attention_is_called_so() {
         assert_eq!(attention_remark(91_002), " (not used for attention, which needs 9.11)");
         assert_eq!(attention_remark(attention::OLDEST), "");
+    }
+
+    #[test]
+    fn a_driver_without_nvml_is_there() {
+        let machine = |driver| Machine { driver, ..Machine::of_process() };
+        let there = machine(Err(DriverError::Undescribed(Cuda { major: 13, minor: 0 })));
+        let text = there.to_string();
+        assert!(text.starts_with("driver       for CUDA up to 13.0; libnvidia-ml.so.1 (NVML), a part of"), "{text}");
+        assert!(!text.contains("not installed"), "{text}");
+        // There may be a GPU, so that advice is given.
+        assert!(cfg!(feature = "cuda") || !there.advice().is_empty());
+        assert!(machine(Err(DriverError::Missing)).advice().is_empty());
+    }
+
+    #[test]
+    fn a_library_of_a_later_cuda_than_the_drivers_is_called_so() {
+        let check = |library, version, driver: &str, expected: bool| {
+            let beyond = beyond_driver(library, Some(version), Cuda::parse(driver));
+            assert_eq!(beyond, Cuda::parse(driver).filter(|_| expected), "{library} {version}, driver {driver}");
+        };
+        check(Library::CublasLt, "13.1.0", "12.8", true);
+        check(Library::Nvrtc, "13.0", "12.9", true);
+        // Minor versions of one major version are compatible.
+        check(Library::CublasLt, "12.9.1", "12.8", false);
+        check(Library::CublasLt, "12.9.1", "13.0", false);
+        // Not a version of CUDA.
+        check(Library::Driver, "CUDA 13.0", "12.8", false);
+        check(Library::Cudnn, "9.14.0", "8.0", false);
+        assert_eq!(beyond_driver(Library::CublasLt, Some("13.1.0"), None), None);
+        let found = Found { path: "libcublasLt.so.13".into(), version: Some("13.1.0".to_owned()) };
+        let driver = Driver { version: "570".to_owned(), cuda: Cuda { major: 12, minor: 8 }, devices: vec![] };
+        let libraries = vec![(Library::CublasLt, Ok(found))];
+        let text = Machine { driver: Ok(driver), libraries, ..Machine::of_process() }.to_string();
+        assert!(
+            text.contains("13.1.0, libcublasLt.so.13 (does not run: the driver supports CUDA up to 12.8)"),
+            "{text}"
+        );
     }
 
     #[test]

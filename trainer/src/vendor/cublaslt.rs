@@ -281,7 +281,10 @@ impl Session {
         // All that the library says of a driver that is too old for it is that it is not initialized.
         let handle = result::create_handle().map_err(|error| CublasLtError::Failed {
             call: "cublasLtCreate",
-            status: format!("{error}; version {version} may need a newer driver"),
+            status: format!(
+                "{error}; version {version} may need a newer driver. For this one: {}",
+                Library::CublasLt.how_to_get()
+            ),
             is_fault: is_fault(error),
         })?;
         let owner = Owner { library: format!("cublasLt {version}"), device };

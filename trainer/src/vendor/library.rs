@@ -12,6 +12,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::driver::{self, Cuda};
+
 pub use places::{Libdevice, Places};
 
 /// A library, or a file of one, that the GPU code can use.
@@ -69,21 +71,40 @@ impl Library {
         }
     }
 
-    /// Instruction to install the library.
+    /// Instruction to install the library, in a version for this machine's driver.
     #[must_use]
     pub fn how_to_get(self) -> &'static str {
+        self.how_to_get_for(driver::supported())
+    }
+
+    /// Instruction to install the library for a driver that supports CUDA up to `driver`, by default the newest. A library
+    /// of a later major version than the driver's does not run.
+    fn how_to_get_for(self, driver: Option<Cuda>) -> &'static str {
+        let is_12 = driver.is_some_and(|driver| driver.major < 13);
         match self {
             Self::Driver => "install NVIDIA's driver; in a container, start it with --gpus all",
+            // Bitcode, which is the same to every driver.
             Self::Libdevice => {
                 "install CUDA's nvvm (package cuda-nvvm or cuda-nvcc), or pip install nvidia-nvvm in the active Python \
                  environment; CUDA_PATH, if set, must hold nvvm/libdevice"
             }
+            Self::Nvrtc if is_12 => {
+                "install CUDA 12's nvrtc (package cuda-nvrtc, or pip install nvidia-cuda-nvrtc-cu12)"
+            }
             Self::Nvrtc => "install CUDA's nvrtc (package cuda-nvrtc, or pip install nvidia-cuda-nvrtc)",
+            Self::CublasLt if is_12 => {
+                "pip install nvidia-cublas-cu12 in the active Python environment, or install CUDA 12's libcublas"
+            }
             Self::CublasLt => "pip install nvidia-cublas in the active Python environment, or install CUDA's libcublas",
+            Self::Cudnn if is_12 => {
+                "pip install nvidia-cudnn-cu12 nvidia-cuda-nvrtc-cu12 in the active Python environment, or install \
+                 cudnn9-cuda-12"
+            }
             Self::Cudnn => {
                 "pip install nvidia-cudnn-cu13 nvidia-cuda-nvrtc in the active Python environment, or install \
                  cudnn9-cuda-13"
             }
+            Self::Nccl if is_12 => "install libnccl2, or pip install nvidia-nccl-cu12 in the active Python environment",
             Self::Nccl => "install libnccl2, or pip install nvidia-nccl-cu13 in the active Python environment",
         }
     }
@@ -402,6 +423,17 @@ mod tests {
         check(8907, "8.9.7");
         check(91_400, "9.14.0");
         check(130_100, "13.1.0");
+    }
+
+    #[test]
+    fn packages_are_of_the_drivers_major_version() {
+        let of = |library: Library, driver| library.how_to_get_for(Cuda::parse(driver));
+        for library in [Library::Nvrtc, Library::CublasLt, Library::Cudnn, Library::Nccl] {
+            assert!(of(library, "12.9").contains("-cu12") && !of(library, "12.9").contains("cu13"), "{library}");
+            assert!(!of(library, "13.0").contains("cu12"), "{library}");
+            assert_eq!(of(library, "13.0"), library.how_to_get_for(None));
+        }
+        assert_eq!(of(Library::Libdevice, "12.9"), of(Library::Libdevice, "13.0"));
     }
 
     #[test]

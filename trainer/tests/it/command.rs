@@ -208,5 +208,5 @@ fn curves_are_drawn_from_a_journal() {
 #[cfg(not(feature = "cuda"))]
 #[test]
 fn missing_cuda_is_one_clear_line() {
-    check(&["--shards", "cache", "--device", "cuda:0"], 1, "this build has no CUDA; rebuild with --features cuda");
+    check(&["--shards", "cache", "--device", "cuda:0"], 1, "this build has no CUDA: cargo install --locked");
 }

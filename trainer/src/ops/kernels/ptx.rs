@@ -1,13 +1,15 @@
-//! Compiles the kernels for an H200 on a machine without one, and checks the instructions that result.
+//! Compiles the kernels for an H200 on a machine without one, checks the instructions that result, and prints how long each
+//! took and all so far: a first step on a GPU waits for the kernels of its model.
 //!
-//! `cargo test --release -p hiend-trainer --features ptx --lib ptx -- --nocapture`, with `CUDA_PATH` naming a folder with
-//! `nvvm/libdevice` and, for registers and spills, `bin/ptxas` (PyPI's `nvidia-cuda-nvcc-cu12` holds both). `HIEND_PTX_DIR`
-//! names a folder for the compiled text.
+//! `cargo test --release -p hiend-trainer --features ptx --lib ptx -- --nocapture --test-threads 1`, with `CUDA_PATH`
+//! naming a folder with `nvvm/libdevice` and, for registers and spills, `bin/ptxas` (PyPI's `nvidia-cuda-nvcc-cu12` holds
+//! both). `HIEND_PTX_DIR` names a folder for the compiled text.
 
 use std::ffi::CStr;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use cubecl::Compiler as _;
 use cubecl::ir::ElemType;
@@ -92,9 +94,11 @@ fn check(name: &str, kernel: &dyn CubeKernel, parts: &[&str]) {
         ptx_version: PtxVersion::for_driver(13_000),
         ..Default::default()
     };
+    let start = Instant::now();
     let Ok(PlironArtifact::NvptxCode(module)) = compiler.compile(kernel.define(), &options) else {
         panic!("{name} does not compile");
     };
+    let compiled = start.elapsed();
     // SAFETY: the module's text ends with a zero.
     let text = unsafe { CStr::from_ptr(module.ptx.as_ptr()) }.to_string_lossy().into_owned();
     for part in parts {
@@ -105,7 +109,10 @@ fn check(name: &str, kernel: &dyn CubeKernel, parts: &[&str]) {
         std::env::var_os("HIEND_PTX_DIR").map_or(dir.path().to_owned(), PathBuf::from).join(format!("{name}.ptx"));
     std::fs::write(&file, &text).unwrap();
     let ptxas = PathBuf::from(std::env::var_os("CUDA_PATH").unwrap_or_default()).join("bin/ptxas");
-    if let Ok(ran) = Command::new(ptxas).args(["-arch=sm_90a", "-v", "-o", "/dev/null"]).arg(&file).output() {
+    let start = Instant::now();
+    let ran = Command::new(ptxas).args(["-arch=sm_90a", "-v", "-o", "/dev/null"]).arg(&file).output();
+    report(name, [compiled, if ran.is_ok() { start.elapsed() } else { Duration::ZERO }]);
+    if let Ok(ran) = ran {
         let said = String::from_utf8_lossy(&ran.stderr);
         assert!(ran.status.success(), "{name}: {said}");
         assert!(
@@ -116,6 +123,16 @@ fn check(name: &str, kernel: &dyn CubeKernel, parts: &[&str]) {
             println!("{name}: {}", line.trim());
         }
     }
+}
+
+/// Prints the times in which a kernel became PTX, and machine code by `ptxas`, and those of all kernels so far. On a device
+/// the driver takes the place of `ptxas`.
+fn report(name: &str, times: [Duration; 2]) {
+    static SO_FAR: Mutex<[Duration; 2]> = Mutex::new([Duration::ZERO; 2]);
+    let mut so_far = SO_FAR.lock().unwrap();
+    *so_far = [so_far[0] + times[0], so_far[1] + times[1]];
+    let [[ptx, machine], [all_ptx, all_machine]] = [times, *so_far].map(|times| times.map(|time| time.as_secs_f64()));
+    println!("{name}: PTX in {ptx:.2} s, machine code in {machine:.2} s; so far {all_ptx:.1} s and {all_machine:.1} s");
 }
 
 /// Instructions that load and store 16 bytes at once.

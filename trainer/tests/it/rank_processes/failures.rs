@@ -171,7 +171,8 @@ fn error_of_all_ranks_is_shown_once() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     // "error: ranks 0-2: .." if they end within the time in which errors are merged.
     assert!(stderr.starts_with("error: ") && stderr.matches("error: ").count() == 1, "{stderr}");
-    assert!(stderr.contains("3 ranks cannot share stream.visits_per_batch = 4 evenly"), "{stderr}");
+    assert!(stderr.contains("3 ranks cannot share stream.visits_per_batch = 4 evenly; "), "{stderr}");
+    assert!(stderr.contains("--set stream.visits_per_batch=6"), "{stderr}");
     assert!(!folder.at("run").exists());
 }
 
