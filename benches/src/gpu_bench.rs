@@ -1,6 +1,7 @@
 //! `gpu-bench`: correctness and speed of the models on a device. Prints one JSON line per result, each as soon as it is
 //! known, and nothing else on standard output. The first line, `machine`, names the GPUs, the driver, and each library with
-//! path and version; warnings, such as those of a library that is not used, go to standard error.
+//! path and version; it is printed with the first result, so that no time before that is spent on it. Warnings, such as those
+//! of a library that is not used, go to standard error, and are in every later line as `fallbacks`.
 //!
 //! | case | measures |
 //! |---|---|
@@ -25,7 +26,9 @@
 //! medians of single steps, each followed by waiting for the device; those of `overlap`, `chunks`, `service` and
 //! `finetune-overlap` medians of three means over blocks of `--steps` steps; those of `products` and `convolution-times` means of ten runs without
 //! waiting between them; `predict` times a single run. The first step of `step` is also timed from the start of the program
-//! (`first_step_secs`), with everything that is compiled or loaded before it. Figures are in `benches/GPU.md`.
+//! (`first_step_secs`), with everything that is compiled or loaded before it; parts of it are `open_secs` (the device is
+//! opened and multiplies two small matrices), `data_secs` (a batch is made, by one thread) and `init_secs` (weights are drawn
+//! and sent to the device). Figures are in `benches/GPU.md`.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -40,6 +43,8 @@ mod device_tests;
 mod loader;
 mod numerics;
 mod pretraining;
+mod products;
+mod refusals;
 mod streaming;
 mod unetr;
 
@@ -48,10 +53,11 @@ use std::time::Instant;
 use clap::ValueEnum as _;
 use hiend_loader::program::note;
 use hiend_trainer::config::DecodeOn;
-use hiend_trainer::device::{Compute, keep_kernels, remember_panics, settle_default, take_panic};
+use hiend_trainer::device::{Compute, DeviceChoice, keep_kernels, remember_panics, settle_default, take_panic};
 use hiend_trainer::doctor::Machine;
 use hiend_trainer::ops::attention::Computation;
 use hiend_trainer::ops::conv::leave_to_burn;
+use hiend_trainer::ops::product::separate_bias_gradients;
 use hiend_trainer::vendor::algorithms::Algorithms;
 use hiend_trainer::vendor::cudnn;
 use hiend_trainer::vendor::cudnn::record::Engines;
@@ -66,31 +72,54 @@ use cli::Case;
 /// Measures the cases of `cli`.
 ///
 /// # Errors
-/// If a device, a cache or a case fails, or cuDNN refuses an attention that it was asked for. The lines of the cases before
-/// it are printed.
+/// If a device, a cache or a case fails, cuDNN refuses an attention that it was asked for, or cuBLASLt computes no products on
+/// a CUDA device. The lines of the cases before it are printed.
 pub fn run(cli: &Cli) -> anyhow::Result<()> {
     let began = Instant::now();
+    let mut machine = MachineLine { device: cli.device, is_printed: false };
+    let measured = run_cases(cli, began, &mut machine);
+    // After a failure as well, because the line shows which library is missing.
+    machine.print_once();
+    measured
+}
+
+/// The line that describes the machine.
+struct MachineLine {
+    device: DeviceChoice,
+    is_printed: bool,
+}
+
+impl MachineLine {
+    /// Prints the line unless it is printed. This loads libraries that a case may not need, which takes up to seconds.
+    fn print_once(&mut self) {
+        if std::mem::replace(&mut self.is_printed, true) {
+            return;
+        }
+        let mut line = Machine::of_process().to_json();
+        line["case"] = json!("machine");
+        line["device"] = json!(self.device.to_string());
+        println!("{line}");
+    }
+}
+
+fn run_cases(cli: &Cli, began: Instant, machine: &mut MachineLine) -> anyhow::Result<()> {
     // Before a device is opened: panics of its threads are no bugs, and do not end the program.
     remember_panics();
     if let Some(dir) = &cli.cache_dir {
         keep_kernels(Some(dir));
     }
-    let opened = Compute::open(cli.device);
-    if let Ok(compute) = &opened {
-        settle_default(compute)?;
-    }
-    // Printed even if the device cannot be opened, because the line shows which library is missing.
-    let mut machine = Machine::of_process().to_json();
-    machine["case"] = json!("machine");
-    machine["device"] = json!(cli.device.to_string());
-    println!("{machine}");
-    let compute = opened?;
+    let compute = Compute::open(cli.device)?;
+    settle_default(&compute)?;
     if cli.attention == Computation::Cudnn {
         // Without cuDNN, attention would be measured as plain matrix products.
         cudnn::library().map_err(|reason| anyhow::anyhow!("--attention cudnn: {reason}"))?;
     }
     leave_to_burn(cli.burn_convolutions);
+    separate_bias_gradients(cli.separate_bias_gradients);
     for &case in &cli.cases {
+        if !matches!(case, Case::Tests | Case::Loader | Case::Reference) {
+            products::check(&compute)?;
+        }
         let started = Instant::now();
         let mut show = |mut line: Value| {
             line["case"] = json!(case.to_possible_value().map(|value| value.get_name().to_owned()));
@@ -101,7 +130,12 @@ pub fn run(cli: &Cli) -> anyhow::Result<()> {
             if cli.attention == Computation::Cudnn {
                 line["attention_plans"] = json!(attention_plans::counts());
             }
+            let warned = refusals::warned();
+            if !warned.is_empty() {
+                line["fallbacks"] = json!(warned);
+            }
             line["case_secs"] = json!(rounded(started.elapsed().as_secs_f64()));
+            machine.print_once();
             println!("{line}");
         };
         let measured = measure(case, cli, &compute, began, &mut show);

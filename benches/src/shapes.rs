@@ -17,7 +17,7 @@ use hiend_trainer::model::precision::Precision;
 use hiend_trainer::ops::attention::{Computation, Method, attend_cross, reads_tokens};
 use hiend_trainer::ops::conv::{conv, conv_in_factors, up_conv};
 use hiend_trainer::ops::instance_norm::{Branch, NormLeaky};
-use hiend_trainer::ops::product::{input_gradient, linear, weight_gradient};
+use hiend_trainer::ops::product::{input_gradient, linear, weight_gradient, weight_gradient_with_bias};
 use serde_json::{Value, json};
 
 /// Number of crops in a compared product. Each sum is as long as in training, but there are fewer sums.
@@ -240,7 +240,11 @@ pub fn time(
         let (shape, factors) = (json!([rows, from, to]), precision.factors());
         shown("linear", shape.clone(), flop, timed(device, || linear(x.clone(), w.clone(), factors))?);
         shown("linear-dx", shape.clone(), flop, timed(device, || input_gradient(w.clone(), dy.clone(), factors))?);
-        shown("linear-dw", shape, flop, timed(device, || weight_gradient(x.clone(), dy.clone(), factors))?);
+        let plain = timed(device, || weight_gradient(x.clone(), dy.clone(), factors))?;
+        shown("linear-dw", shape.clone(), flop, plain);
+        // The library's kernels that sum up the gradient of a bias may be slower than its others by more than a pass takes.
+        let with_bias = timed(device, || weight_gradient_with_bias(x.clone(), dy.clone(), factors))?;
+        shown("linear-dw-bias", shape, flop, with_bias);
     }
     let device = compute.autodiff();
     for (queries, keys, dim, heads) in attentions(model) {

@@ -7,7 +7,7 @@ KEYS = (
     "ms crops_per_s tflops wait_share data_cost resident_ms peak_gib peak_mib products_recorded cudnn_plans attention_plans "
     "largest_relative_error within_band "
     "logits_error gradient_error "
-    "form threads of_one_thread first_step_secs first_secs secs skipped failed"
+    "form threads of_one_thread first_step_secs open_secs data_secs init_secs first_secs secs fallbacks skipped failed"
 ).split()
 
 with open(sys.argv[1]) as lines:
@@ -60,3 +60,9 @@ for run in dict.fromkeys(row["run"] for row in kernels):
 for row in rows:
     if row.get("case") in ("products", "convolution-times") and "ms" in row:
         print(f"{row['ms']:9.3f} ms {row['tflops']:7.1f} TFLOP/s {row['kind']} {row['shape']} ({row['run']})")
+
+# Stopped by its limit: 124, or 137 if that took a KILL. A run's last line counts, because a second call adds to the first's.
+last = {row["run"]: row for row in rows}
+again = [run for run, row in last.items() if row.get("skipped") == "no time left" or row.get("failed") in (124, 137)]
+if again:
+    print(f'stopped or skipped; again: ONLY="{" ".join(again)}" tests/gpu/measure OUT')

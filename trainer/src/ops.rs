@@ -68,8 +68,13 @@ pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
     #[cfg(not(feature = "cube"))]
     let of_kernels: &[testing::DeviceTest] = &[];
     #[cfg(feature = "cuda")]
-    let of_vendor =
-        [product::cuda::tests::DEVICE_TESTS, attention::cudnn::tests::DEVICE_TESTS, conv::cuda::tests::DEVICE_TESTS];
+    let of_vendor = [
+        product::cuda::tests::DEVICE_TESTS,
+        conv::cuda::tests::DEVICE_TESTS,
+        // By far the longest: cuDNN takes half a second for each pass that it plans.
+        attention::cudnn::tests::DEVICE_TESTS,
+        product::cuda::tests::last::DEVICE_TESTS,
+    ];
     #[cfg(not(feature = "cuda"))]
     let of_vendor: [&[testing::DeviceTest]; 0] = [];
     of_vendor.into_iter().chain([of_kernels]).chain(of_operations).flatten().copied()

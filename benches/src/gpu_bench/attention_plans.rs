@@ -8,6 +8,7 @@ use hiend_trainer::vendor::cudnn::record::Engines;
 use serde_json::Value;
 
 use super::cli::Case;
+use super::refusals;
 
 /// Attentions with plans, by size and layout as in the keys of the plans.
 #[derive(Debug, Default)]
@@ -76,24 +77,14 @@ pub(super) fn check(case: Case) -> anyhow::Result<()> {
         return Ok(());
     }
     let incomplete: Vec<&String> = planned.forward.symmetric_difference(&planned.backward).collect();
+    let has_cuda = cfg!(any(feature = "cuda", feature = "cuda-nvrtc"));
+    let reasons = if has_cuda { refusals::warned() } else { vec!["this build has no CUDA".to_owned()] };
     bail!(
         "--attention cudnn: {} forward and {} backward plans, expected both of at least {needed} attentions; \
-         only one of: {incomplete:?}; reasons: {:?}",
+         only one of: {incomplete:?}; reasons: {reasons:?}",
         planned.forward.len(),
         planned.backward.len(),
-        refusals()
     );
-}
-
-#[cfg(any(feature = "cuda", feature = "cuda-nvrtc"))]
-fn refusals() -> Vec<String> {
-    hiend_trainer::vendor::fallback::warned()
-}
-
-/// Reasons why the library refused; empty in builds without CUDA, which never use it.
-#[cfg(not(any(feature = "cuda", feature = "cuda-nvrtc")))]
-fn refusals() -> Vec<String> {
-    vec!["this build has no CUDA".to_owned()]
 }
 
 #[cfg(test)]

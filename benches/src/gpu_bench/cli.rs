@@ -48,6 +48,9 @@ pub struct Cli {
     /// Computation of attention on a GPU: products or cudnn
     #[arg(long, value_parser = computation, default_value = "products")]
     pub(super) attention: Computation,
+    /// Compute gradients of biases in passes of their own, not in the products of weight gradients (CUDA)
+    #[arg(long)]
+    pub(super) separate_bias_gradients: bool,
     /// Keep only the inputs of transformer blocks and recompute the blocks in the backward pass
     #[arg(long)]
     pub(super) gradient_checkpointing: bool,

@@ -81,25 +81,35 @@ fn repeated(batch: Batch, num_crops: usize) -> Batch {
     }
 }
 
-/// Creates a replica, and a batch that stays on the device.
-fn resident(
-    cli: &Cli,
-    config: &PretrainConfig,
-    compute: &Compute,
-) -> anyhow::Result<(Replica<HiEndMae>, DeviceBatch<Masked>)> {
+/// A replica, and a batch that stays on the device.
+struct Resident {
+    replica: Replica<HiEndMae>,
+    batch: DeviceBatch<Masked>,
+    /// Time to make the batch and to queue its copy, in seconds.
+    data_secs: f64,
+    /// Time to draw the weights and to queue their copies, in seconds.
+    init_secs: f64,
+}
+
+/// Creates a replica and a batch.
+fn resident(cli: &Cli, config: &PretrainConfig, compute: &Compute) -> anyhow::Result<Resident> {
+    let started = Instant::now();
     let (crop_size, crops) = (config.stream.crop_size, cli.batch.min(DIFFERENT_CROPS));
     let few = SyntheticStream { seed: 0, crop_size, crops, steps_per_epoch: 1 }.batch(0);
     // One batch, after which the feed's thread ends.
     let source = std::iter::once(Ok(repeated(few, cli.batch)));
     let batch = batch_of(&mut feed_of(config, Box::new(source), compute)?)?;
+    let data_secs = started.elapsed().as_secs_f64();
+    let started = Instant::now();
     let (replica, _) = Replica::on(&Pretraining::new(config), compute, cli.gradient_checkpointing, None)?;
-    Ok((replica, batch))
+    Ok(Resident { replica, batch, data_secs, init_secs: started.elapsed().as_secs_f64() })
 }
 
-/// Measures steps on one batch that stays on the device; the first one also since the program `began`.
+/// Measures steps on one batch that stays on the device; the first one also since the program `began`, with its parts.
 pub(super) fn step(cli: &Cli, compute: &Compute, began: Instant) -> anyhow::Result<Value> {
+    let open_secs = began.elapsed().as_secs_f64();
     let config = config(cli);
-    let (mut replica, batch) = resident(cli, &config, compute)?;
+    let Resident { mut replica, batch, data_secs, init_secs } = resident(cli, &config, compute)?;
     let mut losses = Vec::new();
     let mut secs = Vec::new();
     let mut first_step_secs = None;
@@ -114,6 +124,9 @@ pub(super) fn step(cli: &Cli, compute: &Compute, began: Instant) -> anyhow::Resu
     }
     let mut line = timing(cli, &config, &secs);
     line["first_step_secs"] = json!(first_step_secs.map(rounded));
+    for (part, secs) in [("open_secs", open_secs), ("data_secs", data_secs), ("init_secs", init_secs)] {
+        line[part] = json!(rounded(secs));
+    }
     line["loss"] = json!([losses.first(), losses.last()]);
     if let Some(usage) = compute.raw().memory_pool_usage() {
         line["pool"] = json!(format!("{usage:?}"));
@@ -136,7 +149,7 @@ pub(super) fn kernels(cli: &Cli, compute: &Compute, show: &mut dyn FnMut(Value))
         bail!("the case kernels needs a GPU, not {compute}");
     }
     let config = config(cli);
-    let (mut replica, batch) = resident(cli, &config, compute)?;
+    let Resident { mut replica, batch, .. } = resident(cli, &config, compute)?;
     for _ in 0..cli.warmup {
         loss_of_step(&mut replica, &config, &batch)?;
     }

@@ -103,7 +103,24 @@ pub fn input_gradient<const D: usize>(weight: Tensor<2>, dy: Tensor<D>, factors:
 #[must_use]
 pub fn weight_gradient<const D: usize>(x: Tensor<D>, dy: Tensor<D>, factors: Factors) -> Tensor<2> {
     let (x, dy) = (x.without_autodiff().into_dispatch(), dy.without_autodiff().into_dispatch());
-    Tensor::from_dispatch(<Dispatch as Product>::gradient_of_weight(x, dy, factors))
+    Tensor::from_dispatch(<Dispatch as Product>::gradient_of_weight(x, dy, factors, false))
+}
+
+/// Gradient of `weight` as in [`weight_gradient`], computed together with that of a bias, which is dropped. For
+/// measurements; it has no derivative.
+#[must_use]
+pub fn weight_gradient_with_bias<const D: usize>(x: Tensor<D>, dy: Tensor<D>, factors: Factors) -> Tensor<2> {
+    let (x, dy) = (x.without_autodiff().into_dispatch(), dy.without_autodiff().into_dispatch());
+    Tensor::from_dispatch(<Dispatch as Product>::gradient_of_weight(x, dy, factors, true))
+}
+
+/// Computes, from now on, the gradients of biases in passes of their own on NVIDIA GPUs if `separate` is set, otherwise in
+/// the products that compute the gradients of weights, where the library can (the default). For measurements.
+pub fn separate_bias_gradients(separate: bool) {
+    #[cfg(feature = "cuda")]
+    cuda::separate_bias_gradients(separate);
+    #[cfg(not(feature = "cuda"))]
+    let _ = separate;
 }
 
 /// Differentiable product, for each backend.
@@ -123,8 +140,13 @@ pub trait Product: Backend {
     /// Gradient of the input; see [`input_gradient`].
     fn gradient_of_input(weight: FloatTensor<Self>, dy: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self>;
 
-    /// Gradient of the weight; see [`weight_gradient`].
-    fn gradient_of_weight(x: FloatTensor<Self>, dy: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self>;
+    /// Gradient of the weight; see [`weight_gradient`], and, if `with_bias`, [`weight_gradient_with_bias`].
+    fn gradient_of_weight(
+        x: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        factors: Factors,
+        with_bias: bool,
+    ) -> FloatTensor<Self>;
 }
 
 /// Products without a derivative.
@@ -147,8 +169,13 @@ impl<B: Products + KeptNarrowed> Product for B {
         Self::input_gradient(weight, dy, factors, dtype)
     }
 
-    fn gradient_of_weight(x: FloatTensor<Self>, dy: FloatTensor<Self>, factors: Factors) -> FloatTensor<Self> {
-        Self::weight_gradient(x, dy, factors, FloatDType::F32, false).0
+    fn gradient_of_weight(
+        x: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        factors: Factors,
+        with_bias: bool,
+    ) -> FloatTensor<Self> {
+        Self::weight_gradient(x, dy, factors, FloatDType::F32, with_bias).0
     }
 }
 
@@ -283,7 +310,7 @@ impl<B: Products + KeptNarrowed, C: CheckpointStrategy> Product for Autodiff<B, 
         unreachable!("`input_gradient` takes tensors off the graph first")
     }
 
-    fn gradient_of_weight(_: FloatTensor<Self>, _: FloatTensor<Self>, _: Factors) -> FloatTensor<Self> {
+    fn gradient_of_weight(_: FloatTensor<Self>, _: FloatTensor<Self>, _: Factors, _: bool) -> FloatTensor<Self> {
         unreachable!("`weight_gradient` takes tensors off the graph first")
     }
 }
@@ -360,14 +387,18 @@ pub(crate) mod tests {
             };
             let (x, weight, dy) = load(device);
             let dx = input_gradient(weight, dy.clone(), Factors::F32);
-            let dw = weight_gradient(x, dy, Factors::F32);
+            let dw = weight_gradient(x.clone(), dy.clone(), Factors::F32);
+            let dw_of_both = weight_gradient_with_bias(x, dy, Factors::F32);
             let (x, weight, dy) = load(&Device::flex());
             let expected = module::linear(dy.clone(), weight.transpose(), None);
             let tolerance = f32_tolerance(device);
             Outcome::of(dx).assert_close(&Outcome::of(expected), tolerance);
             let [x, dy] = [x.reshape([n * l, k]), dy.reshape([n * l, columns])];
             let expected = x.transpose().matmul(dy);
-            Outcome::of(dw.unsqueeze::<3>()).assert_close(&Outcome::of(expected.unsqueeze::<3>()), tolerance);
+            let expected = Outcome::of(expected.unsqueeze::<3>());
+            for dw in [dw, dw_of_both] {
+                Outcome::of(dw.unsqueeze::<3>()).assert_close(&expected, tolerance);
+            }
         }
     }
 

@@ -97,14 +97,27 @@ impl CublasLtError {
 /// Returns true unless a status means that the library does not compute the product, or not on this device or driver.
 fn is_fault(result::CublasError(status): result::CublasError) -> bool {
     use sys::cublasStatus_t as status_of;
-    !matches!(
-        status,
+    match status {
         status_of::CUBLAS_STATUS_NOT_SUPPORTED
-            | status_of::CUBLAS_STATUS_INVALID_VALUE
-            | status_of::CUBLAS_STATUS_ARCH_MISMATCH
-            | status_of::CUBLAS_STATUS_NOT_INITIALIZED
-            | status_of::CUBLAS_STATUS_LICENSE_ERROR
-    )
+        | status_of::CUBLAS_STATUS_INVALID_VALUE
+        | status_of::CUBLAS_STATUS_ARCH_MISMATCH
+        | status_of::CUBLAS_STATUS_LICENSE_ERROR => false,
+        // All that the library says of a driver that is too old for it. Of another driver it says so for want of memory.
+        status_of::CUBLAS_STATUS_NOT_INITIALIZED => {
+            let mut driver = 0;
+            // SAFETY: writes one integer, which stays 0 on failure, and needs no context.
+            let _ = unsafe { cudarc::driver::sys::cuDriverGetVersion(&raw mut driver) };
+            // SAFETY: takes nothing and has no effect.
+            is_new_enough(driver, unsafe { sys::cublasLtGetVersion() })
+        }
+        _ => true,
+    }
+}
+
+/// Returns true if a driver with this version of CUDA (13010 is 13.1) runs this version of the library (130200 is 13.2.0): the
+/// major versions decide.
+fn is_new_enough(driver: i32, library: usize) -> bool {
+    usize::try_from(driver / 1000).is_ok_and(|major| major >= library / 10_000)
 }
 
 trait Named<T> {
@@ -467,5 +480,19 @@ fn data_type(number: Number) -> sys::cudaDataType {
         Number::F32 => sys::cudaDataType::CUDA_R_32F,
         Number::F16 => sys::cudaDataType::CUDA_R_16F,
         Number::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_runs_libraries_of_its_major_version() {
+        for (driver, library, expected) in [(13_000, 130_501, true), (12_080, 130_000, false), (13_000, 120_805, true)]
+        {
+            assert_eq!(is_new_enough(driver, library), expected, "{driver} {library}");
+        }
+        assert!(!is_new_enough(0, 120_805), "a driver that does not answer");
     }
 }
