@@ -50,6 +50,7 @@ mod origin;
 mod pass;
 mod prune;
 mod same_scan;
+mod segment_names;
 mod share;
 mod source;
 mod stock;
@@ -168,6 +169,10 @@ pub struct Summary {
     pub with_label: usize,
     /// Cases that were not converted, with the reasons.
     pub skipped: Vec<SkippedCase>,
+    /// Skipped cases of which the cache keeps an earlier version, which programs use.
+    pub stale: Vec<String>,
+    /// Those of [`Summary::stale`] that have other parameters than this run. Programs refuse a cache that holds any.
+    pub outdated: Vec<String>,
     /// Unusual features of the headers or values of cases that were converted nevertheless.
     pub findings: Vec<Finding>,
     /// Unusual features of unchanged cases, found when they were converted.
@@ -403,7 +408,7 @@ impl<'a> Conversion<'a> {
         }
         stored?;
         claiming.map_or(Ok(()), |claiming| claiming.leave(num_left == 0))?;
-        stock::take(out, datasets, &present, &options, (&lock, &stop), &mut summary)?;
+        stock::take(out, datasets, &present, (&options, parameters.as_str()), (&lock, &stop), &mut summary)?;
         if summary.pruned.is_some() {
             // Lists the cases of each shard, and the names of the classes that are left.
             folder::write_manifest(out, datasets, &config, Names::Replaced, &is_given_up)?;

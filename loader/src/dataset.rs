@@ -28,6 +28,7 @@ mod exclude;
 mod folder;
 #[cfg(feature = "dicom")]
 mod hub;
+mod label_kinds;
 mod labels_apart;
 mod listed;
 mod mirrored;
@@ -40,6 +41,7 @@ mod other_file;
 mod pair;
 mod paired;
 mod per_case;
+mod predictions;
 mod raw_voxels;
 mod roles;
 mod same_file;
@@ -212,6 +214,8 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
     same_file::keep_once(&tree, &mut listing);
     apart::take_out(root, &finder.listed, &mut listing);
     listing.datasets.iter_mut().for_each(same_name::keep_first);
+    listing.datasets.iter_mut().for_each(|dataset| predictions::take_out(&finder.listed, dataset));
+    listing.datasets.iter_mut().for_each(Dataset::renew_label_kinds);
     if modalities == Modalities::All {
         for dataset in &mut listing.datasets {
             dataset.notes.retain(|note| !matches!(note, DatasetNote::Modality { .. } | DatasetNote::Channels { .. }));
@@ -219,10 +223,7 @@ pub fn survey_of(root: &Path, modalities: Modalities) -> Result<Listing, Dataset
     }
     listing.datasets.sort_by(|a, b| a.name.cmp(&b.name));
     if listing.datasets.iter().all(|dataset| dataset.num_listed() == 0) {
-        // Among reasons of equal weight, prefers a file with the name of a volume, such as a hidden one.
-        let weight = |unused: &&UnusedFile| (unused.reason.weight(), is_volume(&unused.path));
-        let unused = listing.all_unused().max_by_key(weight).cloned();
-        return Err(DatasetError::Empty { path: root.clone(), unused });
+        return Err(DatasetError::Empty { path: root.clone(), unused: listing.all_unused().cloned().collect() });
     }
     Ok(listing)
 }

@@ -126,6 +126,24 @@ pub fn spacing(affine: &Affine) -> [f64; 3] {
     std::array::from_fn(|axis| (0..3).map(|row| affine[row][axis].powi(2)).sum::<f64>().sqrt())
 }
 
+/// Volume of a voxel in ml: less than the product of its sides where the axes are not perpendicular.
+#[must_use]
+pub fn voxel_ml(affine: &Affine) -> f64 {
+    linear(affine).determinant().abs() / 1000.0
+}
+
+/// Largest deviation, in degrees, of the angle between two axes from a right one, as a gantry tilt causes it; not a number for
+/// axes without a length.
+#[must_use]
+pub fn skew_degrees(affine: &Affine) -> f64 {
+    let axes = linear(affine);
+    let deviation = |first: usize, second: usize| {
+        let (first, second) = (axes.column(first), axes.column(second));
+        (first.dot(&second) / (first.norm() * second.norm())).clamp(-1.0, 1.0).asin().abs().to_degrees()
+    };
+    deviation(0, 1).max(deviation(0, 2)).max(deviation(1, 2))
+}
+
 /// Affine of the part of an array that begins at voxel `start`.
 #[must_use]
 pub fn cropped(affine: &Affine, start: [usize; 3]) -> Affine {
@@ -217,6 +235,17 @@ mod tests {
         }
         assert!((largest_shift_mm(&stored, &other, [4, 5, 3]) - 2.0625f64.sqrt()).abs() < 1e-9);
         assert_eq!(largest_shift_voxels(&[[0.0; 4]; 4], &other, [4, 5, 3]), None);
+    }
+
+    #[test]
+    fn a_sheared_voxel_has_less_volume_than_its_sides_say() {
+        let upright = diagonal(-2.0, 5.0, 10.0);
+        assert!((voxel_ml(&upright) - 0.1).abs() < 1e-12 && skew_degrees(&upright) < 1e-12);
+        // The third axis leans against the second one; it still has a length of 10 mm.
+        let mut sheared = upright;
+        (sheared[1][2], sheared[2][2]) = (-6.0, 8.0);
+        assert!((voxel_ml(&sheared) - 0.08).abs() < 1e-12);
+        assert!((skew_degrees(&sheared) - 0.6f64.asin().to_degrees()).abs() < 1e-9);
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub use error::{Error, Unsuitable};
 pub use memory::MemoryPlan;
 #[cfg(feature = "client")]
 pub(crate) use memory::RECORD_BYTES;
-pub use sequence::{cases_of, digest_of, remark_on_labels, remarks_on_exclude};
+pub use sequence::{cases_of, digest_of, remark_on_labels, remark_on_shared_scans, remarks_on_exclude};
 pub use stream::BatchStream;
 pub use workers::Workers;
 

@@ -250,9 +250,9 @@ impl RemoteLoader {
     }
 
     /// Remarks of a server on the selection of cases, a line each: on the first entries of [`StreamConfig::exclude`] that
-    /// match no dataset of its caches, and on unlabelled cases that are left out; see
-    /// [`remarks_on_exclude`](crate::pipeline::remarks_on_exclude) and
-    /// [`remark_on_labels`](crate::pipeline::remark_on_labels).
+    /// match no dataset of its caches, on unlabelled cases that are left out, and on scans in both parts of the split; see
+    /// [`remarks_on_exclude`](crate::pipeline::remarks_on_exclude), [`remark_on_labels`](crate::pipeline::remark_on_labels) and
+    /// [`remark_on_shared_scans`](crate::pipeline::remark_on_shared_scans).
     #[must_use]
     pub fn remarks(&self) -> &[String] {
         &self.facts.remarks

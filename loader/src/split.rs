@@ -144,8 +144,19 @@ pub enum Part {
     Validation,
 }
 
+impl Part {
+    /// The other part.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Train => Self::Validation,
+            Self::Validation => Self::Train,
+        }
+    }
+}
+
 /// Cases named in a file, one per line, as `DATASET/CASE`, or as `CASE` if only one selected dataset has a case of that
-/// name; `#` begins a comment.
+/// name; a line that begins with `#` is a comment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListSplit {
@@ -178,6 +189,17 @@ impl Split {
             Self::Shots(ShotSplit { shots: 0, .. }) => Some("shots = 0; expected at least 1".into()),
             Self::Cases(CaseSplit { cases }) if cases.is_empty() => Some("cases = []; expected at least one".into()),
             Self::All(_) | Self::Fold(_) | Self::File(_) | Self::Shots(_) | Self::List(_) | Self::Cases(_) => None,
+        }
+    }
+
+    /// The split that takes the other part of the cases; `None` for a split without parts.
+    #[must_use]
+    pub fn other_part(&self) -> Option<Self> {
+        match self {
+            Self::Fold(split) => Some(Self::Fold(FoldSplit { part: split.part.other(), ..*split })),
+            Self::File(split) => Some(Self::File(FileSplit { part: split.part.other(), ..split.clone() })),
+            Self::Shots(split) => Some(Self::Shots(ShotSplit { part: split.part.other(), ..*split })),
+            Self::All(_) | Self::List(_) | Self::Cases(_) => None,
         }
     }
 

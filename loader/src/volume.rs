@@ -25,6 +25,7 @@ mod stand_in;
 mod wanted;
 mod write;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -68,6 +69,8 @@ pub struct VolumeInfo {
     pub notes: Vec<HeaderNote>,
     /// Format of the files.
     pub format: Format,
+    /// Names of label values in the header; empty for formats other than NRRD.
+    pub names: BTreeMap<u8, String>,
     stored: Stored,
     /// Header of a `NIfTI` file as stored.
     nifti: Option<Box<NiftiHeader>>,
@@ -83,7 +86,8 @@ impl VolumeInfo {
         let orientation = place::orientation(&affine)?;
         let stored = Stored { dtype: Dtype::U8, is_big_endian: false };
         let format = Format::Nifti;
-        Ok(Self { shape, affine, orientation, data_bytes, notes: Vec::new(), format, stored, nifti: None })
+        let (notes, names) = (Vec::new(), BTreeMap::new());
+        Ok(Self { shape, affine, orientation, data_bytes, notes, format, names, stored, nifti: None })
     }
 
     /// Adds a note if `surplus` bytes behind the last voxel are a slice or more; some programs append less.

@@ -235,6 +235,8 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<
         skipped.append(entry)?;
     }
     dict.set_item("skipped", skipped)?;
+    dict.set_item("stale", &summary.stale)?;
+    dict.set_item("outdated", &summary.outdated)?;
     let not_used = PyList::empty(py);
     for unused in &found.not_used {
         let entry = PyDict::new(py);

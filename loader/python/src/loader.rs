@@ -97,6 +97,7 @@ impl Loader {
             let opened = || caches.iter().map(|(cache, _)| &**cache);
             remarks.extend(pipeline::remarks_on_exclude(opened(), &config.exclude));
             remarks.extend(pipeline::remark_on_labels(opened(), &config));
+            remarks.extend(pipeline::remark_on_shared_scans(opened(), &config));
             let opened = Opened::Local(pipeline::Loader::open_mix(caches, config, seed, &options)?);
             for remark in remarks {
                 tracing::warn!("{remark}");

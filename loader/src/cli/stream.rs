@@ -128,7 +128,7 @@ pub(crate) struct StreamOptions {
     /// Use the cases that --fold holds out
     #[arg(long, requires = "fold")]
     pub validation: bool,
-    /// Use the cases that this file names, one per line
+    /// Use the cases that this file names, one per line; lines that begin with `#` are comments
     #[arg(long, value_name = "FILE")]
     pub list: Option<PathBuf>,
     /// Action on a corrupt case

@@ -31,7 +31,7 @@ pub(super) fn run(args: &cli::Convert) -> anyhow::Result<ExitCode> {
         check_output_folder(folder)?;
         keep_apart(data, folder)?;
     }
-    let mut task = Task::find(data, &args.preprocess)?;
+    let mut task = unused::find(data, &args.preprocess)?;
     configure(&mut task, args, data)?;
     let mut share = task.datasets.clone();
     if let Some(worker) = args.worker {
@@ -154,6 +154,12 @@ fn conclude(
             print(format_args!("  {skipped}"))?;
         }
     }
+    if let Some(example) = summary.stale.first() {
+        print(format_args!(
+            "The cache keeps an earlier version of {}, such as {example}, and programs use it; --exclude NAME --prune removes it.",
+            count(summary.stale.len(), "skipped case")
+        ))?;
+    }
     unused::list_findings("Converted, but check these:", &summary.findings, true)?;
     unused::list_findings("In the cache unchanged, but check these:", &summary.known_findings, true)?;
     if task.options.on_suspect != OnSuspect::Warn && !summary.known_findings.is_empty() {
@@ -186,7 +192,8 @@ fn conclude(
         let what = if task.options.prune.removes_cases() { "pruned" } else { "compacted" };
         anyhow::bail!("{}: not {what}, because another run is writing here; try again later", shown(&args.out));
     }
-    print(lost.unwrap_or_else(|| format!("Next: hiend-train --shards {}", shown(&args.out))))?;
+    let next = || format!("Next: hiend-train --shards {}", shown(&args.out));
+    print(lost.or_else(|| outdated_line(summary)).unwrap_or_else(next))?;
     // The cases of other shares are not missed in this one.
     let has_lost = !summary.lost.is_empty() && args.worker.is_none();
     let is_complete = summary.skipped.is_empty() && !has_lost && task.num_unused(Weight::Missed) == 0;
@@ -207,6 +214,16 @@ fn lost_line(args: &cli::Convert, summary: &Summary) -> Option<String> {
     };
     let cases = count(summary.lost.len(), "case");
     Some(format!("The cache still lacks {cases} of lost shards, such as {example}, and programs refuse it; {remedy}."))
+}
+
+/// Line on the skipped cases of which the cache keeps a version of other parameters; `None` if there are none.
+fn outdated_line(summary: &Summary) -> Option<String> {
+    let example = summary.outdated.first()?;
+    let cases = count(summary.outdated.len(), "skipped case");
+    Some(format!(
+        "The cache keeps {cases} with other parameters, such as {example}, and programs refuse it; correct the files and run the \
+         command again, or add --exclude NAME --prune to remove the case."
+    ))
 }
 
 /// Prints the cases that were removed, the number of cases that are in the cache but not in the data, and the scans that are

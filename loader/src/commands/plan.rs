@@ -23,11 +23,11 @@ use crate::program::{SKIPPED, print};
 const PROBE: Duration = Duration::from_secs(5);
 
 pub(super) fn run(args: &cli::Plan) -> anyhow::Result<ExitCode> {
-    let task = Task::find(&args.data, &args.preprocess)?;
     let probe = Duration::from_secs_f64(args.probe);
     if !args.json {
-        return show(&task, probe, None);
+        return show(&unused::find(&args.data, &args.preprocess)?, probe, None);
     }
+    let task = Task::find(&args.data, &args.preprocess)?;
     let plan = plan(&task.root, &task.datasets, &task.config, &task.options, probe);
     print(as_json(&task, &plan))?;
     let is_complete = plan.skipped.is_empty() && task.num_unused(Weight::Missed) == 0;

@@ -15,7 +15,9 @@ use crate::batch::VoxelForm;
 #[cfg(feature = "client")]
 use crate::cli::RemoteArgs;
 use crate::cli::{SampleByArg, Stream, StreamOptions};
-use crate::pipeline::{Loader, LoaderOptions, StreamConfig, remark_on_labels, remarks_on_exclude};
+use crate::pipeline::{
+    Loader, LoaderOptions, StreamConfig, remark_on_labels, remark_on_shared_scans, remarks_on_exclude,
+};
 #[cfg(feature = "client")]
 use crate::program::read_token;
 use crate::program::{Fold, UsageError, note, print};
@@ -64,7 +66,8 @@ pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions)
     let caches = caches::open(caches, weights, &options.storage)?;
     let config = config(options);
     let opened = || caches.iter().map(|(cache, _)| &**cache);
-    for remark in remarks_on_exclude(opened(), &config.exclude).into_iter().chain(remark_on_labels(opened(), &config)) {
+    let remarks = remarks_on_exclude(opened(), &config.exclude).into_iter().chain(remark_on_labels(opened(), &config));
+    for remark in remarks.chain(remark_on_shared_scans(opened(), &config)) {
         note(format_args!("warning: {remark}"));
     }
     Ok(Loader::open_mix(caches, config, options.seed, &loader_options)?)

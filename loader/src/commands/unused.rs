@@ -5,8 +5,9 @@ use std::path::Path;
 
 use super::task::Task;
 use crate::case::shown;
+use crate::cli::PreprocessArgs;
 use crate::convert::Finding;
-use crate::dataset::{UnusedFile, UnusedReason, Weight};
+use crate::dataset::{DatasetError, UnusedFile, UnusedReason, Weight};
 use crate::plural::count;
 use crate::program::print;
 
@@ -27,11 +28,30 @@ pub(super) fn counts(task: &Task) -> String {
     }
 }
 
+/// Finds the cases in `data` as [`Task::find`] does. Where there are none, prints all files if that was demanded.
+///
+/// # Errors
+/// The errors of [`Task::find`].
+pub(super) fn find(data: &Path, args: &PreprocessArgs) -> anyhow::Result<Task> {
+    let found = Task::find(data, args);
+    if args.list_skipped
+        && let Err(error) = &found
+        && let Some(DatasetError::Empty { unused, .. }) = error.downcast_ref::<DatasetError>()
+    {
+        print_by_reason(unused.iter(), true)?;
+    }
+    found
+}
+
 /// Prints the unused files by reason: those probably meant for conversion, or all files if the task demands it.
 pub(super) fn list(task: &Task) -> anyhow::Result<()> {
-    let all = task.list_skipped;
+    print_by_reason(task.all_unused(), task.list_skipped)
+}
+
+/// Prints `all` files by reason, or those probably meant for conversion.
+fn print_by_reason<'a>(files: impl Iterator<Item = &'a UnusedFile>, all: bool) -> anyhow::Result<()> {
     let mut by_reason: BTreeMap<&UnusedReason, Vec<&UnusedFile>> = BTreeMap::new();
-    for unused in task.all_unused().filter(|unused| all || unused.reason.weight() > Weight::Counted) {
+    for unused in files.filter(|unused| all || unused.reason.weight() > Weight::Counted) {
         by_reason.entry(&unused.reason).or_default().push(unused);
     }
     if by_reason.is_empty() {

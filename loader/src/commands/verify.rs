@@ -151,7 +151,7 @@ fn contradiction(location: &Location, survey: &Survey) -> Option<Fault> {
         chunk: None,
         reason: format!(
             "states another spacing, window or range of stored values than that of case {}; run hiend-shard again to the end, with \
-             the parameters that the cases shall have",
+             the parameters that the cases shall have, and remove cases that it skips with --exclude NAME --prune",
             escape_name(&other.key())
         ),
         unread: false,

@@ -9,7 +9,7 @@ use super::known::Known;
 use super::memory::{self, NoMemory, memory_needed};
 use super::source::{is_timed, source_of};
 use super::suspicion::{Judged, OnSuspect};
-use super::{ConvertOptions, check_extent, labels, lost};
+use super::{ConvertOptions, check_extent, labels, lost, segment_names};
 use crate::budget::ByteBudget;
 use crate::case::{CaseFiles, SkippedCase};
 use crate::caught::catch_panic;
@@ -125,6 +125,9 @@ impl CaseConverter<'_> {
         };
         findings.extend(label_notes(&image.info, label.as_ref().map(|label| &label.info)));
         findings.extend(of_masks);
+        let dataset = self.datasets.iter().find(|dataset| dataset.name == case.dataset);
+        let named = dataset.zip(label.as_ref());
+        findings.extend(named.and_then(|(dataset, label)| segment_names::finding(case, &label.info, dataset)));
         let prepared = preprocess(&image, label.as_ref(), self.config).map_err(|err| {
             let label = case.label.as_ref().filter(|_| err.concerns_label());
             SkippedCase::new(case, label.map_or(&case.image, |label| label.path()), err)
@@ -132,7 +135,6 @@ impl CaseConverter<'_> {
         drop((image, label));
         let lost_labels = prepared.lost_labels.iter().map(|lost| lost.value).collect();
         if let Some(label) = &case.label {
-            let dataset = self.datasets.iter().find(|dataset| dataset.name == case.dataset);
             let ignore = dataset.and_then(|dataset| dataset.ignore);
             findings.extend(lost::findings(&prepared.lost_labels, label, ignore, self.config.spacing));
         }

@@ -1,4 +1,4 @@
-//! State of the cache after a conversion: superseded, lost and repeated cases, and pruning.
+//! State of the cache after a conversion: superseded, stale, lost and repeated cases, and pruning.
 
 use std::collections::HashSet;
 
@@ -9,12 +9,12 @@ use hiend_cache::{Cache, Case, Location, OpenOptions};
 use super::{ConvertError, ConvertOptions, Present, Prune, RunLock, Stop, Summary, same_scan, unnamed, unseen};
 use crate::dataset::Dataset;
 
-/// Examines the cache once everything is converted, and prunes it if that was requested.
+/// Examines the cache once everything is converted with the `parameters`, and prunes it if that was requested.
 pub(super) fn take(
     out: &Location,
     datasets: &[Dataset],
     present: &Present,
-    options: &ConvertOptions,
+    (options, parameters): (&ConvertOptions, &str),
     (lock, stop): (&RunLock, &Stop),
     summary: &mut Summary,
 ) -> Result<(), ConvertError> {
@@ -39,9 +39,13 @@ pub(super) fn take(
         tracing::warn!("{error}; notes of pruned cases stay in it");
     }
     summary.superseded_bytes = cache.superseded_bytes();
+    let skipped: HashSet<&str> = summary.skipped.iter().map(|skipped| skipped.case.as_str()).collect();
+    let stale: Vec<&Case> = cache.cases().iter().filter(|case| skipped.contains(case.key())).collect();
+    let outdated = stale.iter().filter(|case| case.record().parameters != parameters);
+    summary.outdated = outdated.map(|case| case.key().to_owned()).collect();
+    summary.stale = stale.iter().map(|case| case.key().to_owned()).collect();
     // In object storage, each index takes a request.
     if !summary.interrupted && out.url().is_none() {
-        let skipped: HashSet<&str> = summary.skipped.iter().map(|skipped| skipped.case.as_str()).collect();
         // Lost cases may have the classes.
         if summary.lost.is_empty() {
             summary.unseen = unseen::find(&cache, datasets, &skipped);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{DescriptionFault, UnusedFile};
+use super::{DescriptionFault, UnusedFile, is_volume};
 use crate::case::shown;
 
 /// A folder that cannot be converted.
@@ -44,12 +44,17 @@ pub enum DatasetError {
          Segmentation Decathlon), one folder per case (TotalSegmentator, KiTS), img and label folders (BTCV), or .nii, \
          .nii.gz, .nrrd, .nhdr, .mha and .mhd files or DICOM series{}",
         shown(path),
-        unused.as_ref().map(|unused| format!("; found only files such as {unused}")).unwrap_or_default()
+        most_telling(unused).map(|unused| format!("; found only files such as {unused}")).unwrap_or_default()
     )]
     Empty {
         /// Path of the folder without data.
         path: PathBuf,
-        /// The most important of the unused files, if there are any.
-        unused: Option<UnusedFile>,
+        /// All files of the folder.
+        unused: Vec<UnusedFile>,
     },
+}
+
+/// The file of the greatest weight; among those of equal weight, prefers one with the name of a volume, such as a hidden one.
+fn most_telling(unused: &[UnusedFile]) -> Option<&UnusedFile> {
+    unused.iter().max_by_key(|unused| (unused.reason.weight(), is_volume(&unused.path)))
 }

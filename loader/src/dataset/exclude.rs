@@ -53,6 +53,8 @@ impl Exclude {
             skipped.retain(|skipped| !self.meets_any(names_of_case(dataset, &skipped.case)));
             (dataset.cases, dataset.skipped) = (cases, skipped);
             removed += before - dataset.num_listed();
+            dataset.renew_label_kinds();
+            dataset.renew_apart_by_name();
             true
         });
         (removed, unmatched)

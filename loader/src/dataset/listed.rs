@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::{Description, FILE_NAME, ListedCase};
-use super::roles::channel;
+use super::roles::{channel, loose_key};
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, apart, lies_in, rest};
 use super::{Dataset, DatasetError, DatasetNote, DescriptionFault};
@@ -88,6 +88,7 @@ pub(super) fn read(
     }
     dataset.cases.sort();
     dataset.note_shared_labels();
+    dataset.note_crossed_labels();
     dataset.note_other_lists(description);
     let places: HashSet<&Path> = taken.iter().filter_map(|file| file.parent()).collect();
     dataset.unused = rest(folder, &taken, |file| explain(file, folder, description, &places));
@@ -179,6 +180,24 @@ impl Dataset {
         if let Some((label, cases)) = shared.into_iter().next() {
             self.notes.push(DatasetNote::SharedLabel { label, cases, count });
         }
+    }
+
+    /// Adds a note if cases are listed with the label maps of other images by their names, while those of their own names are
+    /// listed for others: two lists of files that were sorted differently.
+    fn note_crossed_labels(&mut self) {
+        let key = |path: &Path| stem_of(path).map(loose_key).filter(|key| !key.is_empty());
+        let keys = |case: &CaseFiles| Some([key(&case.image)?, key(case.label.as_ref()?.path())?]);
+        let named: Vec<([String; 2], &CaseFiles)> =
+            self.cases.iter().filter_map(|case| Some((keys(case)?, case))).collect();
+        let [images, labels] = [0usize, 1].map(|of| named.iter().map(|(keys, _)| &keys[of]).collect::<HashSet<_>>());
+        let is_crossed = |([image, label], _): &&([String; 2], &CaseFiles)| {
+            image != label && images.contains(label) && labels.contains(image)
+        };
+        let mut crossed = named.iter().filter(is_crossed).map(|(_, case)| *case);
+        let Some(CaseFiles { case_id, label: Some(label), .. }) = crossed.next() else { return };
+        let (label, case) = (label.path().to_owned(), case_id.clone());
+        let note = DatasetNote::CrossedLabels { label, case, count: 1 + crossed.count() };
+        self.notes.push(note);
     }
 
     /// Adds a note if cases are listed for validation or tests as well.

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::case::{escape_name, shown};
 use crate::plural;
 
+/// Largest number of masks that a note names.
+const MOST_NAMED: usize = 5;
+
 /// A contradiction within a dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DatasetNote {
@@ -73,6 +76,15 @@ pub enum DatasetNote {
         /// Number of cases whose label map is that of another one.
         count: usize,
     },
+    /// `dataset.json` lists cases with the label maps of others by their names.
+    CrossedLabels {
+        /// The label map listed for the first such case.
+        label: PathBuf,
+        /// That case.
+        case: String,
+        /// Number of such cases.
+        count: usize,
+    },
     /// `dataset.json` lists images for training and in another list.
     AlsoListed {
         /// Key of the other list.
@@ -91,10 +103,26 @@ pub enum DatasetNote {
     MissingMasks {
         /// The case with the fewest.
         example: String,
-        /// Number of its masks.
-        count: usize,
+        /// Names of the masks that this case lacks.
+        missing: Vec<String>,
         /// Number of classes in the dataset.
         of: usize,
+        /// Number of cases that lack masks.
+        num_lacking: usize,
+    },
+    /// Cases lie in a folder named like one for tests or validation, next to other cases and to no folder for training.
+    ApartByName {
+        /// Name of the folder of the first such case.
+        folder: String,
+        /// Names of such cases.
+        cases: Vec<String>,
+    },
+    /// Label maps are of different organs by their names, and no class has a name.
+    LabelKinds {
+        /// File names of two such label maps.
+        labels: [String; 2],
+        /// Their cases.
+        cases: [String; 2],
     },
     /// The folder that was given is that of a dataset's images, with that of its label maps next to it.
     LabelsBeside {
@@ -168,6 +196,18 @@ impl fmt::Display for DatasetNote {
                 };
                 write!(f, "dataset.json lists {} for {first} and for {second}{more}; correct the list", shown(label))
             }
+            Self::CrossedLabels { label, case, count } => {
+                let more = match count.saturating_sub(1) {
+                    0 => String::new(),
+                    more => format!(", and so for {}", plural::count(more, "further case")),
+                };
+                write!(
+                    f,
+                    "dataset.json lists {} for {case}, and the label map with the name of its image for another case{more}; correct the \
+                     list if they are mixed up",
+                    shown(label)
+                )
+            }
             Self::AlsoListed { list, example, count } => write!(
                 f,
                 "dataset.json lists {} for training and in \"{list}\", such as {example}; converted for training",
@@ -177,9 +217,30 @@ impl fmt::Display for DatasetNote {
                 f,
                 "dataset.json: label 0 is called {name:?}, but it is the background of every label map; classes begin with 1"
             ),
-            Self::MissingMasks { example, count, of } => {
-                write!(f, "{example} has {count} of {}; missing ones count as background", plural::count(of, "mask"))
+            Self::MissingMasks { example, missing, of, num_lacking } => {
+                let (count, masks) = (of - missing.len(), plural::count(of, "mask"));
+                write!(f, "{example} has {count} of {masks}, without {}; ", first_of(missing))?;
+                match num_lacking - 1 {
+                    0 => f.write_str("missing ones count as background"),
+                    others => write!(
+                        f,
+                        "missing ones count as background, also those of {}",
+                        plural::count(others, "other case")
+                    ),
+                }
             }
+            Self::ApartByName { folder, cases } => write!(
+                f,
+                "{} in a folder named like data for tests or validation ({}), next to cases that are not, converted like those; to \
+                 keep them apart, exclude them, or move the folder out of the data",
+                plural::count(cases.len(), "case"),
+                escape_name(folder)
+            ),
+            Self::LabelKinds { labels: [label, other_label], cases: [case, other_case] } => write!(
+                f,
+                "label maps may be of different organs by their names, such as {label} of {case} and {other_label} of \
+                 {other_case}: the value 1 is one class in all of a dataset; if they are, convert each organ from a folder of its own"
+            ),
             Self::LabelsBeside { labels, dataset } => write!(
                 f,
                 "the images of a dataset, whose label maps in {} are not read; give the folder of both, {}",
@@ -189,5 +250,13 @@ impl fmt::Display for DatasetNote {
             Self::Empty => f.write_str("no file in this folder; is its disk mounted?"),
             Self::EmptyPart { folder } => write!(f, "the folder {folder} is empty; is its disk mounted?"),
         }
+    }
+}
+
+/// Lists names; of many, the first ones and the number of the others.
+fn first_of(names: &[String]) -> String {
+    match names.split_at_checked(MOST_NAMED) {
+        Some((first, others @ [_, ..])) => format!("{} and {} more", first.join(", "), others.len()),
+        _ => names.join(", "),
     }
 }

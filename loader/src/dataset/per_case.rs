@@ -3,9 +3,9 @@
 //!
 //! A folder is a case if it holds one image and either one label map, a folder of masks, or masks of organs at risk next to the
 //! image (`HaN-Seg`: `case_01_OAR_Lips.seg`). Such masks become one label map; their classes are numbered from 1 by the sorted
-//! names of all masks of the dataset.
+//! names of all masks of the dataset. Names that differ only in capital letters are those of one class.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::ct_words::RESAMPLED_CT;
@@ -13,7 +13,8 @@ use super::description::Description;
 use super::modality::Modalities;
 use super::pair::Pair;
 use super::roles::{
-    case_key, channel, is_generic_image_name, is_label_folder, is_label_name, is_prediction_folder, loose_key,
+    case_key, channel, is_generic_image_name, is_label_folder, is_label_name, is_of_other_case, is_prediction_folder,
+    loose_key,
 };
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, is_named_like_label, of_prediction, rest_where};
@@ -60,16 +61,15 @@ impl<'a> Masks<'a> {
 
     /// Name of a class of which there are several masks.
     fn twice(&self) -> Option<&'a str> {
-        let mut seen = BTreeSet::new();
-        self.files.iter().map(|(name, _)| *name).find(|name| !seen.insert(*name))
+        let mut seen = HashSet::new();
+        self.files.iter().map(|(name, _)| *name).find(|name| !seen.insert(name.to_lowercase()))
     }
 
-    /// The masks with the numbers of their classes, sorted.
-    fn numbered(&self, classes: &BTreeMap<&str, u8>) -> Vec<Mask> {
-        let numbered = self
-            .files
-            .iter()
-            .filter_map(|(name, file)| Some(Mask { class: *classes.get(*name)?, path: file.path.clone() }));
+    /// The masks with the numbers of their classes, which are given by names in small letters, sorted.
+    fn numbered(&self, classes: &HashMap<String, u8>) -> Vec<Mask> {
+        let numbered = self.files.iter().filter_map(|(name, file)| {
+            Some(Mask { class: *classes.get(&name.to_lowercase())?, path: file.path.clone() })
+        });
         let mut masks: Vec<Mask> = numbered.collect();
         masks.sort();
         masks
@@ -86,6 +86,12 @@ impl CaseFolder<'_> {
         let key = |file: &TreeFile| file.stem().map(loose_key).unwrap_or_default();
         let (image, label) = (key(self.image), self.label.map(key).unwrap_or_default());
         label.is_empty() || label == image || label == loose_key(&self.folder.name)
+    }
+
+    /// Returns true if only this stem in the folder is that of a label map. In a case without labels, it names another case.
+    fn is_only_label(&self, stem: &str) -> bool {
+        let mut labels = self.folder.volumes().filter(|(_, name)| is_label_name(name));
+        labels.next().is_some_and(|(_, name)| name == stem) && labels.next().is_none()
     }
 
     /// Returns true if more than a label map next to an image says that the folder is a case.
@@ -112,8 +118,13 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
             *resampled.next().or_else(only_named)?
         }
     };
+    if let [(_, name)] = labels.as_slice()
+        && is_of_other_image(name, stem, &images)
+    {
+        return None;
+    }
     let label = match labels.as_slice() {
-        [(label, _)] => Some(*label),
+        [(label, name)] => Some(*label).filter(|_| !is_of_other_case(name, stem, &folder.name)),
         several => {
             // A label map named only as a label map, or like the folder.
             let wanted = |stem: &str| case_key(stem).is_empty() || case_key(stem) == case_key(&folder.name);
@@ -133,11 +144,17 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
 fn nested_case(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>> {
     let pair = Pair::of(folder, modalities)?;
     let (images, labels): (Vec<_>, Vec<_>) = (pair.image_volumes().collect(), pair.label_volumes().collect());
-    let ([(image, stem)], [(label, _)]) = (images.as_slice(), labels.as_slice()) else { return None };
+    let ([(image, stem)], [(label, name)]) = (images.as_slice(), labels.as_slice()) else { return None };
     let key = case_key(stem);
-    let is_named = !key.is_empty() && key == case_key(&folder.name);
+    let is_named = !key.is_empty() && key == case_key(&folder.name) && !is_of_other_case(name, stem, &folder.name);
     let is_own = is_named && modalities.foreign_word(stem).is_none() && folder.volumes().next().is_none();
     is_own.then_some(CaseFolder { folder, image, label: Some(*label), masks: None, is_named: false })
+}
+
+/// Returns true if the stem of a label map is that of another image than the `chosen` one.
+fn is_of_other_image(label: &str, chosen: &str, images: &[(&TreeFile, &str)]) -> bool {
+    let key = loose_key(label);
+    !key.is_empty() && key != loose_key(chosen) && images.iter().any(|(_, stem)| loose_key(stem) == key)
 }
 
 /// Returns true for one of several images whose names differ in a number only: of `scan_0000` and `scan_0001`, neither
@@ -239,22 +256,17 @@ pub(super) fn read<'a>(
     }
     let is_sure = cases.iter().any(CaseFolder::is_sure);
     let mut dataset = Dataset::described(folder.name.clone(), description);
-    let names: BTreeSet<&str> = cases
-        .iter()
-        .filter_map(|case| case.masks.as_ref())
-        .flat_map(|masks| &masks.files)
-        .map(|(name, _)| *name)
-        .collect();
-    let classes: Option<BTreeMap<&str, u8>> =
-        names.iter().enumerate().map(|(at, name)| Some((*name, u8::try_from(at + 1).ok()?))).collect();
-    if let Some(classes) = classes.as_ref().filter(|classes| !classes.is_empty()) {
-        dataset.labels = classes.iter().map(|(name, class)| (*class, (*name).to_owned())).collect();
+    let names = class_names(&cases);
+    let classes: Option<HashMap<String, u8>> =
+        names.iter().enumerate().map(|(at, name)| Some((name.to_lowercase(), u8::try_from(at + 1).ok()?))).collect();
+    if classes.is_some() && !names.is_empty() {
+        dataset.labels = (1..=u8::MAX).zip(&names).map(|(class, name)| (class, (*name).to_owned())).collect();
         dataset.labels.insert(0, super::BACKGROUND.into());
     }
     let empty = others.iter().filter(|other| other.is_empty());
     dataset.vacant = empty.map(|other| format!("{}/{}", dataset.name, name_below(other, folder))).collect();
     let apart = apart_from(folder, &cases, &others);
-    let mut fewest = None;
+    let (mut fewest, mut num_lacking) = (None, 0);
     for case in &cases {
         let &CaseFolder { folder: place, image, label, ref masks, .. } = case;
         let labels = match (label, masks, &classes) {
@@ -290,18 +302,33 @@ pub(super) fn read<'a>(
         if let Some(LabelFiles::Masks { masks, .. }) = &files.label
             && masks.len() < names.len()
         {
-            let fewer = (masks.len(), files.case_id.clone());
+            num_lacking += 1;
+            let fewer = (masks.len(), files.case_id.clone(), missing(masks, &names));
             fewest = fewest.into_iter().chain([fewer]).min();
         }
         dataset.cases.push(files);
     }
     dataset.cases.sort();
-    if let Some((count, example)) = fewest {
-        dataset.notes.push(DatasetNote::MissingMasks { example, count, of: names.len() });
+    if let Some((_, example, missing)) = fewest {
+        dataset.notes.push(DatasetNote::MissingMasks { example, missing, of: names.len(), num_lacking });
     }
     dataset.note_missing_labels(true);
     beside.sort_by(|a, b| a.path.cmp(&b.path));
     Some(Found { dataset, others, beside, is_sure })
+}
+
+/// Names of the classes of all masks, sorted. Of names that differ only in capital letters, the first one counts.
+fn class_names<'a>(cases: &[CaseFolder<'a>]) -> Vec<&'a str> {
+    let files = cases.iter().filter_map(|case| case.masks.as_ref()).flat_map(|masks| &masks.files);
+    let all: BTreeSet<&'a str> = files.map(|(name, _)| *name).collect();
+    let mut seen = HashSet::new();
+    all.into_iter().filter(|name| seen.insert(name.to_lowercase())).collect()
+}
+
+/// Names of the classes, numbered from 1, of which a case has no mask.
+fn missing(masks: &[Mask], names: &[&str]) -> Vec<String> {
+    let lacking = (1..=u8::MAX).zip(names).filter(|(class, _)| masks.iter().all(|mask| mask.class != *class));
+    lacking.map(|(_, name)| (*name).to_owned()).collect()
 }
 
 /// Reason to skip a case of a dataset whose masks have `num_names` names, and the path that it concerns.
@@ -348,8 +375,10 @@ fn explain(file: &TreeFile, case: &CaseFolder<'_>, modalities: Modalities) -> Un
         UnusedReason::OtherGrid { used: case.image.name.clone() }
     } else if let Some(reason) = of_prediction(file, &case.folder.path) {
         reason
-    } else if case.label.is_some() && !is_direct {
+    } else if case.label.is_some() && !is_direct && is_named_like_label(file, &case.folder.path) {
         UnusedReason::PartOfLabel
+    } else if is_direct && !case.is_labelled() && case.is_only_label(stem) {
+        UnusedReason::LabelWithoutImage
     } else if !case.is_labelled() && is_named_like_label(file, &case.folder.path) {
         UnusedReason::AmbiguousLabel
     } else if is_direct && is_label_name(stem) {

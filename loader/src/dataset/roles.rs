@@ -190,6 +190,11 @@ pub(super) fn may_name_cts(name: &str) -> bool {
     has_ct && may_name_dataset(name) && !words.iter().any(|word| is_strong(word))
 }
 
+/// Returns true if a file name's stem says that it is a prediction of a model.
+pub(super) fn is_prediction_name(stem: &str) -> bool {
+    parts(stem).iter().any(|part| PREDICTION_WORDS.contains(&part.as_str()))
+}
+
 /// Returns true if a folder's name says that it holds predictions of a model.
 pub(super) fn is_prediction_folder(name: &str) -> bool {
     let is_prediction = |word: &String| PREDICTION_WORDS.contains(&word.as_str());
@@ -290,6 +295,26 @@ pub(super) fn label_key(stem: &str) -> (String, Vec<String>) {
     (loose_key(&head.join("_")), behind)
 }
 
+/// Returns true if the stem of a label map names another case than its image and the folder of both: with their words, and with
+/// other numbers, as `patient7_seg` next to `patient3_ct`. The folder's name counts where the image's says nothing of the case.
+pub(super) fn is_of_other_case(label: &str, image: &str, folder: &str) -> bool {
+    let [label, image, folder] = [label, image, folder].map(words_and_numbers);
+    let differs = |(words, numbers): &(Vec<String>, Vec<String>)| {
+        *words == label.0 && numbers.len() == label.1.len() && *numbers != label.1
+    };
+    let is_generic = image.0.is_empty() && image.1.is_empty();
+    label != folder && (differs(&image) || (is_generic && !folder.0.is_empty() && differs(&folder)))
+}
+
+/// Words of the case part of a stem, and its numbers without leading zeros.
+fn words_and_numbers(stem: &str) -> (Vec<String>, Vec<String>) {
+    let key = loose_key(stem);
+    let (numbers, words): (Vec<&str>, Vec<&str>) =
+        key.split('_').filter(|part| !part.is_empty()).partition(|part| part.bytes().all(|byte| byte.is_ascii_digit()));
+    let owned = |parts: Vec<&str>| parts.into_iter().map(|part| part.trim_start_matches('0').to_owned()).collect();
+    (owned(words), owned(numbers))
+}
+
 /// Case part of a stem with its number: as [`case_key`], but `0000` remains.
 pub(super) fn numbered_key(stem: &str) -> String {
     key_of(stem, |part| part != FIRST_CHANNEL && is_role_word(part))
@@ -343,6 +368,27 @@ mod tests {
         }
         for name in ["predictions", "pred", "labels_pred", "Prediction-5", "image_preds"] {
             assert!(is_prediction_folder(name) && !is_label_folder(name) && !is_like_image_folder(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn label_maps_of_other_cases_are_known_by_their_numbers() {
+        for (label, image, folder, expected) in [
+            ("segmentation-7", "volume-3", "x", true),
+            ("segmentation-003", "volume-3", "x", false),
+            ("patient7_seg", "patient3_ct", "x", true),
+            ("patient7_seg", "patient3_ct", "patient7", false),
+            ("p7_seg", "ct", "p1", true),
+            ("p7_seg", "p7_ct", "p1", false),
+            ("p1_seg", "ct", "P01", false),
+            // Words or numbers alone do not say that they are those of a case.
+            ("segmentation", "imaging", "case_00001", false),
+            ("liver_seg", "ct", "p1", false),
+            ("seg_2", "scan_p1", "p1", false),
+            ("seg_1", "ct", "002", false),
+            ("p1_tumor_seg", "p1_ct", "p1", false),
+        ] {
+            assert_eq!(is_of_other_case(label, image, folder), expected, "{label} {image} {folder}");
         }
     }
 

@@ -1,5 +1,6 @@
 #[cfg(feature = "dicom")]
 mod dicom;
+mod kinds;
 mod layouts;
 #[cfg(unix)]
 mod links;
@@ -373,7 +374,7 @@ fn totalsegmentator_masks_become_classes_by_name() {
         ])
         .unused(&[("meta.csv", UnusedReason::NotAVolume), ("s0003/mri.nii.gz", UnusedReason::OutsideDatasets)])
         .notes(&[
-            DatasetNote::MissingMasks { example: "s0000".into(), count: 2, of: 3 },
+            DatasetNote::MissingMasks { example: "s0000".into(), missing: vec!["aorta".into()], of: 3, num_lacking: 1 },
             DatasetNote::Unlabelled { count: 1, of: 3, example: "s0002".into() },
         ]);
     let dataset = &found.listing.datasets[0];

@@ -125,7 +125,10 @@ pub enum Unsuitable {
     #[error(transparent)]
     Select(SelectError),
     /// Cases were converted with different parameters.
-    #[error("cases {first} and {other} were converted with different parameters; run hiend-shard again to the end")]
+    #[error(
+        "cases {first} and {other} were converted with different parameters; run hiend-shard again to the end, and remove cases \
+         that it skips with --exclude NAME --prune"
+    )]
     MixedParameters {
         /// Key of the first case.
         first: String,
@@ -173,7 +176,8 @@ pub enum Unsuitable {
     /// A case has other parameters than the manifest states.
     #[error(
         "case {} was converted with another spacing, window or range of stored values than manifest.json says; run \
-         hiend-shard again to the end, with the parameters that the cases shall have",
+         hiend-shard again to the end, with the parameters that the cases shall have, and remove cases that it skips with \
+         --exclude NAME --prune",
         escape_name(case)
     )]
     OtherParameters {

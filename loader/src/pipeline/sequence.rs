@@ -227,6 +227,35 @@ pub fn remark_on_labels<'a>(caches: impl IntoIterator<Item = &'a Cache>, config:
         .then(|| format!("labels: {labelled} of {} {verb} labels; the others are left out", count(all, "case")))
 }
 
+/// Remark that both parts of a split hold the same image file, under one name in several caches or under several names; `None` if
+/// they do not, or the split has no parts. Conversions tell of equal images in one cache only.
+#[must_use]
+pub fn remark_on_shared_scans<'a>(
+    caches: impl IntoIterator<Item = &'a Cache>,
+    config: &StreamConfig,
+) -> Option<String> {
+    let caches: Vec<&Cache> = caches.into_iter().collect();
+    let others = keys_by_image(&caches, config, &config.split.other_part()?);
+    let own = keys_by_image(&caches, config, &config.split);
+    let mut shared = own.into_iter().filter_map(|(image, key)| Some([key, *others.get(image)?]));
+    let [key, other] = shared.next()?;
+    let scans = count(1 + shared.count(), "scan");
+    Some(format!(
+        "split: train and validation share {scans}, such as {key}, whose image is that of {other}; convert it once, or leave one out"
+    ))
+}
+
+/// Keys of the cases that a stream with this split takes, by the hashes of their image files.
+fn keys_by_image<'a>(caches: &[&'a Cache], config: &StreamConfig, split: &Split) -> BTreeMap<&'a str, &'a str> {
+    let Ok(selector) = Selector::new(&config.include, &config.exclude, split) else { return BTreeMap::new() };
+    let selected = caches.iter().flat_map(|&cache| {
+        let cases = select(cache, &selector, config.labels).unwrap_or_default();
+        cases.into_iter().map(move |idx| &cache.cases()[idx])
+    });
+    let named = selected.map(|case| (case.record().source.image_blake3.as_str(), case.key()));
+    named.filter(|(image, _)| !image.is_empty()).collect()
+}
+
 /// Indices of the selected cases of a cache, with `labels` only of labelled ones; at least one.
 fn select(cache: &Cache, selector: &Selector, labels: bool) -> Result<Vec<usize>, Unsuitable> {
     if cache.cases().is_empty() {

@@ -6,6 +6,7 @@ use hiend_cache::{CodecPreset, DatasetInfo, Geometry, Manifest, NewCase, ShardWr
 
 use super::*;
 use crate::preprocess::PreprocessConfig;
+use crate::split::{FileSplit, Part, Split};
 
 /// Cache of three small cases.
 fn cache() -> (tempfile::TempDir, Arc<Cache>) {
@@ -99,6 +100,42 @@ fn cache_of(cases: &[(&str, &str, bool)]) -> (Arc<Cache>, tempfile::TempDir) {
     let preprocess = serde_json::to_value(PreprocessConfig::default()).unwrap();
     Manifest { preprocess, ..Manifest::default() }.write(dir.path()).unwrap();
     (Arc::new(Cache::open(dir.path()).unwrap()), dir)
+}
+
+/// Cases of two caches by name and hash of their image.
+#[test]
+fn scans_in_both_parts_of_a_split_are_reported_over_several_caches() {
+    let of = |cases: &[(&str, &str)]| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = ShardWriter::create(dir.path(), 1, 0).unwrap();
+        let image = [100_u16; 64];
+        for &(case_id, hash) in cases {
+            let mut case = NewCase::new("D", case_id, [4; 3], &image);
+            case.image_bits = 9;
+            case.image_offset = -175.0;
+            case.source.image_blake3 = hash.into();
+            writer.push(encode(&case, [4; 3], CodecPreset::Fast).unwrap()).unwrap();
+        }
+        writer.finish().unwrap();
+        (Cache::open(dir.path()).unwrap(), dir)
+    };
+    let (first, _dir) = of(&[("a", "1"), ("b", "2")]);
+    let (second, _dir_of_second) = of(&[("x", "1"), ("y", "2")]);
+    let (other, _dir_of_other) = of(&[("x", "3"), ("y", "4")]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let remark = |caches: [&Cache; 2], folds: &str, part| {
+        std::fs::write(file.path(), folds).unwrap();
+        let split = Split::File(FileSplit { splits: file.path().to_owned(), fold: 0, of: None, part });
+        remark_on_shared_scans(caches, &StreamConfig { split, ..StreamConfig::default() })
+    };
+    // Names that a cache does not hold leave it out.
+    assert_eq!(remark([&first, &second], r#"[{"train": ["a"], "val": ["y"]}]"#, Part::Train), None);
+    let shared = remark([&first, &second], r#"[{"train": ["a"], "val": ["x"]}]"#, Part::Train).unwrap();
+    assert!(shared.starts_with("split: train and validation share 1 scan, such as D/a, whose image is that of D/x;"));
+    let shared = remark([&first, &second], r#"[{"train": ["a"], "val": ["x"]}]"#, Part::Validation).unwrap();
+    assert!(shared.contains("such as D/x, whose image is that of D/a;"), "{shared}");
+    assert_eq!(remark([&first, &other], r#"[{"train": ["a"], "val": ["x"]}]"#, Part::Train), None);
+    assert_eq!(remark_on_shared_scans([&first, &second], &StreamConfig::default()), None);
 }
 
 #[test]

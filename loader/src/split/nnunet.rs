@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
+use super::select::short_key;
 use super::{FileSplit, Part, SelectError};
 use crate::escape::escape_name;
 use crate::plural::count;
@@ -35,8 +36,16 @@ pub(super) fn read(split: &FileSplit) -> Result<BTreeSet<String>, SelectError> {
         return Err(bad(format!("{}; no fold {number}", count(num_folds, "fold"))));
     }
     let Fold { train, val } = folds.swap_remove(number);
-    if let Some(both) = train.intersection(&val).next() {
-        return Err(bad(format!("fold {number}: {} is in train and in val", escape_name(both))));
+    if let Some([own, other]) = in_both(&train, &val) {
+        let (own, other) = (escape_name(own), escape_name(other));
+        return Err(bad(if own == other {
+            format!("fold {number}: {own} is in train and in val")
+        } else {
+            format!(
+                "fold {number}: {own} is in train and {other} in val, two names of one case; remove one of them, or write both \
+                 as DATASET/CASE if they are two cases"
+            )
+        }));
     }
     let names = match split.part {
         Part::Train => train,
@@ -46,4 +55,12 @@ pub(super) fn read(split: &FileSplit) -> Result<BTreeSet<String>, SelectError> {
         return Err(SelectError::EmptyList { list: path.clone() });
     }
     Ok(names)
+}
+
+/// The first name of `train` that may be that of a case in `val`, and its name there. A case has two names: `DATASET/CASE`, and
+/// `CASE` alone.
+fn in_both<'a>(train: &'a BTreeSet<String>, val: &'a BTreeSet<String>) -> Option<[&'a String; 2]> {
+    let same = |name: &'a String| Some([name, val.get(name).or_else(|| val.get(short_key(name)))?]);
+    let longer = |name: &'a String| Some([train.get(short_key(name))?, name]);
+    train.iter().find_map(same).or_else(|| val.iter().find_map(longer))
 }

@@ -194,7 +194,7 @@ fn names_dataset(pattern: &WildMatch, dataset: &str) -> bool {
 }
 
 /// Name of the case without its dataset: `CASE` for `DATASET/CASE`.
-fn short_key(key: &str) -> &str {
+pub(super) fn short_key(key: &str) -> &str {
     key.rsplit_once('/').map_or(key, |(_, case)| case)
 }
 
@@ -203,9 +203,10 @@ pub(super) fn read_list(path: &Path) -> Result<BTreeSet<String>, SelectError> {
     let list = || path.to_owned();
     let text = std::fs::read_to_string(path).map_err(|source| SelectError::ReadList { list: list(), source })?;
     // Some editors put a byte order mark first.
-    let lines =
-        text.trim_start_matches('\u{feff}').lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    let names: BTreeSet<String> = lines.filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+    // Within a line, the sign may be a part of a name: `scan#2`.
+    let names = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let names: BTreeSet<String> = names.map(str::to_owned).collect();
     if names.is_empty() {
         return Err(SelectError::EmptyList { list: list() });
     }

@@ -143,7 +143,7 @@ fn names_to_exclude_that_match_nothing_are_reported() {
 fn list_selects_exactly_its_cases() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let split = Split::List(ListSplit { list: file.path().to_owned() });
-    std::fs::write(file.path(), "\u{feff}# two\nDataset000_SET0/case3\n case4 # short\n\n").unwrap();
+    std::fs::write(file.path(), "\u{feff}# two\nDataset000_SET0/case3\n case4 \n # end\n\n").unwrap();
     assert_eq!(select(&split, &[], &[], &keys(6)).unwrap(), [3, 4]);
     let error = select(&split, &[], &[], &keys(4)).unwrap_err();
     assert!(matches!(&error, SelectError::UnknownCase { name, .. } if name == "case4"), "{error}");
@@ -162,6 +162,21 @@ fn list_selects_exactly_its_cases() {
     assert!(matches!(&error, SelectError::NoCase { name, .. } if name == "case9"), "{error}");
     let missing = Split::List(ListSplit { list: file.path().join("missing") });
     assert!(matches!(select(&missing, &[], &[], &keys(4)), Err(SelectError::ReadList { .. })));
+}
+
+/// A name cut at `#` would be that of another case.
+#[test]
+fn a_number_sign_within_a_line_of_a_list_is_a_part_of_the_name() {
+    let keys = ["D/scan", "D/scan#2", "D/scan #3"].map(str::to_owned);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let split = Split::List(ListSplit { list: file.path().to_owned() });
+    let found = |text: &str| {
+        std::fs::write(file.path(), text).unwrap();
+        select(&split, &[], &[], &keys).map_err(|error| error.to_string())
+    };
+    assert_eq!(found("# D/scan\nscan#2\nD/scan #3\n"), Ok(vec![1, 2]));
+    let text = found("scan # the first one\n").unwrap_err();
+    assert!(text.contains(": no case is named \"scan # the first one\""), "{text}");
 }
 
 #[test]
@@ -185,6 +200,18 @@ fn folds_of_nnunet_are_read() {
     assert!(error(split(0, None, Part::Train)).ends_with(": fold 0: case1 is in train and in val"));
     write(r#"[{"train": ["case\n1"], "val": ["case\n1"]}]"#);
     assert!(error(split(0, None, Part::Train)).ends_with(": fold 0: case\\n1 is in train and in val"));
+    for (train, val) in [("Dataset000_SET0/case0", "case0"), ("case0", "Dataset000_SET0/case0")] {
+        write(&format!(r#"[{{"train": ["case1", "{train}"], "val": ["case2", "{val}"]}}]"#));
+        let expected =
+            format!(": fold 0: {train} is in train and {val} in val, two names of one case; remove one of them, ");
+        for part in [Part::Train, Part::Validation] {
+            let text = error(split(0, None, part));
+            assert!(text.contains(&expected), "{text}");
+        }
+    }
+    // Cases of one name in two datasets are two cases.
+    write(r#"[{"train": ["Dataset000_SET0/case0"], "val": ["B/case0"]}]"#);
+    assert_eq!(select(&split(0, None, Part::Train), &[], &[], &keys).unwrap(), [0]);
     write(r#"[{"train": ["case1"], "val": []}]"#);
     assert!(error(split(0, None, Part::Validation)).ends_with(": the list names no case"));
     write(r#"{"train": []}"#);

@@ -3,6 +3,8 @@
 
 mod write;
 
+use std::collections::BTreeMap;
+
 use super::data::{Data, Encoding, Header, Start};
 use super::dtype::{Dtype, Stored};
 use super::header_text::{Lines, bad, lengths, need, numbers, quoted};
@@ -25,6 +27,7 @@ struct Fields {
     offset: Option<String>,
     spacing: Option<String>,
     element_size: Option<String>,
+    units: Option<String>,
     channels: Option<String>,
     kind: Option<String>,
     header_size: Option<String>,
@@ -47,6 +50,7 @@ impl Fields {
             "Offset" | "Position" | "Origin" => &mut self.offset,
             "ElementSpacing" => &mut self.spacing,
             "ElementSize" => &mut self.element_size,
+            "DistanceUnits" => &mut self.units,
             "ElementNumberOfChannels" => &mut self.channels,
             "ElementType" => &mut self.kind,
             "HeaderSize" => &mut self.header_size,
@@ -121,7 +125,17 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, VolumeFault> {
     let orientation = place::orientation(&affine)?;
     let data = data(&fields, end)?;
     let format = Format::MetaImage;
-    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, format, stored, nifti: None };
+    let info = VolumeInfo {
+        shape,
+        affine,
+        orientation,
+        data_bytes,
+        notes,
+        format,
+        names: BTreeMap::new(),
+        stored,
+        nifti: None,
+    };
     Ok(Header { info, data })
 }
 
@@ -226,6 +240,9 @@ fn affine(fields: &Fields, rank: usize, notes: &mut Vec<HeaderNote>) -> Result<c
             std::array::from_fn(|axis| std::array::from_fn(|row| numbers[axis * rank + row]))
         }
     };
+    if let Some(unit) = fields.units.as_deref().filter(|unit| !["mm", "?", ""].contains(unit)) {
+        notes.push(HeaderNote::UnitUnused { field: "DistanceUnits", unit: quoted(unit) });
+    }
     let columns = std::array::from_fn(|axis| directions[axis].map(|part| part * sides[axis]));
     let origin = fields.offset.as_deref().map_or(Ok([0.0; 3]), |offset| vector("Offset", offset))?;
     Ok(place::mirrored(place::affine(columns, origin), LPS))

@@ -11,6 +11,7 @@
 
 mod write;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
 
@@ -120,7 +121,8 @@ pub(super) fn parse_header(bytes: &[u8]) -> Result<(VolumeInfo, u64), VolumeFaul
     let data_bytes = num_voxels * dtype.len() as u64;
     let stored = Stored { dtype, is_big_endian: header.endianness == Endianness::Big };
     let (format, nifti) = (Format::Nifti, Some(Box::new(header)));
-    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, format, stored, nifti };
+    let info =
+        VolumeInfo { shape, affine, orientation, data_bytes, notes, format, names: BTreeMap::new(), stored, nifti };
     Ok((info, data_offset))
 }
 

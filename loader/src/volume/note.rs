@@ -60,6 +60,13 @@ pub enum HeaderNote {
         /// Unit, as named by `RescaleType`.
         unit: String,
     },
+    /// Unit of length other than mm in a field that is not used.
+    UnitUnused {
+        /// Name of the field.
+        field: &'static str,
+        /// The unit, quoted.
+        unit: String,
+    },
     /// DICOM pixels with bits above those of `BitsStored`, which are dropped.
     BitsCut {
         /// Share of such pixels.
@@ -68,7 +75,12 @@ pub enum HeaderNote {
     /// DICOM files that are projections through several slices.
     Projection,
     /// DICOM files of `MONOCHROME1`, which inverts the display but not the values.
-    ShownInverted,
+    ShownInverted {
+        /// Number of such slices.
+        count: usize,
+        /// Number of slices.
+        of: usize,
+    },
     /// DICOM padding in the range of tissue, which is not treated as padding.
     PaddingIgnored {
         /// Lowest and highest value of the padding, in HU.
@@ -144,14 +156,21 @@ impl fmt::Display for HeaderNote {
                 "{:.0}% of the pixels have bits above BitsStored, which are dropped; check BitsStored and HighBit",
                 share * 100.0
             ),
+            Self::UnitUnused { field, unit } => {
+                write!(f, "{field} is {unit}; lengths are taken as mm, as in ITK; check the voxel sides")
+            }
             Self::Projection => f.write_str(
                 "ImageType says that the images are projections through several slices (MIP); exclude it, or convert the \
                  original series",
             ),
-            Self::ShownInverted => f.write_str(
-                "PhotometricInterpretation is MONOCHROME1, which inverts the display only (DICOM PS3.3 C.7.6.3.1.2); values \
-                 are not inverted",
-            ),
+            Self::ShownInverted { count, of } => {
+                let slices = if count == of { String::new() } else { format!(" in {count} of {of} slices") };
+                write!(
+                    f,
+                    "PhotometricInterpretation is MONOCHROME1{slices}, which inverts the display only (DICOM PS3.3 C.7.6.3.1.2); \
+                     values are not inverted"
+                )
+            }
             Self::PaddingIgnored { hu: [low, high] } if low < high => write!(
                 f,
                 "PixelPaddingValue to PixelPaddingRangeLimit means {low} to {high} HU, with values of tissue; such voxels are \

@@ -8,6 +8,7 @@
 //! `right-posterior-superior`. Initials other than those three are rejected, because in some programs they name the
 //! sides where axes begin, not those where they end.
 
+mod segments;
 mod write;
 
 use super::data::{Data, Encoding, Header, Start};
@@ -17,6 +18,7 @@ use super::note::HeaderNote;
 use super::place;
 use super::{Format, VolumeFault, VolumeInfo, stand_in};
 use crate::geometry::Affine;
+use segments::Segments;
 
 pub(super) use write::encode;
 
@@ -34,6 +36,7 @@ struct Fields {
     origin: Option<String>,
     spacings: Option<String>,
     space_units: Option<String>,
+    units: Option<String>,
     endian: Option<String>,
     encoding: Option<String>,
     data_file: Option<String>,
@@ -41,28 +44,31 @@ struct Fields {
     byte_skip: Option<String>,
     kinds: Option<String>,
     axis_mins: Option<String>,
+    segments: Segments,
 }
 
 impl Fields {
-    /// Finds the entry of a field by its name in lower case; `None` for fields that are not used.
+    /// Finds the entry of a field by its name in lower case without blanks, because Teem knows a spelling without them for
+    /// every field, such as `spaceorigin`; `None` for fields that are not used.
     fn of(&mut self, name: &str) -> Option<&mut Option<String>> {
         Some(match name {
             "type" => &mut self.kind,
             "dimension" => &mut self.dimension,
             "sizes" => &mut self.sizes,
             "space" => &mut self.space,
-            "space dimension" => &mut self.space_dimension,
-            "space directions" => &mut self.directions,
-            "space origin" => &mut self.origin,
+            "spacedimension" => &mut self.space_dimension,
+            "spacedirections" => &mut self.directions,
+            "spaceorigin" => &mut self.origin,
             "spacings" => &mut self.spacings,
-            "space units" => &mut self.space_units,
+            "spaceunits" => &mut self.space_units,
+            "units" => &mut self.units,
             "endian" => &mut self.endian,
             "encoding" => &mut self.encoding,
-            "data file" | "datafile" => &mut self.data_file,
-            "line skip" | "lineskip" => &mut self.line_skip,
-            "byte skip" | "byteskip" => &mut self.byte_skip,
+            "datafile" => &mut self.data_file,
+            "lineskip" => &mut self.line_skip,
+            "byteskip" => &mut self.byte_skip,
             "kinds" => &mut self.kinds,
-            "axis mins" | "axismins" => &mut self.axis_mins,
+            "axismins" => &mut self.axis_mins,
             _ => return None,
         })
     }
@@ -80,15 +86,17 @@ impl Fields {
             if line.is_empty() {
                 break;
             }
-            // Comments, and pairs such as `Segment0_Name:=liver`.
-            let is_pair = line.find(":=").is_some_and(|at| !line[..at].contains(": "));
-            if line.starts_with('#') || is_pair {
+            if line.starts_with('#') {
+                continue;
+            }
+            if let Some((key, value)) = line.split_once(":=").filter(|(key, _)| !key.contains(": ")) {
+                fields.segments.add(key, value);
                 continue;
             }
             let Some((name, value)) = line.split_once(':') else {
                 return Err(VolumeFault::HeaderLine { line: quoted(&line), expected: "`field: value`" });
             };
-            if let Some(field) = fields.of(name.trim().to_lowercase().as_str()) {
+            if let Some(field) = fields.of(&name.to_lowercase().replace(char::is_whitespace, "")) {
                 if field.is_some() {
                     return Err(VolumeFault::HeaderLine { line: quoted(&line), expected: "each field once" });
                 }
@@ -120,7 +128,8 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, VolumeFault> {
     let data_bytes = num_voxels * dtype.len() as u64;
     let data = data(&fields, end, encoding)?;
     let format = Format::Nrrd;
-    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, format, stored, nifti: None };
+    let names = fields.segments.by_value();
+    let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, format, names, stored, nifti: None };
     Ok(Header { info, data })
 }
 
@@ -286,6 +295,11 @@ fn affine(fields: &Fields, rank: usize, notes: &mut Vec<HeaderNote>) -> Result<A
     let named: Vec<&str> = units.split('"').map(str::trim).filter(|name| !name.is_empty()).collect();
     if named.iter().any(|name| *name != named[0] || !UNITS.contains(name)) {
         return Err(bad("space units", units, "mm, cm, m or um in quotes, the same for all axes"));
+    }
+    let of_axes = fields.units.as_deref().unwrap_or_default();
+    let other = of_axes.split('"').map(str::trim).find(|name| !name.is_empty() && *name != "mm");
+    if let Some(unit) = other.filter(|_| fields.space_units.is_none()) {
+        notes.push(HeaderNote::UnitUnused { field: "units", unit: quoted(unit) });
     }
     Ok(match unit(units) {
         Some((unit, mm)) => place::in_mm(affine, unit, mm, notes),

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail, ensure};
 use hiend_cache::{FileError, durable, lookup};
 use hiend_loader::case::shown;
-use hiend_loader::geometry::spacing;
+use hiend_loader::geometry::{skew_degrees, spacing};
 use hiend_loader::preprocess::label_place::Shift;
 use hiend_loader::program::{check_extension, terminal_width};
 use hiend_loader::volume::{LabelVolume, VolumeInfo, read_labels};
@@ -31,6 +31,9 @@ use unnamed::Unnamed;
 
 /// Largest number of cases that a warning names.
 const MOST_NAMED: usize = 10;
+
+/// Smallest reported deviation of a label map's axes from right angles, in degrees, as in a conversion.
+const NOTED_SKEW_DEGREES: f64 = 0.1;
 
 pub(super) fn run(args: &EvaluateArgs) -> anyhow::Result<ExitCode> {
     let classes = Classes::of(args)?;
@@ -178,6 +181,7 @@ fn score(
     let (mut in_labels, mut in_predictions) = (Unnamed::default(), vec![Unnamed::default(); predictions.len()]);
     for (number, (case_id, label_path)) in labels.iter().enumerate() {
         let label = LabelFile::read(label_path)?;
+        warn_of_skew(label_path, case_id, &label.info);
         in_labels.add(classes, label.voxels.iter().copied());
         has_ignored |= classes.space.ignore().is_some_and(|ignore| label.voxels.contains(&ignore));
         for ((cases, predictions), in_predictions) in cases.iter_mut().zip(predictions).zip(&mut in_predictions) {
@@ -205,6 +209,18 @@ fn score(
         note(format_args!("{} of {}: {case_id}", number + 1, labels.len()));
     }
     Ok(Scored { cases, highest, has_ignored, in_labels, in_predictions })
+}
+
+/// Warns of a label map with axes that are not perpendicular, because distances and volumes are those of the sides.
+fn warn_of_skew(path: &Path, case_id: &str, info: &VolumeInfo) {
+    let degrees = skew_degrees(&info.affine);
+    if degrees >= NOTED_SKEW_DEGREES {
+        note(format_args!(
+            "warning: {}: case {case_id}: axes up to {degrees:.1} degrees from perpendicular (gantry tilt?); distances and \
+             volumes are measured as if they were perpendicular",
+            path.display()
+        ));
+    }
 }
 
 /// Warns of labels that maps hold but the dataset does not name, with one line per folder.

@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use hiend_cache::{Cache, Manifest};
 use hiend_loader::dataset::Difference;
-use hiend_loader::pipeline::{self, StreamConfig, digest_of, remark_on_labels, remarks_on_exclude};
+use hiend_loader::pipeline::{
+    self, StreamConfig, digest_of, remark_on_labels, remark_on_shared_scans, remarks_on_exclude,
+};
 use hiend_loader::program::{UsageError, count, read_token};
 use hiend_loader::remote::{RemoteLoader, RemoteOptions};
 
@@ -51,9 +53,11 @@ pub(super) fn with_lost_cases(
     }
 }
 
-/// Warns of names in `stream.exclude` that match no dataset of a cache, and of unlabelled cases that are left out.
+/// Warns of names in `stream.exclude` that match no dataset of a cache, of unlabelled cases that are left out, and of scans that
+/// training and validation share.
 pub(super) fn warn_of_selection(cache: &Cache, stream: &StreamConfig, rank: &Rank) {
-    for remark in remarks_on_exclude([cache], &stream.exclude).into_iter().chain(remark_on_labels([cache], stream)) {
+    let remarks = remarks_on_exclude([cache], &stream.exclude).into_iter().chain(remark_on_labels([cache], stream));
+    for remark in remarks.chain(remark_on_shared_scans([cache], stream)) {
         rank.note(format_args!("warning: stream.{remark}"));
     }
 }

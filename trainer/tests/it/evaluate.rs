@@ -236,6 +236,22 @@ fn a_prediction_less_than_a_voxel_off_its_label_is_compared_voxel_by_voxel() {
 }
 
 #[test]
+fn distances_on_a_sheared_grid_are_reported_as_those_of_an_upright_one() {
+    let folder = folders();
+    for (z, told) in [([0.0, 2.0], false), ([1.2, 1.6], true)] {
+        let affine = [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, z[0], 0.0], [0.0, 0.0, z[1], 0.0]];
+        for name in ["labels", "predictions"] {
+            nifti::write(&folder.path().join(name).join("a.nii"), [2, 1, 4], affine, &[0, 0, 1, 0, 1, 0, 0, 0]);
+        }
+        let stderr = String::from_utf8(evaluate(folder.path(), &[]).stderr).unwrap();
+        let expected = "labels/a.nii: case a: axes up to 36.9 degrees from perpendicular (gantry tilt?); distances and volumes \
+                        are measured as if they were perpendicular";
+        assert_eq!(stderr.matches(expected).count(), usize::from(told), "{stderr}");
+        assert_eq!(stderr.contains("perpendicular"), told, "{stderr}");
+    }
+}
+
+#[test]
 fn axes_of_a_prediction_may_have_any_order_and_direction() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [2, 1, 4], &[0, 0, 1, 0, 1, 2, 0, 0]);

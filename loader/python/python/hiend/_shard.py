@@ -84,8 +84,10 @@ def shard(
     Returns:
         A summary with the keys ``converted``, ``replaced`` (the number of converted cases that the cache had in an
         earlier version), ``unchanged``, ``with_label``, ``excluded``, ``skipped`` (a list of
-        ``{"case", "path", "reason"}``), ``not_used`` (a list of ``{"path", "reason"}``: files that belong to no case,
-        such as images that ``dataset.json`` does not list; also logged as warnings), ``findings`` (a list of
+        ``{"case", "path", "reason"}``), ``stale`` (a list of those of which the cache keeps an earlier version),
+        ``outdated`` (those of ``stale`` that have other parameters: the cache cannot be opened), ``not_used`` (a list of
+        ``{"path", "reason"}``: files that belong to no case, such as images that ``dataset.json`` does not list; also
+        logged as warnings), ``findings`` (a list of
         ``{"case", "text"}``), ``known_findings`` (the same of unchanged cases), ``unseen_classes`` (a list of texts on
         classes that ``dataset.json`` names and no case has), ``unnamed_labels`` (a list of texts on label values that
         ``dataset.json`` does not name), ``voxels``, ``bytes_in``, ``bytes_out``, ``shards``, ``not_in_data`` (the

@@ -8,7 +8,7 @@ use hiend_cache::{Cache, Case, CaseIndex, Occupancy, SourceValues, VolumeReader}
 use super::super::table::{Table, facts, size};
 use super::{file_name, label_name, listed, num_voxels, parameters_of, per_voxel, rounded, value_range};
 use crate::case::shown;
-use crate::geometry::Affine;
+use crate::geometry::{Affine, voxel_ml};
 use crate::picture::CaseView;
 use crate::preprocess::normalize::Units;
 use crate::program::print;
@@ -79,7 +79,7 @@ fn value_rows(values: &SourceValues) -> Vec<(&'static str, String)> {
 fn class_table(cache: &Cache, case: &Case, occupancy: &Occupancy) -> Table {
     let (record, voxels) = (case.record(), num_voxels(case));
     let mut table = Table::bordered().with_header(["label", "name", "voxels", "%", "ml"]);
-    let millilitres: f64 = record.geometry.spacing.iter().product::<f64>() / 1e3;
+    let millilitres = voxel_ml(&record.geometry.affine);
     for (class, counts) in &occupancy.classes {
         let total = counts.total();
         table.row([

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use hiend_cache::{Cache, Case, StoredVolume, VolumeReader};
 
 use super::{by_dataset, label_name, listed, parameters_of, rounded, suspects, totals, value_range};
-use crate::geometry::spacing;
+use crate::geometry::{spacing, voxel_ml};
 use crate::picture::{Canvas, Plane, fitting, label_colour};
 use crate::preprocess::PreprocessConfig;
 use crate::preprocess::normalize::Units;
@@ -206,7 +206,7 @@ fn classes<'a>(page: &mut Page, cache: &'a Cache) -> anyhow::Result<Vec<(&'a str
     }
     for case in &labelled {
         let record = case.record();
-        let millilitres = record.geometry.spacing.iter().product::<f64>() / 1e3;
+        let millilitres = voxel_ml(&record.geometry.affine);
         let index = reader.index(case).with_context(|| format!("case {}", case.key()))?;
         for (class, voxels) in &index.occupancy.classes {
             if let Some(class) = u8::try_from(*class).ok().filter(|class| *class > 0) {

@@ -80,6 +80,28 @@ fn a_label_map_of_two_images_is_told_and_two_label_maps_of_one_image_are_not_cho
         .skipped(&[("data/a", "dataset.json lists two label maps of this image; keep one")]);
 }
 
+/// Two lists of files in different orders, as `1, 10, 2` and `1, 2, 10`.
+#[test]
+fn label_maps_listed_for_other_images_than_those_of_their_names_are_told() {
+    let cases = ["1", "2", "10"];
+    let files: Vec<String> =
+        cases.iter().flat_map(|case| [format!("imagesTr/c{case}.nii"), format!("labelsTr/c{case}.nii")]).collect();
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let notes = |labels: [&str; 3]| -> Vec<String> {
+        let entry = |(case, label): (&str, &str)| {
+            format!(r#"{{"image": "imagesTr/c{case}.nii", "label": "labelsTr/{label}.nii"}}"#)
+        };
+        let entries: Vec<String> = cases.into_iter().zip(labels).map(entry).collect();
+        let found = listed(&files, &format!(r#""training": [{}]"#, entries.join(", ")));
+        found.listing.datasets[0].notes.iter().map(ToString::to_string).collect()
+    };
+    assert!(notes(["c1", "c2", "c10"]).is_empty());
+    let told = notes(["c1", "c10", "c2"]);
+    let expected = "c2.nii for c10, and the label map with the name of its image for another case, and so for 1 further case; \
+                    correct the list if they are mixed up";
+    assert!(told.len() == 1 && told[0].ends_with(expected), "{told:?}");
+}
+
 #[test]
 fn an_image_in_two_lists_is_told() {
     listed(&["a.nii", "b.nii"], r#""training": ["a.nii", "b.nii"], "validation": ["b.nii"], "test": ["a.nii"]"#)

@@ -284,7 +284,12 @@ fn masks_of_organs_at_risk_next_to_their_image_become_classes_by_name() {
     found
         .cases(&["S/case_1 S/case_1/case_1_IMG_CT.nrrd S/case_1", "S/case_2 S/case_2/case_2_IMG_CT.nrrd S/case_2"])
         .unused(&[(paths[1], UnusedReason::OtherModalityOfCase { word: "mr".into() })])
-        .notes(&[DatasetNote::MissingMasks { example: "case_2".into(), count: 1, of: 2 }]);
+        .notes(&[DatasetNote::MissingMasks {
+            example: "case_2".into(),
+            missing: vec!["Eye".into()],
+            of: 2,
+            num_lacking: 1,
+        }]);
     let dataset = &found.listing.datasets[0];
     let names = [(0, "background"), (1, "Eye"), (2, "Lips")];
     assert_eq!(dataset.labels, names.map(|(label, name)| (label, name.to_owned())).into());

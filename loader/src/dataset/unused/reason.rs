@@ -52,6 +52,8 @@ pub enum UnusedReason {
     Validation,
     /// A volume in a folder of predictions of a model.
     Prediction,
+    /// A volume named like a prediction of a model for an image.
+    PredictedLabels,
     /// A volume in a folder named like predictions of a model, with further words, as cohorts of outcome prediction are.
     InPredictionFolder {
         /// Name of the folder.
@@ -218,6 +220,7 @@ impl UnusedReason {
             | Self::LabelOfOtherModality { .. }
             | Self::EarlierLabels { .. }
             | Self::OtherGrid { .. }
+            | Self::PredictedLabels
             | Self::InPredictionFolder { .. }
             | Self::NnunetOutput { .. }
             | Self::NotCt { .. }
@@ -259,6 +262,7 @@ impl fmt::Display for UnusedReason {
             Self::TestSet => "test data next to training data; converted from a folder of their own only",
             Self::Validation => "validation data next to a training set; converted from a folder of their own only",
             Self::Prediction => "prediction of a model, by its folder",
+            Self::PredictedLabels => "prediction of a model, by its name; rename it to CASE_seg to train on it",
             Self::InPredictionFolder { folder } => {
                 return write!(f, "prediction of a model, by its folder {folder}; rename the folder if it holds scans");
             }

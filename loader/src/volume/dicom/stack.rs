@@ -1,5 +1,6 @@
 //! Arrangement of a series' slices on one grid: their order, duplicates, gaps and tilt.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::super::dtype::{Dtype, Stored};
@@ -116,6 +117,10 @@ impl Stack {
         if first.is_ct {
             notes.extend(notes_on_units(&slices));
         }
+        let num_inverted = slices.iter().filter(|slice| slice.is_shown_inverted).count();
+        if num_inverted > 0 {
+            notes.push(HeaderNote::ShownInverted { count: num_inverted, of: slices.len() });
+        }
         let of_tissue = slices.iter().filter_map(padding_of_tissue);
         if let Some(range) = of_tissue.max_by(|a, b| a[1].total_cmp(&b[1])) {
             let is_ct = first.is_ct;
@@ -142,7 +147,17 @@ impl Stack {
         let stored = Stored { dtype, is_big_endian: false };
         let data_bytes = num_voxels * dtype.len() as u64;
         let format = Format::Dicom;
-        let info = VolumeInfo { shape, affine, orientation, data_bytes, notes, format, stored, nifti: None };
+        let info = VolumeInfo {
+            shape,
+            affine,
+            orientation,
+            data_bytes,
+            notes,
+            format,
+            names: BTreeMap::new(),
+            stored,
+            nifti: None,
+        };
         Ok(Self { info, slices, duplicates, common_rescale })
     }
 
@@ -211,9 +226,6 @@ fn notes_on_units(slices: &[Slice]) -> Vec<HeaderNote> {
     }
     if let Some(unit) = slices.iter().find_map(|slice| slice.unit.as_ref().filter(|unit| *unit != "HU")) {
         notes.push(HeaderNote::Unit { unit: unit.escape_debug().take(32).collect() });
-    }
-    if slices.iter().any(|slice| slice.is_shown_inverted) {
-        notes.push(HeaderNote::ShownInverted);
     }
     notes
 }

@@ -51,6 +51,16 @@ fn the_rows_of_the_matrix_are_axes_in_lps() {
 }
 
 #[test]
+fn units_that_itk_does_not_read_are_reported() {
+    let notes = |unit: &str| {
+        let volume = read("a.mha", &local(&format!("{HEADER}DistanceUnits = {unit}\n")), &voxels()).unwrap();
+        volume.info.notes.iter().map(ToString::to_string).collect::<Vec<String>>()
+    };
+    assert!(notes("mm").is_empty() && notes("?").is_empty());
+    assert_eq!(notes("cm"), ["DistanceUnits is \"cm\"; lengths are taken as mm, as in ITK; check the voxel sides"]);
+}
+
+#[test]
 fn forms_of_voxels_are_read() {
     check("a.mha", &local(HEADER), &voxels());
     check("a.MHA", &local(&HEADER.replace('\n', "\r\n")), &voxels());

@@ -72,10 +72,32 @@ fn spaces_units_and_plain_spacings_give_the_place() {
     let info = read("a.nrrd", &metres.replace("(-10,20,30)", "(-0.01,0.02,0.03)"), &voxels()).unwrap().info;
     assert!((info.affine[1][1] + 0.6).abs() < 1e-12 && (info.affine[0][3] - 10.0).abs() < 1e-12);
     assert_eq!(info.notes, [HeaderNote::Converted { unit: "metres" }]);
+    let unused = |unit: &str| affine("kinds", &format!("units: \"mm\" \"{unit}\" \"\"\nkinds")).1;
+    assert_eq!((unused("mm"), unused("cm").len()), (vec![], 1));
+    let told = unused("cm")[0].to_string();
+    assert_eq!(told, "units is \"cm\"; lengths are taken as mm, as in ITK; check the voxel sides");
     let plain = HEADER.replace("space directions: (0.5,0,0) (0,0.6,0) (0,0,3)", "spacings: 0.5 0.6 3");
     let plain = plain.replace("space: left-posterior-superior\n", "").replace("space origin: (-10,20,30)\n", "");
     let info = read("a.nrrd", &plain, &voxels()).unwrap().info;
     assert_eq!((info.affine[0], info.notes), ([-0.5, 0.0, 0.0, 0.0], assumed("")));
+}
+
+#[test]
+fn names_of_fields_without_blanks_are_those_with_them() {
+    let header = HEADER.replace("kinds", "space units: \"cm\" \"cm\" \"cm\"\nbyte skip: 0\nline skip: 0\nkinds");
+    let info = |header: &str| read("a.nrrd", header, &voxels()).unwrap().info;
+    let expected = info(&header);
+    for name in ["space directions", "space origin", "space units", "byte skip", "line skip"] {
+        let joined = header.replace(&format!("{name}:"), &format!("{}:", name.replace(' ', "")));
+        assert_ne!(joined, header, "{name}");
+        let found = info(&joined);
+        assert_eq!((found.affine, found.notes), (expected.affine, expected.notes.clone()), "{name}");
+    }
+    let four = HEADER.replace("space: left-posterior-superior", "spacedimension: 4");
+    assert_eq!(read("a.nrrd", &four, &voxels()).unwrap_err(), "header field `space dimension` is \"4\"; expected 3");
+    let twice = format!("{HEADER}spaceorigin: (0,0,0)\n");
+    let text = read("a.nrrd", &twice, &voxels()).unwrap_err();
+    assert!(text.contains("each field once"), "{text}");
 }
 
 #[test]
@@ -104,6 +126,17 @@ fn every_space_named_in_words_places_the_scan_alike() {
     spaces.sort();
     spaces.dedup();
     assert_eq!(spaces.len(), 48);
+}
+
+#[test]
+fn names_of_segments_are_those_of_their_label_values() {
+    assert!(parse(HEADER.as_bytes()).unwrap().info.names.is_empty());
+    let header = format!(
+        "{HEADER}Segment0_LabelValue:=3\nSegment1_Name:=Segment_2\nSegment1_LabelValue:=2\nSegment2_Name:=right: kidney\n\
+         Segment2_LabelValue:=1\nSegment3_Name:=lost\nSegmentation_Source:=CT\nSegmentX_Name:=x\n"
+    );
+    let names = [(1, "right: kidney"), (3, "liver: left")].map(|(value, name)| (value, name.to_owned()));
+    assert_eq!(parse(header.as_bytes()).unwrap().info.names, names.into());
 }
 
 #[test]

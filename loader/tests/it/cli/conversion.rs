@@ -400,6 +400,27 @@ fn a_full_disk_is_an_error_and_leaves_no_partial_shard() {
     assert_eq!(voxels(&place.path("cache")).len(), 4);
 }
 
+/// A case whose label map was replaced by that of another shape.
+#[test]
+fn earlier_versions_of_skipped_cases_are_reported() {
+    let place = Place::with_phantoms(3);
+    place.convert(&[], 0);
+    std::fs::copy(place.label(1), place.label(2)).unwrap();
+    let ran = place.convert(&[], 3);
+    let stale = "The cache keeps an earlier version of 1 skipped case, such as Dataset001_Phantom/phantom_002, and programs use \
+                 it; --exclude NAME --prune removes it.";
+    assert!(ran.out.contains(stale) && ran.out.contains("Next: "), "{}", ran.out);
+    // Programs refuse a cache of different parameters.
+    let window = "--window=-100,200";
+    let ran = place.convert(&[window, "--change-parameters"], 3);
+    let outdated = "The cache keeps 1 skipped case with other parameters, such as Dataset001_Phantom/phantom_002, and programs \
+                    refuse it;";
+    assert!(ran.out.contains(outdated) && !ran.out.contains("Next: "), "{}", ran.out);
+    let ran = place.convert(&[window, "--exclude=phantom_002", "--prune"], 0);
+    assert!(!ran.out.contains("The cache keeps") && ran.out.contains("Next: "), "{}", ran.out);
+    place.verify(0);
+}
+
 #[test]
 fn other_parameters_are_not_applied_unasked() {
     let place = Place::with_phantoms(2);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::process::Stdio;
 
 use super::damage::damage;
-use super::{Place, SPACING, check, command, ran_of, voxels};
+use super::{Place, SPACING, check, command, nifti, ran_of, voxels};
 
 #[test]
 fn replay_makes_the_batch_of_the_stream_again() {
@@ -101,6 +101,30 @@ fn inspect_shows_the_content_and_corrects_names() {
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
 }
 
+/// Sheared voxels, as of a gantry tilt, remain with `--spacing native`: sides of 10 mm, and 0.8 ml.
+#[test]
+fn volumes_of_classes_are_those_of_sheared_voxels() {
+    let place = Place { dir: tempfile::tempdir().unwrap() };
+    let sheared = |labels: i16| {
+        let mut bytes = nifti(&[8, 8, 8], 10.0, 512);
+        for (at, value) in [(304, 6.0f32), (320, 8.0)] {
+            bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        bytes[352..552].as_chunks_mut::<2>().0.fill(labels.to_le_bytes());
+        bytes
+    };
+    for (folder, name, labels) in [("imagesTr", "a_0000.nii", 0), ("labelsTr", "a.nii", 1)] {
+        let folder = place.path("sheared/Dataset002_A").join(folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(name), sheared(labels)).unwrap();
+    }
+    let out = place.text("out");
+    check(&[&place.text("sheared"), "--out", &out, "--spacing=native"], 0);
+    let ran = check(&["inspect", &out, "a"], 0);
+    let row = ran.out.lines().find(|line| line.contains("label 1")).unwrap();
+    assert!(row.contains(" 100 ") && row.contains(" 80.0 "), "{row}");
+}
+
 #[test]
 fn inspect_writes_a_report_of_the_whole_cache() {
     let place = Place::with_phantoms(3);
@@ -121,6 +145,24 @@ fn inspect_writes_a_report_of_the_whole_cache() {
     let manifest = place.text("cache/manifest.json");
     let ran = check(&["inspect", &cache, "--report", &manifest], 1);
     assert!(ran.err.contains("manifest.json"), "{}", ran.err);
+}
+
+#[test]
+fn files_are_listed_where_nothing_can_be_converted() {
+    let place = Place { dir: tempfile::tempdir().unwrap() };
+    let [data, out] = ["data", "cache"].map(|name| place.text(name));
+    std::fs::create_dir(&data).unwrap();
+    for name in ["a_seg.nii", "b_seg.nii", "c.txt"] {
+        std::fs::write(place.path("data").join(name), b"x").unwrap();
+    }
+    for flags in [&[][..], &["--dry-run"]] {
+        let args = [&[data.as_str(), "--out", &out, "--list-skipped"], flags].concat();
+        let ran = check(&args, 1);
+        for part in ["a_seg.nii: label map", "b_seg.nii: label map", "c.txt: not a volume"] {
+            assert_eq!(ran.out.matches(part).count(), 1, "{part}\n{}", ran.out);
+        }
+        assert!(ran.err.contains("no volumes to convert here"), "{}", ran.err);
+    }
 }
 
 #[test]

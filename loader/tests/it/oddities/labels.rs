@@ -18,6 +18,12 @@ fn is_left_out(stored: &Stored) {
     stored.has(&["whole+"]);
 }
 
+/// Header of a label map on the grid of the scans, as 3D Slicer writes it.
+const SEGMENTS: &str = "NRRD0004\ntype: short\ndimension: 3\nspace: right-anterior-superior\nsizes: 12 11 10\n\
+    space directions: (6,0,0) (0,6,0) (0,0,6)\nkinds: domain domain domain\nendian: little\nencoding: raw\n\
+    space origin: (-33,-30,-27)\nSegment0_LabelValue:=1\nSegment0_Name:=Spleen\nSegment1_LabelValue:=2\n\
+    Segment1_Name:=Segment_2\n\n";
+
 pub(super) const KINDS: &[Kind] = &[
     Kind {
         name: "whole numbers but for rounding",
@@ -126,6 +132,21 @@ pub(super) const KINDS: &[Kind] = &[
         },
         seen: Seen::Cases,
         says: &["Classes that dataset.json names and no case has:"],
+        code: 0,
+        holds: is_labelled,
+    },
+    Kind {
+        name: "segments of 3D Slicer with other names than dataset.json",
+        write: |data| {
+            data.odd_label("");
+            std::fs::remove_file(data.path("Dataset001_Odd/labelsTr/odd.nii")).unwrap();
+            let voxels: Vec<u8> = Nifti::label().values().iter().flat_map(|class| class.to_le_bytes()).collect();
+            data.file("Dataset001_Odd/labelsTr/odd.nrrd", [SEGMENTS.as_bytes(), &voxels].concat());
+        },
+        seen: Seen::Voxels,
+        says: &[
+            "odd: the header of the label map calls the value 1 \"Spleen\", which is \"liver\" in dataset.json; renumber",
+        ],
         code: 0,
         holds: is_labelled,
     },

@@ -158,6 +158,20 @@ pub(super) const KINDS: &[Kind] = &[
         holds: |stored| stored.has(&["scans/deep/a", "scans/deep/b"]),
     },
     Kind {
+        name: "label maps of two organs next to their images",
+        write: |data| {
+            data.scans(&["c1/ct.nii", "c2/ct.nii"]);
+            data.labels(&["c1/liver_seg.nii", "c2/spleen_seg.nii"]);
+        },
+        seen: Seen::Names,
+        says: &[
+            "label maps may be of different organs by their names, such as liver_seg.nii of c1 and spleen_seg.nii of c2: the \
+             value 1 is one class in all of a dataset",
+        ],
+        code: 0,
+        holds: |stored| stored.has(&["c1+", "c2+"]),
+    },
+    Kind {
         name: "label map without its image",
         write: |data| {
             data.odd(Nifti::scan().file());

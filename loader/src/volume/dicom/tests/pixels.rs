@@ -119,6 +119,13 @@ fn an_inverted_display_is_reported_and_the_values_are_kept() {
     let text = "PhotometricInterpretation is MONOCHROME1, which inverts the display only (DICOM PS3.3 C.7.6.3.1.2); values \
                 are not inverted";
     assert_eq!(notes(&volume), [text]);
+    let of_mr = |slice: TestSlice| slice.text(tags::MODALITY, VR::CS, "MR");
+    let volume = read(&series.into_iter().map(of_mr).collect::<Vec<_>>()).unwrap();
+    assert_eq!(notes(&volume), [text]);
+    let mut mixed = slices();
+    mixed[1] = inverted(mixed[1].clone());
+    let text = text.replace("MONOCHROME1,", &format!("MONOCHROME1 in 1 of {} slices,", mixed.len()));
+    assert_eq!(notes(&read(&mixed).unwrap()), [text]);
 }
 
 #[test]
