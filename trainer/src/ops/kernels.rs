@@ -4,6 +4,7 @@
 //! registers, and sums and maxima are shared by shuffles. A row is read once, without shared memory or barriers. Sums over
 //! rows are [`columns`]. All units of a plane run the same number of loop iterations, those beyond the end of the row
 //! without work: a shuffle needs all of them, and after a loop that some units left early they may not be together.
+//! The backward pass of [`layer_norm`] sums over rows as well: a cube processes a row, with barriers.
 //!
 //! All arithmetic is f32, whatever the type of the buffers.
 

@@ -222,9 +222,11 @@ pub(crate) mod tests {
     use burn::tensor::Device;
 
     fn value_and_gradients_match_the_composition(device: &Device) {
-        for (rows, width) in [(6, 37), (3, 528), (70, 96)] {
+        // Fewer rows than a group has, one row, full groups, and more. Of the widths, 37 fills no vector, 1028 is 257
+        // vectors, one more than a cube has units, and 4 is one.
+        for (batch, rows, width) in [(2, 6, 37), (2, 3, 528), (1, 1, 96), (2, 70, 96), (2, 32, 1028), (1, 33, 4)] {
             let tensors =
-                [wave([2, rows, width], 0.7, 5.0), wave([1, 1, width], 1.3, 1.0), wave([1, 1, width], 0.9, 2.0)];
+                [wave([batch, rows, width], 0.7, 5.0), wave([1, 1, width], 1.3, 1.0), wave([1, 1, width], 0.9, 2.0)];
             let ours = values_and_gradients(device, &tensors, |[x, gamma, beta]| {
                 let (gamma, beta) = (gamma.reshape([width]), beta.reshape([width]));
                 layer_norm(x, gamma, beta, 1e-5, FloatDType::F32)
@@ -249,5 +251,22 @@ pub(crate) mod tests {
         norm(short).assert_close(&norm(FloatDType::F32), 0.01);
     }
 
-    on_devices!(value_and_gradients_match_the_composition, a_16_bit_result_is_the_rounded_f32_result);
+    fn gradients_are_the_same_bits_each_time(device: &Device) {
+        let tensors = [wave([3, 129, 528], 0.7, 5.0), wave([1, 1, 528], 1.3, 1.0), wave([1, 1, 528], 0.9, 2.0)];
+        let outcome = || {
+            values_and_gradients(device, &tensors, |[x, gamma, beta]| {
+                layer_norm(x, gamma.reshape([528]), beta.reshape([528]), 1e-5, FloatDType::F32)
+            })
+        };
+        let first = outcome();
+        for _ in 0..4 {
+            outcome().assert_close(&first, 0.0);
+        }
+    }
+
+    on_devices!(
+        value_and_gradients_match_the_composition,
+        a_16_bit_result_is_the_rounded_f32_result,
+        gradients_are_the_same_bits_each_time
+    );
 }

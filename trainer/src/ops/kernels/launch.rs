@@ -40,17 +40,20 @@ impl RowLaunch {
         let hardware = &x.client.properties().hardware;
         let lanes = hardware.plane_size_max;
         let planes = (hardware.max_units_per_cube / lanes).clamp(1, PLANES);
-        // A device may limit the number of cubes along one axis.
-        let cubes = rows.div_ceil(planes);
-        let layers = cubes.div_ceil(hardware.max_cube_count.0);
         Self {
-            count: CubeCount::Static(cubes.div_ceil(layers), layers, 1),
+            count: cubes(&x.client, rows.div_ceil(planes)),
             dim: CubeDim::new_2d(lanes, planes),
             rows,
             width: 1,
             lanes,
         }
     }
+}
+
+/// Returns the dimensions of a launch of at least `count` cubes. A device may limit their number along one axis.
+pub(super) fn cubes(client: &Client, count: u32) -> CubeCount {
+    let layers = count.div_ceil(client.properties().hardware.max_cube_count.0);
+    CubeCount::Static(count.div_ceil(layers), layers, 1)
 }
 
 /// Returns the dimensions of a launch of `count` independent units.

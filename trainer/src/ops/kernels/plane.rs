@@ -1,4 +1,4 @@
-//! Reductions over the units of a plane and over the values of a vector.
+//! Reductions over the units of a plane or of a cube, and over the values of a vector.
 
 use cubecl::prelude::*;
 
@@ -18,6 +18,34 @@ pub(super) fn lanes_sum(value: f32, #[comptime] lanes: u32) -> f32 {
 #[cube]
 pub(super) fn lanes_max(value: f32, #[comptime] lanes: u32) -> f32 {
     if comptime!(lanes > 1) { plane_max(value) } else { value }
+}
+
+/// Number of partial sums in [`cube_sum`].
+pub(super) const FOLDS: u32 = 16;
+
+/// Sum over the units of a one-dimensional cube, returned in each of them. The number of units, a multiple of [`FOLDS`],
+/// alone decides the order, so that planes of any size give the same bits.
+#[cube]
+pub(super) fn cube_sum<N: Size>(value: Vector<f32, N>, #[comptime] units: u32) -> Vector<f32, N> {
+    let mut values = Shared::<[Vector<f32, N>]>::new_slice(comptime!(units as usize));
+    let mut folds = Shared::<[Vector<f32, N>]>::new_slice(comptime!(FOLDS as usize));
+    values[UNIT_POS_X as usize] = value;
+    sync_cube();
+    if UNIT_POS_X < FOLDS {
+        let mut fold = values[UNIT_POS_X as usize];
+        #[unroll]
+        for i in 1..comptime!(units / FOLDS) {
+            fold += values[(i * FOLDS + UNIT_POS_X) as usize];
+        }
+        folds[UNIT_POS_X as usize] = fold;
+    }
+    sync_cube();
+    let mut sum = folds[0usize];
+    #[unroll]
+    for i in 1..FOLDS {
+        sum += folds[i as usize];
+    }
+    sum
 }
 
 /// Sum of a vector's values.

@@ -228,20 +228,16 @@ fn kernels_compile_for_hopper() {
             [b(), b(), b(), b(), (), (), (), 4, 384, 32, elem],
             [SHUFFLE, WIDE]
         );
-        compiles!(
-            name("norm-backward"),
-            rows(),
-            layer_norm::norm_rows_backward::NormRowsBackward,
-            [b(), b(), b(), Optional::Some(b()), b(), b(), (), (), (), (), (), 4, 384, 32, elem],
-            [SHUFFLE, WIDE]
-        );
-        compiles!(
-            name("norm-columns"),
-            values(),
-            layer_norm::norm_columns_backward::NormColumnsBackward,
-            [b(), b(), b(), b(), b(), (), (), (), (), 4, 384, elem],
-            [LOAD, WIDE]
-        );
+        for width in [384, 132] {
+            let units = layer_norm::units_of(width, 1024);
+            compiles!(
+                name(&format!("norm-backward-{width}")),
+                settings(CubeDim::new_1d(units)),
+                layer_norm::norm_groups_backward::NormGroupsBackward,
+                [b(), b(), b(), Optional::Some(b()), b(), b(), b(), (), (), (), (), (), 4, width, units, elem],
+                ["bar.sync", WIDE]
+            );
+        }
     }
     compiles!(
         "column-totals",
