@@ -22,6 +22,9 @@ pub const TEXT: Rgb = [222, 226, 232];
 /// Colour of less important captions.
 pub const FAINT: Rgb = [128, 136, 148];
 
+/// Colour of the hatching over voxels without annotation.
+pub const IGNORED: Rgb = [214, 216, 222];
+
 /// Colours of labels, easy to distinguish, also on grey.
 const COLOURS: [Rgb; 14] = [
     [235, 64, 52],

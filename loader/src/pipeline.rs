@@ -31,6 +31,7 @@ mod config;
 mod error;
 mod fetch_ahead;
 mod memory;
+mod padding;
 mod read_ahead;
 mod sequence;
 mod stream;
@@ -45,6 +46,7 @@ pub use error::{Error, Unsuitable};
 pub use memory::MemoryPlan;
 #[cfg(feature = "client")]
 pub(crate) use memory::RECORD_BYTES;
+pub use padding::remark_on_padding;
 pub use sequence::{cases_of, digest_of, remark_on_labels, remark_on_shared_scans, remarks_on_exclude};
 pub use stream::BatchStream;
 pub use workers::Workers;

@@ -96,7 +96,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
             let Some(reason) = error_of(table.clone()) else { return parse_error(start(&error), error.message()) };
             match key_at_fault::narrowed(&table, text, &reason, &error_of) {
                 Some((start, reason)) => parse_error(Some(start), &reason),
-                None => parse_error(start(&error), &reason),
+                None => parse_error(start(&error), &key_at_fault::in_section(&known, &reason)),
             }
         })?;
         config.validate(origin)?;
@@ -142,7 +142,7 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
         // write.
         let config: Self = table.try_into().map_err(|error: toml::de::Error| ConfigError::Parse {
             origin: origin.clone(),
-            message: in_words(&error.to_string()),
+            message: in_words(&key_at_fault::in_section(&known, &error.to_string())),
         })?;
         config.validate(origin)?;
         Ok(config)
@@ -237,12 +237,18 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
     }
 
     /// Lists the differences from `before`, with which a run began. Earlier versions did not record the preprocessing
-    /// of scans in HU, so a missing record does not count as a difference.
+    /// of scans in HU, so a missing record does not count as a difference. Nor does it count whether datasets name the ignore
+    /// label or the configuration alone, which passes it on to the stream.
     fn changes_since(&self, before: &Self) -> Vec<(String, String, String)> {
         let is_hu = |preprocess: &PreprocessConfig| preprocess.normalize.is_hu();
         let is_unrecorded = before.preprocess().is_none() && self.preprocess().is_some_and(is_hu);
         let mut changes = self.differences(before);
         changes.retain(|(key, ..)| !(is_unrecorded && key.starts_with("preprocess.")));
+        // The label of `ignore_label`, which was named by the datasets in one of the two.
+        let has_label = flat(&self.to_toml()).contains_key("ignore_label");
+        changes.retain(|(key, now, before)| {
+            !(has_label && key == "stream.ignore_label" && [now, before].iter().any(|value| *value == "absent"))
+        });
         changes
     }
 }

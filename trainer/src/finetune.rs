@@ -188,7 +188,8 @@ impl Finetuning {
 fn remarks_on_weights(init: &Init, config: &FinetuneConfig, cache: &PreprocessConfig) -> Vec<String> {
     let Init::Given { origin, facts, .. } = init else { return Vec::new() };
     let mut remarks = init.remarks_on_scans(cache, config.stream.window);
-    if !facts.classes.is_empty() && facts.classes != config.classes {
+    // Another number of them is an error of its own.
+    if facts.classes.len() == config.classes.len() && facts.classes != config.classes {
         let [theirs, ours] = [&facts.classes, &config.classes].map(|classes| classes.join(", "));
         remarks.push(format!(
             "the weights of {} are for the classes {theirs}, and this run's are {ours}: each class begins with the output \

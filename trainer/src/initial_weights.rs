@@ -49,8 +49,8 @@ pub enum InitError {
         /// First mismatch.
         source: WeightsError,
     },
-    /// Weights of an encoder with another number of blocks or attention heads, which the shapes of the tensors do not
-    /// reveal.
+    /// Weights of an encoder with another number of blocks or attention heads, or of a UNETR that reads other blocks,
+    /// which the shapes of the tensors do not reveal.
     #[error(
         "{}: its encoder has {key} = {found}, but model.{key} = {expected}; set model.{key} to {found}",
         origin.display()
@@ -60,9 +60,25 @@ pub enum InitError {
         origin: PathBuf,
         /// Key of the configuration.
         key: &'static str,
-        /// Number in the model of the weights.
+        /// Value in the model of the weights.
+        found: String,
+        /// Value in the configuration.
+        expected: String,
+    },
+    /// Weights of a UNETR for another number of classes.
+    #[error(
+        "{}: for {found} classes ({names}), and this run has {expected}; begin with the pre-training that it was fine-tuned \
+         from, or list as many classes",
+        origin.display()
+    )]
+    OtherClasses {
+        /// File or checkpoint of the weights.
+        origin: PathBuf,
+        /// Number of classes of the weights.
         found: usize,
-        /// Number in the configuration.
+        /// Names of these classes, separated by commas.
+        names: String,
+        /// Number of classes in the configuration.
         expected: usize,
     },
     /// Weights of a UNETR whose positions were trained on another grid of patches, which the shapes of the tensors do

@@ -205,6 +205,8 @@ pub struct RunFacts {
     pub sizes: Option<HiEndMaeConfig>,
     /// Number of attention heads of the encoder.
     pub num_heads: Option<usize>,
+    /// Encoder layers that the decoder of a UNETR reads; its trained branches belong to them.
+    pub taps: Option<[usize; 3]>,
     /// Crop size for which the model was trained, in voxels.
     pub crop_size: Option<[usize; 3]>,
     /// Kind of scans on which the model was trained.
@@ -238,7 +240,8 @@ pub fn weights_of(checkpoint: &Path) -> Result<CheckpointWeights, ModelSourceErr
             let trained_on = Some(TrainedOn::of(&state.config));
             let FinetuneConfig { model: settings, stream, classes, .. } = state.config;
             let (num_heads, crop_size) = (Some(settings.num_heads), Some(stream.crop_size));
-            let facts = RunFacts { num_heads, crop_size, trained_on, classes, ..RunFacts::default() };
+            let taps = Some(settings.taps);
+            let facts = RunFacts { num_heads, taps, crop_size, trained_on, classes, ..RunFacts::default() };
             Ok(CheckpointWeights { state: export_unetr(&model).map_err(weights)?, facts })
         }
     }

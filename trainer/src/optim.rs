@@ -68,25 +68,35 @@ impl AdamWSettings {
         }
     }
 
-    /// Returns the first setting that is out of range, with the reason.
+    /// Returns the first setting that is out of range, with the reason. The optimizer computes in f32, in which a setting must
+    /// not become 0, 1 or infinite.
     #[must_use]
     pub fn fault(&self) -> Option<(&'static str, String)> {
-        let not_negative = |v: f64| v.is_finite() && v >= 0.0;
-        if !not_negative(self.lr) {
-            return Some(("lr", format!("{} must be a finite number of at least 0", self.lr)));
+        let is_positive = |v: f64| v > 0.0 && (v as f32).is_normal();
+        let AdamWSettings { lr, betas, epsilon, weight_decay, .. } = *self;
+        if !is_positive(lr) && lr != 0.0 {
+            return Some(("lr", format!("{lr:?} must be 0, or from 1.2e-38 to 3.4e38, the positive numbers of f32")));
         }
-        if self.betas.iter().any(|b| !(0.0..1.0).contains(b)) {
-            return Some(("betas", format!("{:?} must lie in [0, 1)", self.betas)));
+        if betas.iter().any(|b| !(0.0..1.0).contains(b)) {
+            return Some(("betas", format!("{betas:?} must lie in [0, 1)")));
         }
-        if !not_negative(self.epsilon) || self.epsilon == 0.0 {
-            return Some(("epsilon", format!("{} must be positive and finite", self.epsilon)));
+        if betas.iter().any(|&b| b as f32 >= 1.0) {
+            return Some(("betas", format!("{betas:?} must be at most 0.9999999: the optimizer computes in f32")));
         }
-        if !not_negative(self.weight_decay) {
-            return Some(("weight_decay", format!("{} must be a finite number of at least 0", self.weight_decay)));
+        if !is_positive(epsilon) {
+            let range = "must be from 1.2e-38 to 3.4e38, the positive numbers of f32";
+            return Some(("epsilon", format!("{epsilon:?} {range}")));
         }
-        self.clip_norm
-            .filter(|&norm| !not_negative(norm) || norm == 0.0)
-            .map(|norm| ("clip_norm", format!("{norm} must be positive and finite; leave it out for no clipping")))
+        if !(weight_decay.is_finite() && weight_decay >= 0.0) {
+            return Some(("weight_decay", format!("{weight_decay} must be a finite number of at least 0")));
+        }
+        if lr * weight_decay >= 1.0 {
+            let reason = "must be less than 1, or every step changes the sign of the weights";
+            return Some(("weight_decay", format!("{weight_decay} times lr = {lr} {reason}")));
+        }
+        self.clip_norm.filter(|&norm| !is_positive(norm)).map(|norm| {
+            ("clip_norm", format!("{norm} must be positive and finite in f32; leave it out for no clipping"))
+        })
     }
 }
 
@@ -236,6 +246,39 @@ mod tests {
     use super::*;
     use crate::model::{block::Mlp, init::WeightInit};
     use burn::tensor::Device;
+
+    #[test]
+    fn settings_that_f32_does_not_hold_are_refused() {
+        let fault = |change: fn(&mut AdamWSettings)| {
+            let mut settings = AdamWSettings::pretrain();
+            change(&mut settings);
+            settings.fault().map(|(key, _)| key)
+        };
+        assert_eq!(fault(|_| ()), None);
+        assert_eq!(fault(|s| s.lr = 0.0), None);
+        assert_eq!(fault(|s| s.betas = [0.0, 0.999_999_9]), None);
+        let faults: [(&str, fn(&mut AdamWSettings)); 16] = [
+            ("lr", |s| s.lr = 1e39),
+            ("lr", |s| s.lr = 1e-50),
+            ("lr", |s| s.lr = f64::NAN),
+            ("lr", |s| s.lr = -1.0),
+            ("betas", |s| s.betas = [0.9, 1.0]),
+            ("betas", |s| s.betas = [0.9, 0.999_999_999]),
+            ("betas", |s| s.betas[0] = 0.999_999_999),
+            ("epsilon", |s| s.epsilon = 0.0),
+            ("epsilon", |s| s.epsilon = 1e-50),
+            ("epsilon", |s| s.epsilon = 1e39),
+            ("weight_decay", |s| s.weight_decay = -1.0),
+            ("weight_decay", |s| s.weight_decay = f64::INFINITY),
+            ("weight_decay", |s| (s.lr, s.weight_decay) = (1e-3, 3000.0)),
+            ("clip_norm", |s| s.clip_norm = Some(0.0)),
+            ("clip_norm", |s| s.clip_norm = Some(1e-50)),
+            ("clip_norm", |s| s.clip_norm = Some(1e39)),
+        ];
+        for (key, change) in faults {
+            assert_eq!(fault(change), Some(key));
+        }
+    }
 
     #[test]
     fn clipping_keeps_the_direction_and_bounds_the_norm() {

@@ -96,6 +96,7 @@ impl Loader {
                 caches.iter().filter_map(|(cache, _)| config.remark_on_foreground(cache.manifest())).collect();
             let opened = || caches.iter().map(|(cache, _)| &**cache);
             remarks.extend(pipeline::remarks_on_exclude(opened(), &config.exclude));
+            remarks.extend(pipeline::remark_on_padding(opened(), &config));
             remarks.extend(pipeline::remark_on_labels(opened(), &config));
             remarks.extend(pipeline::remark_on_shared_scans(opened(), &config));
             let opened = Opened::Local(pipeline::Loader::open_mix(caches, config, seed, &options)?);

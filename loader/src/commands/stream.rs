@@ -70,6 +70,9 @@ pub(super) fn open(caches: &[PathBuf], weights: &[u32], options: &StreamOptions)
     for remark in remarks.chain(remark_on_shared_scans(opened(), &config)) {
         note(format_args!("warning: {remark}"));
     }
+    if let Some(remark) = crate::pipeline::remark_on_padding(opened(), &config) {
+        note(format_args!("warning: {remark}"));
+    }
     Ok(Loader::open_mix(caches, config, options.seed, &loader_options)?)
 }
 

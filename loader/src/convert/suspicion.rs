@@ -22,6 +22,8 @@ const OFFSET_SHARE: f64 = 0.1;
 /// Share of voxels far below the air of HU, and not of one value as padding is, above which an image has another scale.
 /// CTs in HU have no such voxels, except at the edge of interpolated padding.
 const FAR_BELOW_SHARE: f64 = 0.05;
+/// Share of voxels with values that not even padding has, from which an image is not in HU. Metal has far fewer voxels.
+const BEYOND_SHARE: f64 = 0.01;
 /// Share of voxels near 2048 from which those near 1024 may be air with an offset of 2048, and not tissue with one of 1024. The
 /// middle of two CTs of the torso has 0.03% and 0.09%.
 const RAISED_SHARE: f64 = 0.02;
@@ -196,6 +198,15 @@ pub enum Suspicion {
         /// Share of voxels far below air.
         share: f64,
     },
+    /// Values of either sign that not even padding and metal have.
+    Beyond {
+        /// Lowest value of the image, in its own unit.
+        min: f32,
+        /// Highest value of the image, in its own unit.
+        max: f32,
+        /// Share of voxels below -65536 or from 65536 on.
+        share: f64,
+    },
     /// Air at 1000, and hardly anything above.
     Inverted {
         /// Lowest value of the image, in its own unit.
@@ -350,8 +361,14 @@ impl Suspicion {
         if let Some(share) = peaks.tenfold(air) {
             return Some(Self::Tenfold { min, max, share });
         }
+        if has_negatives && shares.beyond >= BEYOND_SHARE {
+            return Some(Self::Beyond { min, max, share: shares.beyond });
+        }
+        let far_below = Self::FarBelow { min, max, share: shares.far_below };
         if has_negatives && peaks.are_tens() && shares.hu_tissue < ROUNDED_TISSUE_SHARE {
-            return Some(Self::Tens { min, max });
+            // Other factors make multiples of 10 as well.
+            let is_tenfold = shares.below_tenfold < FAR_BELOW_SHARE;
+            return Some(if is_tenfold { Self::Tens { min, max } } else { far_below });
         }
         if let Some(share) = peaks.inverted(&shares) {
             return Some(Self::Inverted { min, max, share });
@@ -369,8 +386,7 @@ impl Suspicion {
         if !has_negatives && !shares.tissue.is_inside_body {
             return Some(Self::NoNegatives { min, max });
         }
-        let share = shares.far_below;
-        (share >= FAR_BELOW_SHARE && !shares.is_edge_of_padding).then_some(Self::FarBelow { min, max, share })
+        (shares.far_below >= FAR_BELOW_SHARE && !shares.is_edge_of_padding).then_some(far_below)
     }
 
     /// Returns true for the values of a mask or label map, an empty one included.

@@ -7,10 +7,13 @@ use font8x8::UnicodeFonts as _;
 use hiend_cache::durable;
 
 use super::slice::Slice;
-use super::{BACKGROUND, Rgb, label_colour};
+use super::{BACKGROUND, IGNORED, Rgb, label_colour};
 
 /// Side of a letter at scale 1, in pixels.
 pub const LETTER: usize = 8;
+
+/// Distance between two lines of a hatching, in pixels.
+const HATCH: usize = 6;
 
 /// A picture in memory.
 #[derive(Clone, Debug)]
@@ -80,7 +83,8 @@ impl Canvas {
         }
     }
 
-    /// Draws a slice scaled to a rectangle: grey values interpolated, labels tinted and outlined.
+    /// Draws a slice scaled to a rectangle: grey values interpolated, labels tinted and outlined, voxels without annotation
+    /// hatched.
     pub fn slice(&mut self, [left, top]: [usize; 2], [width, height]: [usize; 2], slice: &Slice) {
         let scale = [slice.size[0] as f64 / width as f64, slice.size[1] as f64 / height as f64];
         let centre = |pixel: usize, axis: usize| (pixel as f64 + 0.5) * scale[axis];
@@ -88,7 +92,8 @@ impl Canvas {
         let nearest = |pixel: usize, axis: usize| (centre(pixel, axis) as usize).min(slice.size[axis] - 1);
         let label = |column: usize, row: usize| {
             let labels = slice.labels.as_ref()?;
-            label_colour(labels[nearest(row, 1) * slice.size[0] + nearest(column, 0)])
+            let label = labels[nearest(row, 1) * slice.size[0] + nearest(column, 0)];
+            if slice.ignored == Some(label) { Some(IGNORED) } else { label_colour(label) }
         };
         for row in 0..height.min(self.height.saturating_sub(top)) {
             for column in 0..width.min(self.width.saturating_sub(left)) {
@@ -102,7 +107,12 @@ impl Canvas {
                         && [(column - 1, row), (column + 1, row), (column, row - 1), (column, row + 1)]
                             .into_iter()
                             .all(|(x, y)| label(x, y) == Some(colour));
-                    let weight = if inside { 0.32 } else { 0.95 };
+                    let weight = match (inside, colour == IGNORED) {
+                        (false, _) => 0.95,
+                        (true, false) => 0.32,
+                        (true, true) if (column + row).is_multiple_of(HATCH) => 0.6,
+                        (true, true) => 0.0,
+                    };
                     for (value, colour) in pixel.iter_mut().zip(colour) {
                         *value += (f64::from(colour) - *value) * weight;
                     }
@@ -194,11 +204,28 @@ mod tests {
         let mut canvas = Canvas::new(10, 6);
         canvas.fill([8, 4], [10, 10], TEXT);
         canvas.text([7, 3], 2, TEXT, "Wß語");
-        let slice = Slice { size: [2, 2], values: vec![0.0, 1.0, 1.0, 0.0], labels: Some(vec![0, 1, 1, 0]) };
+        let slice =
+            Slice { size: [2, 2], values: vec![0.0, 1.0, 1.0, 0.0], labels: Some(vec![0, 1, 1, 0]), ignored: None };
         canvas.slice([4, 2], [20, 20], &slice);
         assert_eq!(canvas.pixels.len(), 60);
         assert_eq!(canvas.pixel([0, 0]), BACKGROUND);
         assert_ne!(canvas.pixel([9, 5]), BACKGROUND);
+    }
+
+    #[test]
+    fn voxels_without_annotation_are_hatched_and_not_tinted_as_a_class() {
+        let drawn = |ignored| {
+            let mut canvas = Canvas::new(20, 20);
+            let slice = Slice { size: [1, 1], values: vec![0.0], labels: Some(vec![3]), ignored };
+            canvas.slice([0, 0], [20, 20], &slice);
+            canvas
+        };
+        let is_grey = |[r, g, b]: Rgb| r.abs_diff(g) < 10 && g.abs_diff(b) < 10;
+        let (class, ignored) = (drawn(None), drawn(Some(3)));
+        assert!(class.pixels.iter().all(|pixel| !is_grey(*pixel)));
+        assert!(ignored.pixels.iter().all(|pixel| is_grey(*pixel)));
+        assert_eq!(ignored.pixel([8, 8]), [0; 3]);
+        assert_ne!(ignored.pixel([6, 6]), [0; 3]);
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub struct Slice {
     pub values: Vec<f32>,
     /// Label of every pixel, if the slice has labels.
     pub labels: Option<Vec<u8>>,
+    /// Label of voxels without annotation, which are hatched; `None` if every label is a class.
+    pub ignored: Option<u8>,
 }
 
 /// Plane of a slice.
@@ -43,6 +45,16 @@ impl Plane {
         }
     }
 
+    /// Names of the axes of columns and rows, for volumes whose axes may not be those of the patient.
+    #[must_use]
+    pub fn axis_names(self) -> &'static str {
+        match self {
+            Self::Axial => "x-y",
+            Self::Coronal => "x-z",
+            Self::Sagittal => "y-z",
+        }
+    }
+
     /// Anatomical directions at the left, right, upper and lower edge.
     #[must_use]
     pub fn letters(self) -> [char; 4] {
@@ -57,7 +69,7 @@ impl Plane {
     pub fn cut(self, shape: [usize; 3], at: usize, with_labels: bool, value: impl Fn(usize) -> (f32, u8)) -> Slice {
         let [normal, across, down] = self.axes();
         let size = [shape[across], shape[down]];
-        let mut slice = Slice { size, values: Vec::new(), labels: with_labels.then(Vec::new) };
+        let mut slice = Slice { size, values: Vec::new(), labels: with_labels.then(Vec::new), ignored: None };
         let mut voxel = [0; 3];
         voxel[normal] = at.min(shape[normal] - 1);
         // R, A and S are at the left or at the top of the screen, so every axis of RAS+ runs backwards.
@@ -114,7 +126,7 @@ mod tests {
 
     #[test]
     fn grey_values_are_interpolated_and_clamped_at_the_border() {
-        let slice = Slice { size: [2, 2], values: vec![0.0, 1.0, 2.0, 3.0], labels: None };
+        let slice = Slice { size: [2, 2], values: vec![0.0, 1.0, 2.0, 3.0], labels: None, ignored: None };
         for ([x, y], expected) in [([0.5, 0.5], 1.5), ([0.25, 0.0], 0.25), ([-3.0, 9.0], 2.0), ([7.0, -1.0], 1.0)] {
             assert!((slice.interpolate(x, y) - expected).abs() < 1e-6, "{x} {y}");
         }

@@ -107,6 +107,11 @@ pub enum Error {
     Read(#[from] hiend_cache::Error),
 }
 
+/// Clause about splits that leave no case; empty if another selection does. Only hashed folds may be empty.
+fn of_empty_fold(by_split: bool) -> &'static str {
+    if by_split { "; a fold by rule = \"hashed\" may be empty, and rule = \"dealt\" makes equal ones" } else { "" }
+}
+
 /// Reason why a cache is unsuitable for a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum Unsuitable {
@@ -114,7 +119,7 @@ pub enum Unsuitable {
     #[error("the cache holds no cases")]
     Empty,
     /// The selection takes no case.
-    #[error("include, exclude and split leave none of its {}", count(cases, "case"))]
+    #[error("include, exclude and split leave none of its {}{}", count(cases, "case"), of_empty_fold(*by_split))]
     NothingSelected {
         /// Cases in the cache.
         cases: usize,

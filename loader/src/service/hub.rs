@@ -110,6 +110,7 @@ impl Hub {
         let exclude = &loader.config().exclude;
         let caches = || self.caches.iter().map(|(cache, _)| &**cache);
         let mut remarks = pipeline::remarks_on_exclude(caches(), &exclude[..exclude.len().min(MOST_REMARKS)]);
+        remarks.extend(pipeline::remark_on_padding(caches(), loader.config()));
         remarks.extend(pipeline::remark_on_labels(caches(), loader.config()));
         remarks.extend(pipeline::remark_on_shared_scans(caches(), loader.config()));
         for remark in &remarks {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use hiend_cache::{Access, Cache, CodecPreset, Geometry, Manifest, NewCase, ShardWriter, SourceFiles, encode};
 use hiend_loader::batch::{Batch, Images, PooledBuffer, VoxelForm};
-use hiend_loader::pipeline::{Error, Loader, LoaderOptions, StreamConfig};
+use hiend_loader::pipeline::{Error, Loader, LoaderOptions, StreamConfig, digest_of};
 use hiend_loader::preprocess::PreprocessConfig;
 use hiend_loader::sampler::SampleBy;
 use hiend_loader::split::{FoldRule, FoldSplit, Part, Split};
@@ -299,9 +299,16 @@ fn split_streams_its_own_cases() {
     let (train, validation) = (stream(fold(Part::Train)), stream(fold(Part::Validation)));
     assert!(train.is_disjoint(&validation) && !validation.is_empty());
     assert_eq!(train.len() + validation.len(), 12);
-    let nothing = StreamConfig { exclude: vec!["D".into()], ..StreamConfig::default() };
-    let error = Loader::open(cache, nothing, 5, &LoaderOptions::default()).err().unwrap();
-    assert!(error.to_string().contains("include, exclude and split leave none of its"), "{error}");
+    let refused = |config| Loader::open(Arc::clone(&cache), config, 5, &LoaderOptions::default()).err().unwrap();
+    let error = refused(StreamConfig { exclude: vec!["D".into()], ..StreamConfig::default() }).to_string();
+    assert!(error.contains("include, exclude and split leave none of its") && !error.contains("rule"), "{error}");
+    // Of a thousand hashed folds, nearly all are empty.
+    let hashed = |fold| FoldSplit { fold, of: 1000, part: Part::Validation, seed: 1, rule: FoldRule::Hashed };
+    let split = |fold| StreamConfig { split: Split::Fold(hashed(fold)), ..StreamConfig::default() };
+    let empty = (0..20).find_map(|fold| digest_of(&cache, &split(fold)).err());
+    assert!(
+        empty.unwrap().to_string().contains("leave none of its 12 cases; a fold by rule = \"hashed\" may be empty")
+    );
 }
 
 #[test]

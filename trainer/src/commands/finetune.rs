@@ -8,11 +8,14 @@ use hiend_loader::split::{FileSplit, FoldRule, FoldSplit, Part, ShotSplit, Split
 
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
-use super::source::{Servers, Source, open_cache, refuse_flags_without_effect, warn_of_selection, with_lost_cases};
+use super::source::{
+    Servers, Source, open_cache, refuse_flags_without_effect, warn_of_padding, warn_of_selection, with_lost_cases,
+};
 use super::{first_weights, micro_batch};
 use crate::checkpoint::Kind;
 use crate::cli::FinetuneArgs;
 use crate::config::finetune::{FinetuneConfig, FinetunePreset, UnetrSettings};
+use crate::config::pretrain::PretrainConfig;
 use crate::config::{RunConfig as _, value_of};
 use crate::finetune::{FinetuneError, Finetuning, name_fault};
 use crate::initial_weights::Init;
@@ -39,6 +42,7 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     let (mut task, source) = match open_cache(&args.run, began.as_ref(), &rank)? {
         Some(cache) => {
             warn_of_selection(&cache, &config.stream, &rank);
+            warn_of_padding(&cache, &config.stream, &rank);
             let served = config.clone();
             let task = Finetuning::new(config, &cache, init)
                 .map_err(|error| with_lost_cases(error, began.as_ref(), &cache))?;
@@ -91,7 +95,8 @@ fn resolve(args: &FinetuneArgs, rank: &Rank) -> anyhow::Result<(FinetuneConfig, 
     let place = |name: &str| Place::of(&args.run, &format!("finetune-{name}"));
     if let Some(path) = &args.run.config {
         let (text, name) = running::read_config(path)?;
-        let config = FinetuneConfig::parse(&text, &path.display().to_string())?;
+        let config = FinetuneConfig::parse(&text, &path.display().to_string())
+            .map_err(|error| running::of_another_command::<PretrainConfig>(error, &text, "hiend-train pretrain"))?;
         let place = place(&name)?;
         let init = init(args, &place, rank)?;
         return Ok((config, place, init));

@@ -9,10 +9,11 @@ use super::first_weights::{self, Before};
 use super::micro_batch;
 use super::ranks::{self, Rank};
 use super::running::{self, Place};
-use super::source::{Servers, Source, open_cache, refuse_flags_without_effect, warn_of_selection};
+use super::source::{Servers, Source, open_cache, refuse_flags_without_effect, warn_of_padding, warn_of_selection};
 use crate::checkpoint::Kind;
 use crate::cli::PretrainArgs;
 use crate::config::RunConfig as _;
+use crate::config::finetune::FinetuneConfig;
 use crate::config::pretrain::{PretrainConfig, PretrainPreset};
 use crate::initial_weights::Init;
 use crate::model::hi_end_mae::HiEndMaeConfig;
@@ -39,6 +40,7 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
                 let cache = open_cache(&args.run, place.cases()?.as_ref(), &rank)?;
                 let cache = cache.context("clap requires --shards or --loader")?;
                 warn_of_selection(&cache, &config.stream, &rank);
+                warn_of_padding(&cache, &config.stream, &rank);
                 Source::Shards(cache)
             }
             Err(error) => return rank.unless_stopped(error),
@@ -66,7 +68,8 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
 fn resolve(args: &PretrainArgs, rank: &Rank) -> anyhow::Result<(PretrainConfig, Place, Init)> {
     if let Some(path) = &args.run.config {
         let (text, name) = running::read_config(path)?;
-        let config = PretrainConfig::parse(&text, &path.display().to_string())?;
+        let config = PretrainConfig::parse(&text, &path.display().to_string())
+            .map_err(|error| running::of_another_command::<FinetuneConfig>(error, &text, "hiend-train finetune"))?;
         let place = Place::of(&args.run, &name)?;
         let init = init(args, &place, rank)?;
         return Ok((config, place, init));

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use hiend_cache::{FileError, durable, lookup};
 use hiend_loader::program::{Panicked, check_output_folder, count, take_panicked};
 use hiend_loader::split::{FileSplit, ListSplit, Split};
@@ -17,12 +17,12 @@ use super::tracking::Tracking;
 use super::{INTERRUPTED, precision};
 use crate::checkpoint;
 use crate::cli::{ResumeArg, RunArgs};
-use crate::config::{self, RunConfig};
+use crate::config::{self, ConfigError, RunConfig};
 use crate::device::Compute;
 use crate::distributed::{Cause, is_restart};
 use crate::feed::FeedError;
 use crate::report::watcher::Watcher;
-use crate::schedule::Unit;
+use crate::schedule::{Every, Unit};
 use crate::training::headspace::{HeadspaceOptions, measure};
 use crate::training::{
     CHECKPOINTS, CONFIG, Outcome, Resume, RunCases, Stop, Stream, Summary, Task, TrainOptions, TrainingError,
@@ -89,6 +89,14 @@ pub(super) fn read_config(path: &Path) -> anyhow::Result<(String, String)> {
     Ok((text, name))
 }
 
+/// Error of a configuration, which says that it is one of `command` if it is valid for that.
+pub(super) fn of_another_command<C: RunConfig>(error: ConfigError, text: &str, command: &str) -> anyhow::Error {
+    match C::parse(text, "") {
+        Ok(_) => anyhow!("{error}; this is a configuration of `{command}`"),
+        Err(_) => error.into(),
+    }
+}
+
 /// Prints which preset is used if none was named.
 pub(super) fn announce_preset(name: &str, rank: &Rank) -> anyhow::Result<()> {
     let compute = &rank.compute;
@@ -99,7 +107,7 @@ pub(super) fn announce_preset(name: &str, rank: &Rank) -> anyhow::Result<()> {
 pub(super) fn settle<C: RunConfig>(args: &RunArgs, config: C) -> anyhow::Result<C> {
     let seed = args.seed.map(|seed| ("train.seed".to_owned(), seed.to_string()));
     let settings: Vec<_> = args.set.iter().cloned().chain(seed).collect();
-    Ok(config.with_settings(&settings)?)
+    Ok(config.with_settings(&settings).map_err(|error| error.of_one_setting(&settings))?)
 }
 
 /// Makes the paths of lists and splits files absolute, so that the run can be resumed from any folder.
@@ -145,7 +153,7 @@ pub(super) fn run<T: Task>(
         rank.note(format_args!("warning: --max-steps {max_steps} has no effect: the schedule ends after step {total}"));
     }
     let passes = many_passes(task.config(), resume, stream.num_cases, stream.steps_per_epoch);
-    for line in remark_on_foreground.into_iter().chain(passes) {
+    for line in remark_on_foreground.into_iter().chain(passes).chain(idle_steps(task.config())) {
         rank.note(format_args!("warning: {line}"));
     }
     let stop = rank.stop();
@@ -290,6 +298,26 @@ fn many_passes<C: RunConfig>(config: &C, resume: Resume, num_cases: usize, steps
     })
 }
 
+/// Largest number of epochs of a run of which one without training is reported.
+const FEW_EPOCHS: u64 = 10;
+
+/// Returns a warning line if many steps have the learning rate 0 and change no weights.
+fn idle_steps<C: RunConfig>(config: &C) -> Option<String> {
+    let schedule = config.schedule();
+    if config.optim().lr <= 0.0 {
+        return Some("optim.lr is 0: no step changes the weights".to_owned());
+    }
+    let is_idle = (schedule.unit, schedule.rate_changes) == (Unit::Epoch, Every::Epoch)
+        && schedule.warmup > 0
+        && schedule.total <= FEW_EPOCHS;
+    is_idle.then(|| {
+        let epochs = count(schedule.total, "epoch");
+        format!(
+            "schedule.warmup: in the first of {epochs}, the rate is 0 and changes no weights; set schedule.warmup to 0"
+        )
+    })
+}
+
 /// Warns if a step on the CPU cannot fit into memory, because the system would then kill the process during the step.
 fn warn_of_shortage<T: Task>(task: &T, rank: &Rank, args: &RunArgs) {
     let (config, (_, num_ranks)) = (task.config(), rank.share());
@@ -332,7 +360,9 @@ fn smoke_folder(run_dir: &Path) -> anyhow::Result<tempfile::TempDir> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::finetune::{FinetuneConfig, FinetunePreset};
     use crate::config::pretrain::{PretrainConfig, PretrainPreset};
+    use crate::schedule::ScheduleConfig;
 
     #[test]
     fn configuration_in_utf_16_is_refused_with_advice() {
@@ -341,6 +371,33 @@ mod tests {
         std::fs::write(&path, b"\xff\xfes\0e\0e\0d\0").unwrap();
         let error = format!("{:#}", read_config(&path).unwrap_err());
         assert_eq!(error, format!("{}: cannot read: not UTF-8; save the file as text in UTF-8", path.display()));
+    }
+
+    #[test]
+    fn a_configuration_of_another_command_is_told() {
+        let text = FinetunePreset::Tiny.config().to_toml();
+        let error = PretrainConfig::parse(&text, "x.toml").unwrap_err();
+        let error = of_another_command::<FinetuneConfig>(error, &text, "hiend-train finetune").to_string();
+        assert!(error.starts_with("x.toml: unknown key `"), "{error}");
+        assert!(error.ends_with("; this is a configuration of `hiend-train finetune`"), "{error}");
+        let error = PretrainConfig::parse("a = 1", "x.toml").unwrap_err();
+        let error = of_another_command::<FinetuneConfig>(error, "a = 1", "hiend-train finetune").to_string();
+        assert!(!error.contains("configuration of"), "{error}");
+    }
+
+    #[test]
+    fn rates_of_zero_are_told() {
+        let mut config = PretrainPreset::Tiny.config();
+        assert_eq!(idle_steps(&config), None);
+        let per_epoch = |total, warmup| ScheduleConfig { unit: Unit::Epoch, total, warmup, rate_changes: Every::Epoch };
+        config.schedule = per_epoch(2, 1);
+        assert!(idle_steps(&config).unwrap().starts_with("schedule.warmup: in the first of 2 epochs, the rate is 0"));
+        for (total, warmup) in [(2, 0), (1000, 10)] {
+            config.schedule = per_epoch(total, warmup);
+            assert_eq!(idle_steps(&config), None);
+        }
+        config.optim.lr = 0.0;
+        assert_eq!(idle_steps(&config).unwrap(), "optim.lr is 0: no step changes the weights");
     }
 
     #[test]

@@ -62,6 +62,13 @@ pub(super) fn warn_of_selection(cache: &Cache, stream: &StreamConfig, rank: &Ran
     }
 }
 
+/// Warns of crops that are mostly padding, because the selected cases of a cache are smaller.
+pub(super) fn warn_of_padding(cache: &Cache, stream: &StreamConfig, rank: &Rank) {
+    if let Some(remark) = pipeline::remark_on_padding([cache], stream) {
+        rank.note(format_args!("warning: stream.{remark}"));
+    }
+}
+
 /// Rejects flags that have no effect together with the others. Clap does not detect all of them: it ignores a
 /// requirement if the required argument conflicts with a given one.
 pub(super) fn refuse_flags_without_effect(args: &RunArgs) -> Result<(), UsageError> {
@@ -169,8 +176,8 @@ impl Servers {
         self.loader.unseen_labels()
     }
 
-    /// Warns of names in `stream.exclude` that match no dataset of the servers' caches, and of unlabelled cases that are
-    /// left out.
+    /// Warns of names in `stream.exclude` that match no dataset of the servers' caches, of unlabelled cases that are left
+    /// out, and of crops that are mostly padding.
     pub(super) fn warn_of_selection(&self, rank: &Rank) {
         for remark in self.loader.remarks() {
             rank.note(format_args!("warning: stream.{remark}"));

@@ -214,6 +214,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_ignore_label_that_datasets_no_longer_name_is_no_change() {
+        let mut before = FinetunePreset::Tiny.config();
+        before.ignore_label = Some(3);
+        let mut now = before.clone();
+        now.stream.ignore_label = Some(3);
+        assert_eq!(now.changes_since(&before), []);
+        assert_eq!(before.changes_since(&now), []);
+        now.ignore_label = Some(4);
+        assert_eq!(now.changes_since(&before).len(), 1);
+    }
+
+    #[test]
     fn presets_match_the_recipe_except_for_classes_and_cases() {
         let recipe = FinetunePreset::Recipe.config();
         for preset in FinetunePreset::ALL {

@@ -28,6 +28,25 @@ pub(super) fn narrowed(
     Some((position(text, &path)?, format!("{reason}in `{}`", path.join("."))))
 }
 
+/// Returns the error with the section that lacks a key, where the parser names the key of the section that it read last; any
+/// other error unchanged. `known` are all keys.
+pub(super) fn in_section(known: &Table, error: &str) -> String {
+    let section = || {
+        let (key, _) = error.strip_prefix("missing field `")?.split_once('`')?;
+        let (reason, read) = error.trim_end().strip_suffix('`')?.rsplit_once("in `")?;
+        let mut path: Vec<&str> = read.split('.').collect();
+        let has_key = |path: &[&str]| {
+            let section = path.iter().try_fold(known, |section, part| section.get(*part)?.as_table());
+            section.is_some_and(|section| section.contains_key(key))
+        };
+        while !has_key(&path) {
+            path.pop()?;
+        }
+        Some(if path.is_empty() { reason.to_owned() } else { format!("{reason}in `{}`", path.join(".")) })
+    };
+    section().unwrap_or_else(|| error.to_owned())
+}
+
 /// Position of a key in the text of a configuration.
 fn position(text: &str, path: &[String]) -> Option<usize> {
     let root = DeTable::parse(text).ok()?;
@@ -110,6 +129,19 @@ mod tests {
         let message = PretrainConfig::parse(&text, "x.toml").unwrap_err().to_string();
         assert!(message.starts_with(&format!("x.toml: line {line}: missing field `chain`")), "{message}");
         assert!(message.ends_with("in `stream.augment`"), "{message}");
+    }
+
+    #[test]
+    fn the_section_that_lacks_a_key_is_named() {
+        let without = |key: &str| {
+            let preset = PretrainPreset::Tiny.toml();
+            let lines: Vec<&str> = preset.lines().filter(|line| !line.starts_with(&format!("{key} ="))).collect();
+            PretrainConfig::parse(&lines.join("\n"), "x.toml").unwrap_err().to_string()
+        };
+        for (key, section) in [("weight_decay", "optim"), ("depth", "model")] {
+            let message = without(key);
+            assert!(message.ends_with(&format!("missing field `{key}` in `{section}`")), "{message}");
+        }
     }
 
     #[test]

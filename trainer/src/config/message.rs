@@ -3,6 +3,10 @@
 /// Brings a message to one line, and names types in words instead of by their names in the code.
 pub(super) fn in_words(message: &str) -> String {
     let message = message.trim().replace(['\n', '\r'], " ");
+    if let Some((number, _)) = message.split_once(" as i128, expected any valid TOML value") {
+        let number = number.trim_start_matches("invalid type: ");
+        return format!("{number} is too large; expected a whole number up to 9223372036854775807");
+    }
     let Some((found, expected)) = message.rsplit_once("expected ") else { return message };
     let end = expected.find(|letter: char| !letter.is_alphanumeric()).unwrap_or(expected.len());
     let (word, rest) = expected.split_at(end);
@@ -36,6 +40,10 @@ mod tests {
         check(
             "invalid value: integer `5000000000`, expected u32",
             "invalid value: integer `5000000000`, expected a whole number from 0 to 4294967295",
+        );
+        check(
+            "invalid type: integer `18446744073709551616` as i128, expected any valid TOML value\n",
+            "integer `18446744073709551616` is too large; expected a whole number up to 9223372036854775807",
         );
         check("expected struct ValidationConfig in `x`", "expected a table of settings in `x`");
         check("unknown variant `x`, expected `a` or `b`", "unknown variant `x`, expected `a` or `b`");

@@ -135,7 +135,7 @@ impl TrainConfig {
             return Some(("attention", format!("\"cudnn\" needs train.precision = \"bf16\", which is \"{name}\"")));
         }
         self.ema_decay
-            .filter(|decay| !(0.0..1.0).contains(decay))
-            .map(|decay| ("ema_decay", format!("{decay} must lie in [0, 1); leave it out for no average")))
+            .filter(|decay| !(0.0..1.0).contains(decay) || *decay as f32 >= 1.0)
+            .map(|decay| ("ema_decay", format!("{decay} must lie in [0, 1) in f32; leave it out for no average")))
     }
 }

@@ -14,6 +14,8 @@ use crate::label_space::LabelSpace;
 
 /// Name by which nnU-Net's `dataset.json` marks the ignore label.
 const IGNORE: &str = "ignore";
+/// Origin of settings that the configuration states.
+const CONFIGURATION: &str = "the configuration";
 
 /// Error from determining the classes of a fine-tuning run.
 #[derive(Debug, Error)]
@@ -93,8 +95,8 @@ pub enum ClassesError {
     },
     /// Configuration and dataset, or two datasets, disagree on the ignore label.
     #[error(
-        "the ignore label is {found} in dataset {dataset} and {expected} in {other}; train on one of them (--set \
-         'stream.include=[\"{dataset}\"]'), or give both the same ignore label"
+        "the ignore label is {found} in dataset {dataset} and {expected} in {other}; {}",
+        same_ignore(dataset, other)
     )]
     Ignore {
         /// Name of the dataset.
@@ -165,6 +167,14 @@ pub(super) struct Given {
     pub ignore: Option<u8>,
 }
 
+/// Remedy for two ignore labels, that of a dataset and that of `other`.
+fn same_ignore(dataset: &str, other: &str) -> String {
+    if other == CONFIGURATION {
+        return "leave ignore_label out of the configuration, or set it to that of the dataset".to_owned();
+    }
+    format!("train on one of them (--set 'stream.include=[\"{dataset}\"]'), or give both the same ignore label")
+}
+
 impl Given {
     pub(super) fn of(config: &FinetuneConfig) -> Self {
         Self { classes: !config.classes.is_empty(), ignore: config.ignore_label }
@@ -210,7 +220,6 @@ struct Settling<'a> {
 
 impl<'a> Settling<'a> {
     fn begin(config: &'a mut FinetuneConfig) -> Self {
-        const CONFIGURATION: &str = "the configuration";
         Self {
             is_listed: Given::of(config).classes,
             config,

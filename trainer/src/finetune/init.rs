@@ -22,12 +22,21 @@ pub(super) fn apply(init: &Init, model: Unetr, config: &UnetrConfig) -> Result<(
 /// Returns `model`, whose sizes are `config`, with the weights `found`, and a report of the tensors taken and skipped.
 fn with_weights(model: Unetr, config: &UnetrConfig, found: &FoundWeights<'_>) -> Result<(Unetr, Beginning), InitError> {
     let FoundWeights { origin, state, facts } = *found;
-    // Blocks beyond the model's would be left out, and other heads cut the same tensors differently: no shape differs.
-    let sizes = [("depth", state.num_blocks(), config.depth), ("num_heads", facts.num_heads, config.num_heads)];
-    for (key, found, expected) in sizes {
-        if let Some(found) = found.filter(|&found| found != expected) {
+    // Blocks beyond the model's would be left out, other heads cut the same tensors differently, and branches of a trained
+    // decoder would read other blocks: no shape differs.
+    let numbers = [("depth", state.num_blocks(), config.depth), ("num_heads", facts.num_heads, config.num_heads)];
+    let numbers =
+        numbers.map(|(key, found, expected)| (key, found.map(|found| found.to_string()), expected.to_string()));
+    let taps = ("taps", facts.taps.map(|taps| format!("{taps:?}")), format!("{:?}", config.taps));
+    for (key, found, expected) in numbers.into_iter().chain([taps]) {
+        if let Some(found) = found.filter(|found| *found != expected) {
             return Err(InitError::OtherEncoder { origin: origin.to_owned(), key, found, expected });
         }
+    }
+    let (num_classes, expected) = (facts.classes.len(), config.num_classes);
+    if num_classes > 0 && num_classes != expected {
+        let (origin, names) = (origin.to_owned(), facts.classes.join(", "));
+        return Err(InitError::OtherClasses { origin, found: num_classes, names, expected });
     }
     let unfit = |source| found.unfit(source);
     let is_unetr = state.model_kind().map_err(unfit)? == ModelKind::Unetr;
@@ -60,6 +69,13 @@ fn with_weights(model: Unetr, config: &UnetrConfig, found: &FoundWeights<'_>) ->
         let crop_size = config.crop_size;
         let _ =
             write!(summary, "; the file does not state its crop size, taken to be stream.crop_size = {crop_size:?}");
+    }
+    if is_unetr && facts.taps.is_none() {
+        let taps = config.taps;
+        let _ = write!(
+            summary,
+            "; the file does not state the blocks that its decoder reads, taken to be model.taps = {taps:?}"
+        );
     }
     if facts.num_heads.is_none() {
         let num_heads = config.num_heads;
@@ -107,7 +123,8 @@ mod tests {
     }
 
     fn facts() -> RunFacts {
-        RunFacts { num_heads: Some(2), crop_size: Some([16; 3]), ..RunFacts::default() }
+        let taps = Some(config().model.taps);
+        RunFacts { num_heads: Some(2), taps, crop_size: Some([16; 3]), ..RunFacts::default() }
     }
 
     fn unetr(config: &UnetrConfig, seed: u64) -> Unetr {
@@ -132,7 +149,7 @@ mod tests {
         let ours = config().unetr();
         let unchanged = |_: &mut StateDict| ();
         let summary = apply(&ours, &facts(), unchanged).unwrap();
-        assert!(summary.contains("0 skipped") && !summary.contains("heads"), "{summary}");
+        assert!(summary.contains("0 skipped") && !summary.contains("taken to be"), "{summary}");
         let text = "w: its encoder has num_heads = 4, but model.num_heads = 2; set model.num_heads to 4";
         let other_heads = RunFacts { num_heads: Some(4), ..facts() };
         assert_eq!(apply(&ours, &other_heads, unchanged).unwrap_err(), text);
@@ -143,6 +160,28 @@ mod tests {
         // A weight file does not contain the number of heads.
         let summary = apply(&ours, &RunFacts::default(), unchanged).unwrap();
         assert!(summary.ends_with("taken to be model.num_heads = 2"), "{summary}");
+    }
+
+    #[test]
+    fn decoders_that_read_other_blocks_are_refused() {
+        let unchanged = |_: &mut StateDict| ();
+        let mut other = config();
+        other.model.taps = [2, 5, 8];
+        let text = "w: its encoder has taps = [3, 6, 9], but model.taps = [2, 5, 8]; set model.taps to [3, 6, 9]";
+        assert_eq!(apply(&other.unetr(), &facts(), unchanged).unwrap_err(), text);
+        // A weight file does not contain the taps.
+        let unknown = RunFacts { taps: None, ..facts() };
+        let summary = apply(&other.unetr(), &unknown, unchanged).unwrap();
+        assert!(summary.ends_with("blocks that its decoder reads, taken to be model.taps = [2, 5, 8]"), "{summary}");
+    }
+
+    #[test]
+    fn weights_for_another_number_of_classes_are_refused_with_their_names() {
+        let classes = ["background", "liver", "spleen"].map(str::to_owned).to_vec();
+        let message = apply(&config().unetr(), &RunFacts { classes, ..facts() }, |_| ()).unwrap_err();
+        let expected =
+            "w: for 3 classes (background, liver, spleen), and this run has 2; begin with the pre-training that";
+        assert!(message.starts_with(expected), "{message}");
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl AttentionFigure<'_> {
             sheet.canvas.slice(at, size, &slice);
             sheet.canvas.letters(at, size, plane.letters());
             self.outline_query(&mut sheet, at, size, plane);
-            sheet.caption(at, size, plane, &self.caption(plane));
+            sheet.caption(at, size, plane.name(), &self.caption(plane));
             for (number, (layer, scale)) in self.layers.iter().zip(&scales).enumerate() {
                 let at = sheet.tile(0, 2 + number, row);
                 self.draw_map(&mut sheet.canvas, at, size, plane, &slice, &layer.map, scale);

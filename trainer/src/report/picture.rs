@@ -7,7 +7,7 @@
 use hiend_loader::picture::{Canvas, Rgb};
 use hiend_loader::preprocess::normalize::Units;
 
-use super::sheet::{Block, Column, PLANES, Sheet, tile_sizes};
+use super::sheet::{Block, Column, OF_CROPS, PLANES, Sheet, tile_sizes};
 
 /// Longest side of a tile of a single view, pixels.
 const LONGEST_OF_ONE: usize = 432;
@@ -45,7 +45,7 @@ pub struct View<'a> {
     pub through: [usize; 3],
     /// Position of each plane as text, empty if unknown.
     pub places: [String; 3],
-    /// True to label the patient's sides; training crops may be mirrored and are not labelled.
+    /// True to name planes and sides of the patient; training crops may be turned and mirrored, and have axes instead.
     pub letters: bool,
     /// Units of the values.
     pub units: Units,
@@ -73,7 +73,7 @@ pub fn render(panels: &[Panel], units: Units) -> Canvas {
         .zip(&closures)
         .map(|(panel, (original, reconstructed))| View {
             title: panel.title.clone(),
-            lines: vec![],
+            lines: vec![OF_CROPS.to_owned()],
             shape: panel.size,
             spacing: [1.0; 3],
             through: panel.size.map(|side| side / 2),
@@ -128,7 +128,8 @@ pub fn draw(views: &[View<'_>]) -> Canvas {
             if view.letters {
                 sheet.canvas.letters(original, size, plane.letters());
             }
-            sheet.caption(original, size, plane, &view.places[row]);
+            let name = if view.letters { plane.name() } else { plane.axis_names() };
+            sheet.caption(original, size, name, &view.places[row]);
         }
     }
     sheet.canvas
@@ -144,7 +145,8 @@ mod tests {
         let hidden: Vec<bool> = (0..64).map(|i| i >= 32).collect();
         let panel = Panel { title: "case".into(), size, original: vec![1.0; 64], pred: vec![0.5; 64], hidden };
         let canvas = render(std::slice::from_ref(&panel), Units::Window([-175.0, 250.0]));
-        let blocks = [Block { columns: vec![Column::default(); 3], title: "case".into(), ..Block::default() }];
+        let (title, lines) = ("case".into(), vec![OF_CROPS.to_owned()]);
+        let blocks = [Block { columns: vec![Column::default(); 3], title, lines }];
         let sheet = Sheet::new(&blocks, tile_sizes(size, [1.0; 3], LONGEST_OF_ONE), 0);
         let pixel = |column: usize, x: usize| {
             let [left, top] = sheet.tile(0, column, 0);

@@ -8,6 +8,9 @@ use hiend_loader::picture::{BACKGROUND, Canvas, FAINT, LETTER, Plane, Rgb, TEXT,
 /// Planes of the rows, top to bottom.
 pub const PLANES: [Plane; 3] = [Plane::Axial, Plane::Coronal, Plane::Sagittal];
 
+/// Line below the titles of training crops.
+pub const OF_CROPS: &str = "training crop; augmentation may have turned and mirrored it, and voxels are drawn as cubes";
+
 const MARGIN: usize = 16;
 /// Gap between tiles, pixels.
 const GAP: usize = 4;
@@ -111,9 +114,9 @@ impl Sheet {
         [self.lefts[block][column], self.tops[3]]
     }
 
-    /// Writes the name of the plane into the upper left corner of a tile and `text` into the lower left corner.
-    pub fn caption(&mut self, [x, y]: [usize; 2], [_, height]: [usize; 2], plane: Plane, text: &str) {
-        for (text, top) in [(plane.name(), y + 4), (text, (y + height).saturating_sub(LETTER + 4))] {
+    /// Writes the name of a plane into the upper left corner of a tile and `text` into the lower left corner.
+    pub fn caption(&mut self, [x, y]: [usize; 2], [_, height]: [usize; 2], plane: &str, text: &str) {
+        for (text, top) in [(plane, y + 4), (text, (y + height).saturating_sub(LETTER + 4))] {
             if !text.is_empty() {
                 tag(&mut self.canvas, [x + 4, top], text);
             }

@@ -147,8 +147,10 @@ fn wrong_paths_and_files_are_named() {
     fs::write(folder.path("broken.toml"), "[model\n").unwrap();
     folder.refuse("pretrain --shards cache --config broken.toml", &["broken.toml"]);
     // Each kind's configuration given to the other.
-    folder.refuse("pretrain --shards cache --config finetune.toml", &["finetune.toml", "unknown key"]);
-    folder.refuse("finetune --init none --shards cache --config pretrain.toml", &["pretrain.toml", "unknown key"]);
+    let told = ["finetune.toml: unknown key", "; this is a configuration of `hiend-train finetune`"];
+    folder.refuse("pretrain --shards cache --config finetune.toml", &told);
+    let told = ["pretrain.toml: unknown key", "; this is a configuration of `hiend-train pretrain`"];
+    folder.refuse("finetune --init none --shards cache --config pretrain.toml", &told);
     fs::write(folder.path("file"), "").unwrap();
     for (run, at_fault) in [("file", "file"), ("file/run", "file/run: file")] {
         let expected = format!("error: {at_fault} is not a folder; choose another path for the results");

@@ -386,6 +386,22 @@ fn report_shows_the_worst_cases_first() {
 }
 
 #[test]
+fn report_names_the_ignore_label_and_its_hatching() {
+    let folder = folders();
+    write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[0, 1, 1, 3]);
+    write_labels(&folder.path().join("predictions/a.nii"), [4, 1, 1], &[0, 1, 0, 1]);
+    let report = folder.path().join("report");
+    let html = |more: &[&str]| {
+        let output = evaluate(folder.path(), &[more, &["--report", &report.to_string_lossy()]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::read_to_string(report.join("index.html")).unwrap()
+    };
+    assert!(!html(&[]).contains("ignored (hatched)"));
+    let ignoring = html(&["--ignore-label", "3"]);
+    assert!(ignoring.contains("ignore label, whose voxels are not scored") && ignoring.contains("ignored (hatched)"));
+}
+
+#[test]
 fn ignore_label_that_leaves_no_class_is_refused() {
     let folder = folders();
     write_labels(&folder.path().join("labels/a.nii"), [4, 1, 1], &[0, 1, 1, 0]);

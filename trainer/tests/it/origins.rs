@@ -113,6 +113,8 @@ fn first_weights_of_other_scans_are_reported_and_of_another_encoder_refused() {
     assert!(told.contains("the window -175 to 250 HU, and the cache is read with -50 to 50 HU"), "{told}");
     assert!(told.contains("above the -175 HU of the cache, not above the -50 HU of stream.window"), "{told}");
 
+    let taps = finetune("tuned", "--run-dir none --set model.taps=[1,2,4]");
+    folder.refuse(&taps, &["its encoder has taps = [", "], but model.taps = [1, 2, 4]; set model.taps to ["]);
     // A UNETR as well as a pre-training model.
     for init in ["on-cache", "tuned"] {
         let heads = finetune(init, "--run-dir none --set model.num_heads=4");

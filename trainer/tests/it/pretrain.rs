@@ -415,7 +415,7 @@ fn weights_that_gave_a_loss_that_is_not_finite_are_named() {
 fn diverged_weights_are_no_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config();
-    config.optim.lr = 1e30;
+    (config.optim.lr, config.optim.weight_decay) = (1e30, 0.0);
     // The rate is 0 in the first step, and the loss of the second one was measured before its step.
     let options = TrainOptions { checkpoint_every: 1, ..options(dir.path(), 2, false) };
     let text = message(run(&config, STREAM.stream(), &options).unwrap_err());

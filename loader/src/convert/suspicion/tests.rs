@@ -131,6 +131,7 @@ fn smaller_and_larger_scales_are_told() {
     check(&padded(&mapped(tenth), -200.0), Some("near -100: HU divided by 10"));
     check(&mapped(|hu| hu * 2.0), Some("53% of them below -1250 and different: HU in another scale"));
     check(&padded(&mapped(|hu| hu * 2.0), -2000.0), Some("below -1250 and different: HU in another scale"));
+    check(&mapped(|hu| hu * 47.5), Some("below -1250 and different: HU in another scale"));
     // A wide window, fat, and dense bone next to soft tissue, in HU.
     check(&mapped(|hu| hu.clamp(-1350.0, 150.0)), None);
     check(&mapped(|hu| if hu < -900.0 { hu + 900.0 } else { hu }), None);
@@ -226,6 +227,7 @@ fn another_scale_or_sign_is_told_and_padding_is_not_taken_for_it() {
     let with_bone = || mapped(|hu| if hu > 74.0 { hu + 500.0 } else { hu });
     let of = |map: &dyn Fn(f32) -> f32| with_bone().into_iter().map(map).collect::<Vec<f32>>();
     check(&of(&|hu| hu * 10.0), Some("50% of them near -10000: HU times 10"));
+    check(&of(&|hu| hu * 20.0), Some("below -1250 and different: HU in another scale"));
     // Without air, by multiples of 10.
     let cropped = |hu: f32| hu.max(-150.0);
     check(&of(&|hu| cropped(hu) * 10.0), Some("values -1500 to 5750, multiples of 10: HU times 10; divide them by 10"));
@@ -254,11 +256,29 @@ fn another_scale_or_sign_is_told_and_padding_is_not_taken_for_it() {
     check(&of(&|hu| hu), None);
     // Padding of any value in place of air, in a CT with metal.
     let metal = |hu: f32| if hu > 500.0 { 30_000.0 } else { hu };
-    for padding in [-2000.0, -3024.0, -8192.0, -10_000.0, -32_768.0] {
+    for padding in [-2000.0, -3024.0, -8192.0, -10_000.0, -32_768.0, -33_792.0] {
         check(&of(&|hu| if hu < -1000.0 { padding } else { metal(hu) }), None);
     }
     // Bone near 1000 HU in place of air, and denser bone above.
     check(&of(&|hu| if hu < -900.0 { 1000.0 - (hu + 1000.0) * 12.0 } else { hu }), None);
+}
+
+#[test]
+fn values_that_no_ct_has_are_told() {
+    let beyond = "% of them beyond -65536 to 65536: not HU; convert the original scan";
+    for scale in [100.0, 7777.0, 1e5, 1e12, 1e30] {
+        check(&mapped(|hu| hu * scale), Some(beyond));
+    }
+    check(&mapped(|hu| hu * 1e5), Some("values -1.03e8 to 7500000, "));
+    // One value in place of air, next to positive values and to tissue.
+    for air in [-3e5, -1e9, -1e30] {
+        check(&mapped(|hu| if hu < -900.0 { air } else { hu.abs() * 3.0 }), Some(beyond));
+        check(&mapped(|hu| if hu < -900.0 { air } else { hu }), Some(beyond));
+    }
+    // A few stray voxels.
+    let mut values = ct();
+    values[5000..5009].copy_from_slice(&[-1e30, 1e30, -1e5, 1e5, 7e4, -7e4, 3e38, -3e38, 1e9]);
+    check(&values, None);
 }
 
 /// The phantom has the lungs and bones of the phantom module.
@@ -278,6 +298,11 @@ fn phantoms_of_another_scale_or_sign_are_told() {
     };
     assert_eq!(found(|hu| hu), None);
     assert!(matches!(found(|hu| hu * 10.0), Some(Suspicion::Tenfold { .. })));
+    assert!(matches!(found(|hu| hu * 20.0), Some(Suspicion::FarBelow { .. })));
+    let absurd: [fn(f32) -> f32; 3] = [|hu| hu * 1e4, |hu| hu * 1e5, |hu| hu * 1e30];
+    for map in absurd {
+        assert!(matches!(found(map), Some(Suspicion::Beyond { .. })));
+    }
     assert!(matches!(found(|hu| -hu), Some(Suspicion::Inverted { .. })));
 }
 

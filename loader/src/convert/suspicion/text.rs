@@ -32,6 +32,11 @@ fn nearly_all_within(min: f32, max: f32, [low, high]: [f32; 2]) -> String {
     if min >= low && max <= high { String::new() } else { format!(", nearly all of them from {low} to {high}") }
 }
 
+/// Value of an image, with an exponent where it has many digits.
+fn short(value: f32) -> String {
+    if value.abs() < 1e7 { value.to_string() } else { format!("{value:e}") }
+}
+
 /// Writes the report of an offset; `share` is that of voxels near 1024.
 fn write_offset(
     f: &mut fmt::Formatter<'_>,
@@ -207,6 +212,14 @@ impl fmt::Display for Suspicion {
                 "values {min} to {max}, {:.0}% of them below -1250 and different: HU in another scale; convert the original \
                  scan",
                 percent(share)
+            ),
+            &Self::Beyond { min, max, share } => write!(
+                f,
+                "values {} to {}, {:.0}% of them beyond -65536 to 65536: not HU; convert the original scan, or give padding the \
+                 value of air (-1024)",
+                short(min),
+                short(max),
+                share * 100.0
             ),
             &Self::NoNegatives { min, max } => write_no_negatives(f, [min, max]),
             Self::AboveWindow { share } => {

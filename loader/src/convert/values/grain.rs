@@ -1,6 +1,6 @@
 //! Differences between neighbouring voxels, which are small in scans and large in noise.
 
-use super::histogram::Histogram;
+use super::histogram::{HIGHEST, Histogram, LOWEST};
 
 /// Least ratio of the mean difference of neighbours to the mean deviation of all values from their mean. It is 1.33 and 1.41
 /// for even and for normal noise, 1.0 for a scan with a few extreme voxels in random places, and 0.12 to 0.6 in two CTs of
@@ -9,7 +9,7 @@ const NOISE: f64 = 1.2;
 /// Least mean deviation, in HU: that of the noise in uniform tissue is far smaller.
 const LEAST_DEVIATION: f64 = 200.0;
 /// Range of values that are compared, as in the histogram.
-const RANGE: [f32; 2] = [-32_768.0, 65_535.0];
+const RANGE: [f32; 2] = [LOWEST as f32, HIGHEST as f32];
 
 /// Differences of neighbours along the rows.
 #[derive(Clone, Copy, Debug, Default)]

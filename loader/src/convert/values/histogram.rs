@@ -1,16 +1,21 @@
 //! Histogram of a volume's values, with a bin for each whole number.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
+
+use super::peaks::count;
 
 /// Share of voxels that is disregarded: extreme values caused by resampling or metal.
 pub(in crate::convert) const RARE: f64 = 1e-3;
 
-/// Lowest value with a bin of its own; its bin has all values below it as well.
-const LOWEST: i32 = -32_768;
+/// Lowest value with a bin of its own; its bin has all values below it as well. Padding of -32768 in a file with an
+/// intercept lies above it.
+pub(super) const LOWEST: i32 = -65_536;
 /// Highest value with a bin of its own; its bin has all values above it as well.
-const HIGHEST: i32 = 65_535;
+pub(super) const HIGHEST: i32 = 65_535;
 /// Number of bins.
-const NUM_BINS: usize = 98_304;
+const NUM_BINS: usize = 131_072;
+/// Range of the values that share no bin with others.
+const BINNED: Range<f32> = LOWEST as f32..(HIGHEST + 1) as f32;
 /// Largest number of voxels that are counted. In a larger volume, evenly spread rows are counted: every share that is
 /// evaluated is at least one in a thousand.
 const MOST_COUNTED: u64 = 2_097_152;
@@ -28,6 +33,8 @@ const PEAK_SHARE: f64 = 0.05;
 pub(super) struct Histogram {
     bins: Vec<u32>,
     num: u64,
+    /// Number of values beyond the first and the last bin, which count there.
+    beyond: u64,
     /// Number of rows so far.
     num_rows: u64,
     /// Largest multiple of [`GOLDEN`] whose row is counted.
@@ -38,7 +45,7 @@ impl Histogram {
     /// Creates an empty histogram for a volume of `num_voxels` voxels.
     pub(super) fn new(num_voxels: usize) -> Self {
         let one_in = (num_voxels as u64).div_ceil(MOST_COUNTED).max(1);
-        Self { bins: vec![0; NUM_BINS], num: 0, num_rows: 0, last_counted: u64::MAX / one_in }
+        Self { bins: vec![0; NUM_BINS], num: 0, beyond: 0, num_rows: 0, last_counted: u64::MAX / one_in }
     }
 
     /// Counts the next row; returns false if a large volume's histogram leaves it out.
@@ -49,6 +56,7 @@ impl Histogram {
             return false;
         }
         self.num += row.len() as u64;
+        self.beyond += count(row, |value| !BINNED.contains(&value));
         for &value in row {
             #[expect(
                 clippy::cast_possible_truncation,
@@ -74,6 +82,11 @@ impl Histogram {
     /// Share of voxels with values of a range.
     pub(super) fn share(&self, values: RangeInclusive<i32>) -> f64 {
         self.count(values) as f64 / self.num.max(1) as f64
+    }
+
+    /// Share of voxels below -65536 or from 65536 on.
+    pub(super) fn share_beyond(&self) -> f64 {
+        self.beyond as f64 / self.num.max(1) as f64
     }
 
     /// Share of voxels up to a value.
@@ -170,17 +183,18 @@ mod tests {
 
     #[test]
     fn values_are_counted_by_the_whole_number_below_them() {
-        let found = histogram(&[-1e9, -32_768.0, -50.5, -50.0, -0.5, 0.0, 0.9, 65_535.0, 1e9]);
+        let found = histogram(&[-1e9, -65_536.0, -50.5, -50.0, -0.5, 0.0, 0.9, 65_535.0, 1e9]);
         assert_eq!(found.num(), 9);
+        assert!((found.share_beyond() - 2.0 / 9.0).abs() < 1e-9);
         assert_eq!([found.count(i32::MIN..=-51), found.count(-50..=-50), found.count(-1..=-1)], [3, 1, 1]);
         assert_eq!([found.count(0..=0), found.count(1..=i32::MAX)], [2, 2]);
         assert_eq!(found.most_frequent(-60..=10), [2, 1]);
         assert_eq!([found.lowest(-40), found.lowest(1)], [Some(-1), Some(65_535)]);
         assert_eq!(histogram(&[3.0]).lowest(4), None);
-        assert_eq!(found.ends(), Some([-32_768, 65_535]));
+        assert_eq!(found.ends(), Some([-65_536, 65_535]));
         assert_eq!(
             [found.reached_by(0.0), found.reached_by(0.3), found.reached_by(0.8)],
-            [Some(-32_768), Some(-51), Some(65_535)]
+            [Some(-65_536), Some(-51), Some(65_535)]
         );
         assert_eq!(histogram(&[]).reached_by(0.0), None);
         assert!((histogram(&[-3.0, 5.0, 5.0, 5.0]).mean_deviation() - 3.0).abs() < 1e-9);

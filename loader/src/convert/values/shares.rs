@@ -21,6 +21,8 @@ const OFFSET_TISSUE: RangeInclusive<i32> = 874..=1274;
 const RAISED_TISSUE: RangeInclusive<i32> = 1898..=2298;
 /// Range of values that occur in HU only as padding, however noisy air is.
 const FAR_BELOW_AIR: RangeInclusive<i32> = i32::MIN..=-1251;
+/// Range of values that HU times 10 have only as padding.
+const BELOW_TENFOLD: RangeInclusive<i32> = i32::MIN..=-12_001;
 /// Range of fat in HU.
 const FAT: RangeInclusive<i32> = -130..=-56;
 /// Range below fat, down to the fat of HU times 2.
@@ -68,6 +70,10 @@ pub struct Shares {
     pub hu_tissue: f64,
     /// Share of voxels below -1250, without the two most frequent values there.
     pub far_below: f64,
+    /// Share of voxels below -12000, without the two most frequent values there.
+    pub below_tenfold: f64,
+    /// Share of voxels below -65536 or from 65536 on, which no CT has, not even as padding.
+    pub beyond: f64,
     /// True if the voxels below -1250 may be the edge of interpolated padding, in a CT whose fat lies where HU have it.
     pub is_edge_of_padding: bool,
     /// Share of the highest value if it lies from 900 to 1100, where bone may be clipped.
@@ -90,6 +96,8 @@ impl Shares {
         let air = histogram.count(AIR);
         let [far_padding, second] = histogram.most_frequent(FAR_BELOW_AIR);
         let far_below = histogram.count(FAR_BELOW_AIR) - far_padding - second;
+        let below_tenfold =
+            histogram.count(BELOW_TENFOLD) - histogram.most_frequent(BELOW_TENFOLD).into_iter().sum::<u64>();
         let has_fat = histogram.count(FAT) > histogram.count(BELOW_FAT);
         let highest = histogram.ends().map(|[_, highest]| highest).filter(|highest| INVERTED_AIR.contains(highest));
         let is_far_above = is_far_above(histogram);
@@ -107,6 +115,8 @@ impl Shares {
             raised_tissue: histogram.share(RAISED_TISSUE),
             hu_tissue: histogram.share(30..=150),
             far_below: far_below as f64 / all,
+            below_tenfold: below_tenfold as f64 / all,
+            beyond: histogram.share_beyond(),
             is_edge_of_padding: has_fat && (far_below as f64) < EDGE_OF_PADDING * far_padding as f64,
             clipped_bone: highest.map_or(0.0, |value| histogram.share(value..=value)),
             tissue: Tissue::of(histogram),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use hiend_loader::geometry::spacing;
-use hiend_loader::picture::{Canvas, LETTER, Plane, TEXT, label_colour};
+use hiend_loader::picture::{Canvas, IGNORED, LETTER, Plane, Slice, TEXT, label_colour};
 use hiend_loader::report::{Group, MOST_DOTS, Page, box_plots};
 
 use super::LabelFile;
@@ -44,7 +44,8 @@ pub(super) fn write(
         let first = files.values().next().and_then(|path| path.parent());
         first.map_or_else(String::new, |folder| folder.display().to_string())
     };
-    page.facts([
+    let ignored = classes.space.ignore();
+    let facts = [
         ("labels", folder_of(files.labels)),
         ("predictions", folder_of(files.predictions)),
         ("cases", evaluation.cases.len().to_string()),
@@ -52,7 +53,10 @@ pub(super) fn write(
         ("surfaces", surfaces(evaluation.conventions.surface).to_owned()),
         ("classes that a label lacks", absent_classes(evaluation.conventions.absent).to_owned()),
         ("tolerance of surface Dice", tolerances(evaluation)),
-    ]);
+    ];
+    page.facts(
+        facts.into_iter().chain(ignored.map(|label| ("ignore label, whose voxels are not scored", label.to_string()))),
+    );
     page.heading("Means over cases");
     let mut rows = evaluation.table_rows().into_iter();
     let header = rows.next().unwrap_or_default();
@@ -139,15 +143,19 @@ fn worst(page: &mut Page, evaluation: &Evaluation, classes: &Classes, files: &Fi
         "The axial slice in which most voxels differ, counted upwards from 0 at the feet: label on the left, prediction on \
          the right. The patient's right is on the left of each.",
     );
-    if classes.regions.is_none() {
-        let colour = |class: usize| label_colour(u8::try_from(class).ok()?);
-        page.legend(listed(evaluation).filter_map(|(class, name)| Some((colour(class)?, name.clone()))));
+    let ignored = classes.space.ignore();
+    let colour = |class: usize| label_colour(u8::try_from(class).ok()?);
+    let named = listed(evaluation).filter(|_| classes.regions.is_none());
+    let entries = named.filter_map(|(class, name)| Some((colour(class)?, name.clone())));
+    let legend: Vec<_> = entries.chain(ignored.map(|_| (IGNORED, "ignored (hatched)".to_owned()))).collect();
+    if !legend.is_empty() {
+        page.legend(legend);
     }
     let mut pictures = Vec::new();
     for (dice, case_id) in ranked {
         let label = LabelFile::read(&files.labels[case_id])?;
         let (pred, _) = LabelFile::read(&files.predictions[case_id])?.on_grid_of(&label, case_id)?;
-        let (canvas, height) = compared(&label, &pred, classes.space.ignore());
+        let (canvas, height) = compared(&label, &pred, ignored);
         pictures.push((canvas, format!("{case_id}: mean foreground Dice {dice:.4}, slice {height}")));
     }
     page.pictures(pictures)?;
@@ -173,7 +181,8 @@ fn compared(label: &LabelFile, pred: &LabelFile, ignore: Option<u8>) -> (Canvas,
     for (number, (name, map)) in [("label", &truth), ("prediction", &guess)].into_iter().enumerate() {
         let left = number * (size[0] + MARGIN);
         canvas.text([left + MARGIN, MARGIN], 1, TEXT, name);
-        canvas.slice([left, top], size, &Plane::Axial.cut(shape, at, true, |voxel| (0.1, map[voxel])));
+        let slice = Plane::Axial.cut(shape, at, true, |voxel| (0.1, map[voxel]));
+        canvas.slice([left, top], size, &Slice { ignored: ignore, ..slice });
     }
     (canvas, at)
 }

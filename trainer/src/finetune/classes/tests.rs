@@ -42,7 +42,9 @@ fn datasets_that_name_a_label_differently_are_refused() {
     check(&[gap, LIVER_FIRST, KIDNEY_FIRST], "label 1 is `left kidney` in dataset C and `liver` in dataset B;");
     let ignoring: [Labels<'_>; 2] =
         [&[(0, "background"), (1, "a"), (2, "ignore")], &[(0, "background"), (1, "a"), (3, "ignore")]];
-    check(&ignoring, "the ignore label is 3 in dataset B and 2 in dataset A;");
+    check(&ignoring, "the ignore label is 3 in dataset B and 2 in dataset A; train on one of them");
+    let remedy = same_ignore("B", CONFIGURATION);
+    assert!(remedy.starts_with("leave ignore_label out of the configuration"), "{remedy}");
 }
 
 #[test]
