@@ -1,0 +1,39 @@
+//! A CUDA device in software: the driver's functions, kernels of PTX text, products by cuBLASLt and graphs by cuDNN, on
+//! the CPU.
+//!
+//! The shared library takes the place of `libcuda.so.1`, `libcublasLt.so.13` and `libcudnn.so.9`, so that the programs for
+//! NVIDIA GPUs run on a machine without one (`tests/gpu/emulate`). It shows whether kernels and calls are right, not how
+//! fast they are: everything is done when it is queued, in one order, and approximate instructions are computed exactly.
+//! What real devices leave undefined is an error here: accesses outside of all allocations or without alignment, values of
+//! threads that do not take part, threads that wait for others that never come. New memory is filled with ones, which are
+//! not numbers.
+//!
+//! Two devices do not exchange data, and instructions for matrix units are not there.
+
+#![allow(unsafe_code, reason = "functions of C libraries, and memory that kernels address")]
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    reason = "callers keep the contracts of NVIDIA's functions; addresses of kernels are checked in `machine`"
+)]
+#![allow(non_snake_case, reason = "names of NVIDIA's functions")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "registers hold bits of several types"
+)]
+#![allow(clippy::print_stderr, reason = "a driver has no other way to name the instruction at fault")]
+
+mod alu;
+mod cublaslt;
+mod cudnn;
+mod driver;
+mod flow;
+mod kernel;
+mod machine;
+mod memory;
+mod parse;
+#[cfg(test)]
+mod tests;
+mod token;
