@@ -19,6 +19,7 @@ use hiend_loader::transform::{
 };
 
 use crate::ops::decode::CodedCrops;
+use crate::ops::fixed_order;
 use crate::ops::noise::add_noise;
 
 /// A box whose crop has the parameters of another chain than nnU-Net's.
@@ -302,8 +303,8 @@ impl Moments {
     fn of(image: Tensor<3>) -> Self {
         let scalar = |x: Tensor<1>| x.reshape([1, 1, 1]);
         let count = image.shape().num_elements() as f64;
-        let mean = scalar(image.clone().mean());
-        let variance = scalar((image.clone() - mean.clone()).square().sum()) / (count - 1.0).max(1.0);
+        let mean = scalar(fixed_order::mean(image.clone()));
+        let variance = scalar(fixed_order::sum((image.clone() - mean.clone()).square())) / (count - 1.0).max(1.0);
         Self { min: scalar(image.clone().min()), max: scalar(image.max()), mean, std: variance.sqrt() }
     }
 }

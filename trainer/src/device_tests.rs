@@ -7,6 +7,7 @@ pub fn device_tests() -> impl Iterator<Item = (&'static str, fn(&Device))> {
     let of_others = [
         crate::augment::tests::DEVICE_TESTS,
         crate::loss::class_map::tests::DEVICE_TESTS,
+        crate::loss::masked_mse::tests::DEVICE_TESTS,
         crate::model::block::tests::DEVICE_TESTS,
         crate::sliding_window::classes::tests::DEVICE_TESTS,
         crate::sliding_window::on_device::tests::DEVICE_TESTS,

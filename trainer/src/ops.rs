@@ -19,6 +19,7 @@ mod cpu;
 pub mod decode;
 pub mod dequantize;
 pub mod dice_ce;
+pub mod fixed_order;
 pub mod gate;
 pub mod gelu;
 pub mod instance_norm;
@@ -54,6 +55,7 @@ pub(crate) fn device_tests() -> impl Iterator<Item = testing::DeviceTest> {
         conv::volume::tests::DEVICE_TESTS,
         decode::tests::DEVICE_TESTS,
         dequantize::tests::DEVICE_TESTS,
+        fixed_order::tests::DEVICE_TESTS,
         gelu::tests::DEVICE_TESTS,
         instance_norm::volume::tests::DEVICE_TESTS,
         layer_norm::tests::DEVICE_TESTS,

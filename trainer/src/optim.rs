@@ -8,6 +8,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::ops::adamw::adamw;
+use crate::ops::fixed_order;
 use crate::ops::step_params::StepParams;
 
 /// Parameters to which weight decay applies.
@@ -219,7 +220,7 @@ impl ModuleVisitor for SumOfSquares<'_> {
             return; // A parameter that modules share counts once.
         }
         if let Some(grad) = self.grads.get::<D>(param.id) {
-            let square = grad.cast(FloatDType::F32).square().sum();
+            let square = fixed_order::sum(grad.cast(FloatDType::F32).square());
             self.sum = Some(match self.sum.take() {
                 Some(sum) => sum + square,
                 None => square,

@@ -18,6 +18,7 @@ use super::class_map::ClassMap;
 use crate::label_space::LabelSpace;
 use crate::ops;
 use crate::ops::class_sums::ClassSums;
+use crate::ops::fixed_order;
 
 /// Term added to the Dice denominator, so that it is not zero for a class absent from both label and prediction.
 pub const SMOOTH_DR: f64 = 1e-6;
@@ -64,9 +65,9 @@ pub fn dice_ce(logits: Tensor<5>, labels: &ClassMap) -> DiceCe {
 /// Computes the loss from its sums over voxels.
 fn of_sums(ClassSums { intersection, squares, voxels, log_likelihood }: ClassSums) -> DiceCe {
     let denominator = squares + voxels.clone() + SMOOTH_DR;
-    let dice = (intersection * 2.0 / denominator).neg().add_scalar(1.0).mean();
+    let dice = fixed_order::mean((intersection * 2.0 / denominator).neg().add_scalar(1.0));
     // Each counted voxel has one label.
-    let cross_entropy = (log_likelihood.sum() / voxels.sum().clamp_min(1.0)).neg();
+    let cross_entropy = (fixed_order::sum(log_likelihood) / fixed_order::sum(voxels).clamp_min(1.0)).neg();
     DiceCe { dice, cross_entropy }
 }
 

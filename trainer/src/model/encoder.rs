@@ -11,6 +11,7 @@ use super::init::WeightInit;
 use super::layer_norm::LayerNorm;
 use super::patch_embed::PatchEmbed;
 use super::pos_embed::PosEmbed;
+use crate::ops::fixed_order::expand;
 
 /// Sizes and kind of an encoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,7 +126,9 @@ impl Encoder {
 
     /// Computes the tokens `[N, L, dim]`, positions included, of all patches `[N, L, p³·C]` in order.
     fn embed(&self, patches: Tensor<3>) -> Tensor<3> {
-        self.patch_embed.forward(patches) + self.pos_embed.all()
+        let tokens = self.patch_embed.forward(patches);
+        let shape = tokens.dims();
+        tokens + expand(self.pos_embed.all(), shape)
     }
 
     /// Encodes visible patches `[N, k, p³·C]`; `patch_idx` `[N·k]` is the index of each in its volume.
@@ -152,7 +155,7 @@ impl Encoder {
     fn with_cls_token(&self, x: Tensor<3>) -> Tensor<3> {
         let [n, _, dim] = x.dims();
         match &self.cls_token {
-            Some(token) => Tensor::cat(vec![token.val().expand([n, 1, dim]), x], 1),
+            Some(token) => Tensor::cat(vec![expand(token.val(), [n, 1, dim]), x], 1),
             None => x,
         }
     }

@@ -14,6 +14,7 @@ use super::patch_embed::{grid_of, patchify};
 use super::pos_embed::PosEmbed;
 use super::precision::Precision;
 use crate::loss::masked_mse::{denormalise_patches, masked_mse};
+use crate::ops::fixed_order::expand;
 
 /// Epsilon of all layer norms in pre-training.
 const NORM_EPSILON: f64 = 1e-6;
@@ -294,7 +295,7 @@ impl HiEndMae {
         // Positions are added before joining, so that the class token's zeros need no tensor of their own.
         let cls = seen.clone().narrow(1, 0, 1);
         let visible = seen.narrow(1, 1, num_seen - 1) + positions.clone().narrow(1, 0, mask.num_visible);
-        let masked = self.mask_token.val().expand([n, mask.num_masked, dim])
+        let masked = expand(self.mask_token.val(), [n, mask.num_masked, dim])
             + positions.narrow(1, mask.num_visible, mask.num_masked);
         let contexts = tap_maps.iter().zip(encoded.taps).map(|(layer, tap)| map(layer, tap)).rev().collect();
         (Tensor::cat(vec![cls, visible, masked], 1), contexts)

@@ -21,6 +21,7 @@ use hiend_cpu::conv::{
 use hiend_cpu::transposed::{up_conv2, up_conv2_input_gradient, up_conv2_weight_gradient};
 
 use self::volume::volume_conv;
+use super::fixed_order::expand;
 use super::on_cpu::{CpuOperation, CpuTensor, Operand, apply, in_order, is_on_cpu, tensor, values};
 use super::product::{Factors, linear};
 
@@ -40,7 +41,12 @@ pub fn conv(x: Tensor<5>, weight: Tensor<5>, bias: Option<Tensor<1>>, factors: F
     }
     let y = widen(conv_in_factors(x, weight, factors), factors);
     match bias {
-        Some(bias) => y + bias.reshape([1, out_channels, 1, 1, 1]),
+        Some(bias) if is_on_flex(&y) => y + bias.reshape([1, out_channels, 1, 1, 1]),
+        Some(bias) => {
+            let y = channels_last(y);
+            let bias = expand(bias.reshape([1, 1, 1, 1, out_channels]), y.dims());
+            channels_first(y + bias)
+        }
         None => y,
     }
 }

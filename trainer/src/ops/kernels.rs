@@ -27,6 +27,7 @@ mod launch;
 pub(super) mod layer_norm;
 pub(super) mod narrowed;
 pub(super) mod noise;
+pub(super) mod patch_loss;
 mod plane;
 #[cfg(all(test, feature = "ptx"))]
 mod ptx;

@@ -33,5 +33,6 @@ mod ranks;
 mod report;
 mod service;
 mod sparse_labels;
+mod sums;
 mod track;
 mod zscore;

@@ -246,6 +246,23 @@ fn kernels_compile_for_hopper() {
         [b(), b(), (), 4, 132, 64],
         ["bar.sync", WIDE]
     );
+    // Patches of 12 and of 16 voxels per side.
+    for width in [1728, 4096] {
+        compiles!(
+            format!("patch-errors-{width}"),
+            rows(),
+            patch_loss::errors_of_rows::ErrorsOfRows,
+            [b(), b(), b(), (), (), (), (), 4, width / 4, 32],
+            [SHUFFLE, WIDE]
+        );
+        compiles!(
+            format!("patch-gradients-{width}"),
+            rows(),
+            patch_loss::gradients_of_rows::GradientsOfRows,
+            [b(), b(), b(), b(), (), (), (), (), (), 4, width / 4, 32],
+            [SHUFFLE, WIDE]
+        );
+    }
     compiles!("dequantize", values(), dequantize::dequantize_values::DequantizeValues, [b(), b(), b(), (), ()], [LOAD]);
     compiles!("decode", values(), decode::decode_crops::DecodeCrops, [b(), b(), b(), b()], [LOAD]);
     compiles!("noise", values(), noise::add_normals::AddNormals, [b(), b(), (), (), (), ()], ["sqrt"]);
