@@ -103,7 +103,7 @@ impl Batch {
 }
 
 /// Origin and augmentation of one crop: enough to make it again.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CropRecord {
     /// `DATASET/CASE`.
     pub case: String,

@@ -4,6 +4,9 @@
 //! Size, position, spacing and orientation differ between cases. It resembles a CT closely enough for a masked
 //! autoencoder to learn from, and its labels are exact.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array3, ShapeBuilder as _};
@@ -83,25 +86,23 @@ impl PhantomConfig {
 /// Writes a dataset folder with `imagesTr`, `labelsTr` and `dataset.json`.
 ///
 /// # Errors
-/// If a file cannot be written; the error names it.
+/// If the folder holds another dataset, or a file cannot be written; the error names the file.
 pub fn write_dataset(dir: &Path, config: &PhantomConfig) -> Result<(), PhantomError> {
     write_dataset_until(dir, config, &Stop::new())
 }
 
 /// Writes a dataset folder as [`write_dataset`] does. A request to stop ends it after the cases in progress, without a
-/// `dataset.json`; a `dataset.json` of an earlier dataset in the folder is removed first.
+/// `dataset.json`; a `dataset.json` of earlier phantoms in the folder is removed first.
 ///
 /// # Errors
-/// If the parameters are invalid, a file cannot be written, or the run was asked to stop; the error names the file or folder.
+/// If the parameters are invalid, the folder holds another dataset or more phantoms, a file cannot be written, or the run was
+/// asked to stop; the error names the file or folder.
 pub fn write_dataset_until(dir: &Path, config: &PhantomConfig, stop: &Stop) -> Result<(), PhantomError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source: std::io::Error| PhantomError { path, reason: source.into() }
-    };
     config.validate().map_err(|reason| PhantomError { path: dir.to_owned(), reason })?;
+    check_folder(dir, config.cases)?;
     let description_path = dir.join("dataset.json");
     match std::fs::remove_file(&description_path) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => return Err(failed(&description_path)(source)),
+        Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(failed(&description_path)(source)),
         _ => {}
     }
     let (images, labels) = (dir.join("imagesTr"), dir.join("labelsTr"));
@@ -118,20 +119,73 @@ pub fn write_dataset_until(dir: &Path, config: &PhantomConfig, stop: &Stop) -> R
         let header = phantom.header();
         let write =
             |path: PathBuf, result: nifti::Result<()>| result.map_err(|err| PhantomError { path, reason: err.into() });
-        let path = images.join(format!("phantom_{case:03}_0000.nii.gz"));
+        let [image_name, label_name] = file_names(case);
+        let path = images.join(image_name);
         write(path.clone(), WriterOptions::new(&path).reference_header(&header).write_nifti(&image))?;
-        let path = labels.join(format!("phantom_{case:03}.nii.gz"));
+        let path = labels.join(label_name);
         write(path.clone(), WriterOptions::new(&path).reference_header(&header).write_nifti(&label))
     })?;
+    let description = description(config.cases);
+    std::fs::write(&description_path, format!("{description:#}\n")).map_err(failed(&description_path))
+}
+
+/// Checks that a folder holds no other dataset: at most phantoms of an earlier call, each of which is written again.
+fn check_folder(dir: &Path, cases: usize) -> Result<(), PhantomError> {
+    let is_absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let other = |path: PathBuf| PhantomError { path, reason: PhantomFault::OtherDataset };
+    let path = dir.join("dataset.json");
+    match std::fs::read(&path) {
+        Ok(text) => {
+            let mut earlier = serde_json::from_slice(&text).unwrap_or(serde_json::Value::Null);
+            if let Some(number) = earlier.get_mut("numTraining") {
+                *number = cases.into();
+            }
+            if earlier != description(cases) {
+                return Err(other(path));
+            }
+        }
+        Err(error) if is_absent(&error) => {}
+        Err(error) => return Err(failed(&path)(error)),
+    }
+    for (folder, kind) in [("imagesTr", 0), ("labelsTr", 1)] {
+        let folder = dir.join(folder);
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if is_absent(&error) => continue,
+            Err(error) => return Err(failed(&folder)(error)),
+        };
+        let written: BTreeSet<OsString> = (0..cases).map(|case| file_names(case)[kind].clone().into()).collect();
+        for entry in entries {
+            let entry = entry.map_err(failed(&folder))?;
+            if !written.contains(&entry.file_name()) {
+                return Err(other(entry.path()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names of a phantom's image in `imagesTr` and of its label map in `labelsTr`.
+fn file_names(case: usize) -> [String; 2] {
+    [format!("phantom_{case:03}_0000.nii.gz"), format!("phantom_{case:03}.nii.gz")]
+}
+
+/// Content of `dataset.json`.
+fn description(cases: usize) -> serde_json::Value {
     let names: serde_json::Map<String, serde_json::Value> =
         (0..).zip(LABELS).map(|(value, name): (u64, _)| (name.to_owned(), value.into())).collect();
-    let description = serde_json::json!({
+    serde_json::json!({
         "channel_names": {"0": "CT"},
         "labels": names,
-        "numTraining": config.cases,
+        "numTraining": cases,
         "file_ending": ".nii.gz",
-    });
-    std::fs::write(&description_path, format!("{description:#}\n")).map_err(failed(&description_path))
+    })
+}
+
+/// Error of the system for a file or folder.
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> PhantomError + use<> {
+    let path = path.to_owned();
+    move |source| PhantomError { path, reason: source.into() }
 }
 
 /// A file of a phantom could not be written.
@@ -162,12 +216,15 @@ pub enum PhantomFault {
         /// Largest accepted side length, in mm.
         most: f64,
     },
+    /// A file of the folder is not one of the phantoms to be written.
+    #[error("the folder holds a dataset other than these phantoms; choose another folder")]
+    OtherDataset,
     /// A request to stop.
     #[error("interrupted")]
     Interrupted,
     /// An error of the system.
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(#[from] io::Error),
     /// An error while a volume was written.
     #[error(transparent)]
     Nifti(#[from] NiftiError),
@@ -305,12 +362,50 @@ mod tests {
     #[test]
     fn request_to_stop_leaves_no_dataset_description() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("dataset.json"), "of an earlier dataset").unwrap();
+        std::fs::write(dir.path().join("dataset.json"), description(2).to_string()).unwrap();
         let stop = Stop::new();
         stop.request();
         let error = write_dataset_until(dir.path(), &PhantomConfig::default(), &stop).unwrap_err();
         assert!(error.to_string().ends_with("cannot write: interrupted"), "{error}");
         assert!(!dir.path().join("dataset.json").exists());
+    }
+
+    #[test]
+    fn another_dataset_in_the_folder_is_refused_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let write = |cases| write_dataset(dir.path(), &PhantomConfig { cases, seed: 5, spacing_mm: [9.0, 10.0] });
+        let refused = |cases, name: &str| {
+            let before = std::fs::read(path(name)).unwrap();
+            let error = write(cases).unwrap_err().to_string();
+            assert!(error.starts_with(&path(name).display().to_string()), "{error}");
+            assert!(
+                error.ends_with("the folder holds a dataset other than these phantoms; choose another folder"),
+                "{error}"
+            );
+            assert_eq!(std::fs::read(path(name)).unwrap(), before);
+        };
+        for text in ["{}", "[1]", "of another program", r#"{"channel_names": {"0": "CT"}, "numTraining": 1}"#] {
+            std::fs::write(path("dataset.json"), text).unwrap();
+            refused(1, "dataset.json");
+            assert!(!path("imagesTr").exists());
+        }
+        std::fs::remove_file(path("dataset.json")).unwrap();
+        std::fs::create_dir(path("labelsTr")).unwrap();
+        std::fs::write(path("labelsTr/case.nii.gz"), "a label map").unwrap();
+        refused(1, "labelsTr/case.nii.gz");
+        std::fs::remove_file(path("labelsTr/case.nii.gz")).unwrap();
+
+        write(1).unwrap();
+        // The same phantoms again, and more of them.
+        write(1).unwrap();
+        write(2).unwrap();
+        for name in ["imagesTr/phantom_001_0000.nii.gz", "labelsTr/phantom_001.nii.gz"] {
+            refused(1, name);
+            std::fs::remove_file(path(name)).unwrap();
+        }
+        assert!(path("dataset.json").exists());
+        write(1).unwrap();
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use hiend_cache::Cache;
+use hiend_cache::{Cache, Case};
 
 use crate::batch::{Batch, BatchMemory, PooledBuffer, VoxelForm};
 use crate::budget::cores;
@@ -332,11 +332,23 @@ impl Loader {
         self.shared.sequence.cases().count()
     }
 
+    /// Names of the cases in the stream, `DATASET/CASE`, cache after cache.
+    pub fn cases(&self) -> impl Iterator<Item = &str> {
+        self.shared.sequence.cases().map(Case::key)
+    }
+
     /// Digest of the cases, their order and their voxels, as 32 hex digits; with labels, the ignore labels are
     /// included. For all cases of a single cache without an ignore label it equals [`Cache::digest`].
     #[must_use]
     pub fn digest(&self) -> String {
         self.shared.sequence.digest()
+    }
+
+    /// Returns true if `digest` is [`Self::digest`] of a stream of the same cases in the same order, recorded when their
+    /// cache had other cases next to them, or none.
+    #[must_use]
+    pub fn has_digest(&self, digest: &str) -> bool {
+        self.shared.sequence.has_digest(digest)
     }
 
     /// Number of crops in this rank's batch if no case is skipped.

@@ -48,7 +48,11 @@ fn second_conversion_changes_nothing() {
 
     // A changed file is converted again, and its new record replaces the old one.
     let config = PhantomConfig { cases: 1, seed: 4, spacing_mm: [3.0, 5.0] };
-    write_dataset(&dir.path().join("raw/Dataset007_Phantoms"), &config).unwrap();
+    let (dataset, other) = (dir.path().join("raw/Dataset007_Phantoms"), dir.path().join("other"));
+    write_dataset(&other, &config).unwrap();
+    for file in ["imagesTr/phantom_000_0000.nii.gz", "labelsTr/phantom_000.nii.gz"] {
+        std::fs::copy(other.join(file), dataset.join(file)).unwrap();
+    }
     let third = shard(dir.path());
     assert_eq!((third.converted, third.unchanged), (1, 1));
     let after = Cache::open(dir.path().join("cache")).unwrap();

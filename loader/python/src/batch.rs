@@ -155,13 +155,27 @@ pub(crate) fn digest(image: PyReadonlyArray5<'_, f32>, label: Option<PyReadonlyA
 }
 
 /// Origin and augmentation of one crop.
-#[pyclass(frozen, module = "hiend._hiend")]
+#[derive(PartialEq, Eq, Hash)]
+#[pyclass(frozen, eq, hash, module = "hiend._hiend")]
 pub(crate) struct CropRecord {
     record: loader::CropRecord,
 }
 
 #[pymethods]
 impl CropRecord {
+    /// Restores a record from the JSON that `pickle` keeps of it.
+    #[new]
+    fn new(json: &str) -> PyResult<Self> {
+        let record = serde_json::from_str(json).map_err(|err| Failure::config(format!("CropRecord: {err}")))?;
+        Ok(Self { record })
+    }
+
+    /// Arguments with which `pickle` calls the constructor.
+    fn __getnewargs__(&self) -> PyResult<(String,)> {
+        let json = serde_json::to_string(&self.record).map_err(|err| Failure::other(err.to_string()))?;
+        Ok((json,))
+    }
+
     /// `DATASET/CASE`.
     #[getter]
     fn case(&self) -> &str {

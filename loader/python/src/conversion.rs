@@ -19,6 +19,7 @@ use pyo3::types::{PyDict, PyList};
 use crate::error::Failure;
 use crate::loader::{parse_config, unknown};
 use crate::log;
+use crate::names::in_python;
 use crate::wait::{TICK, wait};
 
 /// Largest number of unused files logged for one reason.
@@ -38,8 +39,8 @@ impl From<Event<'_>> for Report {
         match event {
             Event::Converted { case, bytes_in } => report("converted", case, bytes_in, None),
             Event::Unchanged { case, bytes_in } => report("unchanged", case, bytes_in, None),
-            Event::Skipped(skipped) => report("skipped", &skipped.case, 0, Some(skipped.to_string())),
-            Event::Found(finding) => report("finding", &finding.case, 0, Some(finding.text.clone())),
+            Event::Skipped(skipped) => report("skipped", &skipped.case, 0, Some(in_python(&skipped.to_string()))),
+            Event::Found(finding) => report("finding", &finding.case, 0, Some(in_python(&finding.text))),
         }
     }
 }
@@ -70,8 +71,8 @@ pub(crate) fn convert<'py>(
     on_suspect: &str,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let config: PreprocessConfig = parse_config("", config)?;
-    config.validate().map_err(|err| Failure::config(err.to_string()))?;
+    let config: PreprocessConfig = parse_config(config)?;
+    config.validate().map_err(|err| Failure::config(in_python(&err.to_string())))?;
     for (name, is_zero) in [("jobs", jobs == Some(0)), ("memory", memory == 0), ("shard_size", shard_size == 0)] {
         if is_zero {
             return Err(Failure::config(format!("{name}: 0; expected at least 1")).into());
@@ -231,7 +232,7 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<
         let entry = PyDict::new(py);
         entry.set_item("case", &case.case)?;
         entry.set_item("path", &case.path)?;
-        entry.set_item("reason", &case.reason)?;
+        entry.set_item("reason", in_python(&case.reason))?;
         skipped.append(entry)?;
     }
     dict.set_item("skipped", skipped)?;
@@ -241,7 +242,7 @@ fn describe<'py>(py: Python<'py>, summary: &Summary, found: &Found) -> PyResult<
     for unused in &found.not_used {
         let entry = PyDict::new(py);
         entry.set_item("path", &unused.path)?;
-        entry.set_item("reason", unused.reason.to_string())?;
+        entry.set_item("reason", in_python(&unused.reason.to_string()))?;
         not_used.append(entry)?;
     }
     dict.set_item("not_used", not_used)?;
@@ -274,7 +275,7 @@ fn list_findings<'py>(py: Python<'py>, findings: &[Finding]) -> PyResult<Bound<'
     for finding in findings {
         let entry = PyDict::new(py);
         entry.set_item("case", &finding.case)?;
-        entry.set_item("text", &finding.text)?;
+        entry.set_item("text", in_python(&finding.text))?;
         list.append(entry)?;
     }
     Ok(list)

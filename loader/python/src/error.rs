@@ -4,13 +4,15 @@ use std::io;
 
 use hiend_loader::convert::ConvertError;
 use hiend_loader::dataset::DatasetError;
-use hiend_loader::phantom::PhantomError;
+use hiend_loader::phantom::{PhantomError, PhantomFault};
 use hiend_loader::pipeline;
 use hiend_loader::remote::RemoteError;
 use hiend_loader::split::SelectError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+
+use crate::names::in_python;
 
 /// Class of the Python exception.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,7 @@ impl Failure {
     }
 
     fn of(kind: Kind, error: &dyn std::error::Error) -> Self {
-        Self { kind, text: hiend_cache::with_sources(error) }
+        Self { kind, text: in_python(&hiend_cache::with_sources(error)) }
     }
 }
 
@@ -128,7 +130,8 @@ impl From<ConvertError> for Failure {
 
 impl From<PhantomError> for Failure {
     fn from(error: PhantomError) -> Self {
-        Self::of(Kind::Other, &error)
+        let kind = if matches!(error.reason, PhantomFault::OtherDataset) { Kind::Config } else { Kind::Other };
+        Self::of(kind, &error)
     }
 }
 

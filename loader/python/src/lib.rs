@@ -19,6 +19,7 @@ mod conversion;
 mod error;
 mod loader;
 mod log;
+mod names;
 mod stream;
 mod wait;
 

@@ -62,7 +62,7 @@ impl Loader {
         disk_cache_size: Option<u64>,
         storage_retry: Option<f64>,
     ) -> PyResult<Self> {
-        let config: StreamConfig = parse_config("stream.", config)?;
+        let config: StreamConfig = parse_config(config)?;
         let options = LoaderOptions { threads, memory_bytes: memory, rank, form: parse_form(form)? };
         let access = match access {
             "mmap" => Access::Mmap,
@@ -127,7 +127,7 @@ impl Loader {
         retry: f64,
         shared_memory: bool,
     ) -> PyResult<Self> {
-        let config: StreamConfig = parse_config("stream.", config)?;
+        let config: StreamConfig = parse_config(config)?;
         config.validate().map_err(|(key, reason)| Failure::from(pipeline::Error::BadConfig { key, reason }))?;
         let stop = Stop::new();
         let retry = seconds("retry", retry)?;
@@ -168,12 +168,29 @@ impl Loader {
         }
     }
 
+    /// Names of the cases in the stream, cache after cache; `None` for servers, which do not tell them.
+    #[getter]
+    fn cases(&self) -> Option<Vec<&str>> {
+        match &self.opened {
+            Opened::Local(loader) => Some(loader.cases().collect()),
+            Opened::Remote(_) => None,
+        }
+    }
+
     /// Digest of the cases, their order and their voxels, 32 hex digits.
     #[getter]
     fn digest(&self) -> String {
         match &self.opened {
             Opened::Local(loader) => loader.digest(),
             Opened::Remote(loader) => loader.digest(),
+        }
+    }
+
+    /// Returns true if a stream of this digest has the same cases in the same order.
+    fn has_digest(&self, digest: &str) -> bool {
+        match &self.opened {
+            Opened::Local(loader) => loader.has_digest(digest),
+            Opened::Remote(loader) => loader.digest() == digest,
         }
     }
 
@@ -244,8 +261,8 @@ fn parse_form(form: &str) -> Result<VoxelForm, Failure> {
     }
 }
 
-/// Parses a configuration. An error names the key at fault, preceded by `prefix`.
-pub(crate) fn parse_config<T: Default + Serialize + DeserializeOwned>(prefix: &str, json: &str) -> Result<T, Failure> {
+/// Parses a configuration. An error names the key at fault.
+pub(crate) fn parse_config<T: Default + Serialize + DeserializeOwned>(json: &str) -> Result<T, Failure> {
     let whole = match serde_json::from_str(json) {
         Ok(config) => return Ok(config),
         Err(error) => error,
@@ -255,7 +272,7 @@ pub(crate) fn parse_config<T: Default + Serialize + DeserializeOwned>(prefix: &s
         let mut config = serde_json::to_value(T::default()).ok()?;
         config.as_object_mut()?.insert(key.clone(), value);
         let error = serde_json::from_value::<T>(config).err()?;
-        Some(format!("{prefix}{key}: {error}"))
+        Some(format!("{key}: {error}"))
     });
     Err(Failure::config(fault.unwrap_or_else(|| whole.to_string())))
 }

@@ -13,6 +13,8 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use crate::names::in_python;
+
 /// Number of messages kept until they are passed on; later ones are counted and dropped.
 const CAPACITY: usize = 1024;
 
@@ -105,7 +107,7 @@ impl Subscriber for Collector {
         };
         let mut queue = queue();
         if queue.messages.len() < CAPACITY {
-            queue.messages.push_back(Message { level, logger, text: text.message + &text.fields });
+            queue.messages.push_back(Message { level, logger, text: in_python(&text.message) + &text.fields });
         } else {
             queue.dropped += 1;
         }

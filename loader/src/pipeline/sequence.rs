@@ -115,7 +115,24 @@ impl Sequence {
 
     /// Digest that [`super::Loader::digest`] returns.
     pub(super) fn digest(&self) -> String {
-        let cases = self.digest_of_cases();
+        let is_whole = |selected: &SelectedCases| selected.cases.len() == selected.cache.cases().len();
+        self.with_ignored(match self.caches.as_slice() {
+            [selected] if is_whole(selected) => selected.cache.digest(),
+            _ => self.digest_of_part(),
+        })
+    }
+
+    /// Returns true if `digest` is the stream's digest, or would be it if the only cache held fewer or more cases that are
+    /// not selected.
+    pub(super) fn has_digest(&self, digest: &str) -> bool {
+        let [selected] = self.caches.as_slice() else { return digest == self.digest() };
+        let mut hasher = blake3::Hasher::new();
+        selected.hash_into(&mut hasher);
+        [text_of(&hasher), self.digest_of_part()].into_iter().any(|cases| digest == self.with_ignored(cases))
+    }
+
+    /// Digest of cases, with labels also of the labels to ignore.
+    fn with_ignored(&self, cases: String) -> String {
         if self.ignored.is_empty() {
             return cases;
         }
@@ -126,30 +143,38 @@ impl Sequence {
             hasher.update(dataset.as_bytes());
             hasher.update(&[0, label]);
         }
-        hasher.finalize().to_hex()[..32].to_owned()
+        text_of(&hasher)
     }
 
-    fn digest_of_cases(&self) -> String {
-        if let [selected] = self.caches.as_slice()
-            && selected.cases.len() == selected.cache.cases().len()
-        {
-            return selected.cache.digest();
-        }
+    /// Digest of the selected cases of several caches with their weights, or of a part of one cache.
+    fn digest_of_part(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for (selected, weight) in self.caches.iter().zip(self.mix.weights()) {
             hasher.update(&weight.to_le_bytes());
-            for &idx in &selected.cases {
-                let case = &selected.cache.cases()[idx];
-                let record = case.record();
-                let label = record.source.label_blake3.as_deref().unwrap_or_default();
-                for part in [case.key(), &record.source.image_blake3, label, &record.parameters] {
-                    hasher.update(part.as_bytes());
-                    hasher.update(&[0]);
-                }
+            selected.hash_into(&mut hasher);
+        }
+        text_of(&hasher)
+    }
+}
+
+impl SelectedCases {
+    /// Adds names, sources and parameters of the cases to a digest, as [`Cache::digest`] does for all cases of a cache.
+    fn hash_into(&self, hasher: &mut blake3::Hasher) {
+        for &idx in &self.cases {
+            let case = &self.cache.cases()[idx];
+            let record = case.record();
+            let label = record.source.label_blake3.as_deref().unwrap_or_default();
+            for part in [case.key(), &record.source.image_blake3, label, &record.parameters] {
+                hasher.update(part.as_bytes());
+                hasher.update(&[0]);
             }
         }
-        hasher.finalize().to_hex()[..32].to_owned()
     }
+}
+
+/// First 32 hex digits of a hash.
+fn text_of(hasher: &blake3::Hasher) -> String {
+    hasher.finalize().to_hex()[..32].to_owned()
 }
 
 /// Labels of voxels without annotation, by dataset: `given` for all datasets, or as the caches describe them. Datasets

@@ -172,6 +172,34 @@ fn a_stream_with_labels_leaves_out_unlabelled_cases_with_a_remark() {
 }
 
 #[test]
+fn a_digest_names_cases_also_after_others_were_added() {
+    let all = [("A", "a", true), ("A", "b", true), ("B", "c", true)];
+    let ((small, _dir), (large, _dir_of_large)) = (cache_of(&all[..2]), cache_of(&all));
+    let open = |cache: &Arc<Cache>, include: &str| {
+        let config = StreamConfig {
+            crop_size: [4; 3],
+            crops_per_visit: 1,
+            visits_per_batch: 1,
+            include: vec![include.to_owned()],
+            ..StreamConfig::default()
+        };
+        let options = LoaderOptions { threads: 1, memory_bytes: 64 << 20, ..LoaderOptions::default() };
+        Loader::open(Arc::clone(cache), config, 1, &options).unwrap()
+    };
+    let (before, after, grown, other) = (open(&small, "A"), open(&large, "A"), open(&large, "*"), open(&large, "B"));
+    assert_ne!(before.digest(), after.digest());
+    for (loader, recorded) in [(&before, &before), (&before, &after), (&after, &before), (&after, &after)] {
+        assert!(loader.has_digest(&recorded.digest()));
+    }
+    for (loader, recorded) in
+        [(&grown, &before), (&grown, &after), (&before, &grown), (&after, &grown), (&other, &after)]
+    {
+        assert!(!loader.has_digest(&recorded.digest()));
+    }
+    assert_eq!(after.cases().collect::<Vec<_>>(), ["A/a", "A/b"]);
+}
+
+#[test]
 fn caches_that_name_the_classes_of_a_dataset_differently_are_not_mixed() {
     let of_class = |class: &str| {
         let labels = BTreeMap::from([(0, "background".to_owned()), (1, class.to_owned())]);

@@ -8,21 +8,31 @@ import operator
 import os
 from typing import Any, Callable, Mapping, Sequence
 
+import numpy as np
+
 from hiend import _hiend
 from hiend._errors import ConfigError
 
 _LARGEST = 2**64 - 1
 
 
-def count(key: str, value: Any, smallest: int = 0, largest: int = _LARGEST) -> int:
-    """A whole number from ``smallest`` to ``largest``."""
+def flag(key: str, value: Any) -> bool:
+    """True or false; texts and lists, which Python counts as true, are errors."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ConfigError(f"{key}: {value!r}; expected True or False")
+    return bool(value)
+
+
+def count(key: str, value: Any, smallest: int = 0, largest: int = _LARGEST, *, expected: str = "") -> int:
+    """A whole number from ``smallest`` to ``largest``; the error adds what else was ``expected``."""
     try:
         # True is a number to Python.
         number = smallest - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = smallest - 1
     if number < smallest:
-        raise ConfigError(f"{key}: {value!r}; expected a whole number of at least {smallest}")
+        other = expected and f" {expected}"
+        raise ConfigError(f"{key}: {value!r}; expected a whole number of at least {smallest}{other}")
     if number > largest:
         raise ConfigError(f"{key}: {value!r}; expected a whole number of at most {largest}")
     return number
@@ -31,7 +41,7 @@ def count(key: str, value: Any, smallest: int = 0, largest: int = _LARGEST) -> i
 def real(key: str, value: Any, expected: str) -> float:
     """A finite number; the error says what was ``expected``."""
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
@@ -78,7 +88,7 @@ def strings(key: str, value: str | Sequence[str]) -> list[str]:
 def path(key: str, value: Any) -> str:
     """A path or URL as text."""
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
-    if not isinstance(text, str):
+    if not isinstance(text, str) or not text:
         raise ConfigError(f"{key}: {value!r}; expected a path, as str or os.PathLike")
     return text
 

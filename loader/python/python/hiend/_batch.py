@@ -99,7 +99,7 @@ class Batch:
     def to(self, device: Any, non_blocking: bool = True) -> dict[str, Any]:
         """Finished images and labels on a device: a dictionary with the keys ``"image"`` and, with labels, ``"label"``.
 
-        Frameworks such as Lightning and Accelerate call this to move a batch. Needs PyTorch.
+        Frameworks such as Lightning call this to move a batch. Needs PyTorch.
         """
         if torch is None:
             raise ImportError("Batch.to needs PyTorch, which cannot be imported here")

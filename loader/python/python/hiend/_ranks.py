@@ -25,7 +25,8 @@ def resolve(rank: int | None, world_size: int | None) -> tuple[int, int]:
     try:
         rank, world_size = [int(text or "") for text in texts]
     except ValueError as error:
-        raise ConfigError(f"{source}: expected two whole numbers") from error
+        remedy = "; with Lightning, open the dataset in train_dataloader()" if texts[0] is None else ""
+        raise ConfigError(f"{source}: expected two whole numbers{remedy}") from error
     return _checked(rank, world_size, source)
 
 

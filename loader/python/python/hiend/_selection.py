@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import urllib.parse
 from typing import Any, Mapping, Sequence
 
 from hiend._arguments import count, path, strings
+from hiend._cache import Cache
 from hiend._errors import ConfigError
 
 
@@ -20,20 +22,38 @@ def sources(source: Any, servers: str | Sequence[str] | None) -> tuple[list[tupl
         return [], urls
     if source is None:
         source = []
-    elif isinstance(source, (str, os.PathLike)):
+    elif isinstance(source, (str, os.PathLike, Cache)):
         source = [source]
+    if isinstance(source, (set, frozenset)):
+        raise ConfigError(f"source: {source!r}; expected a list: the order of a set differs from process to process")
     if isinstance(source, (bytes, bytearray)) or not hasattr(source, "__iter__"):
         raise ConfigError(f"source: {source!r}; expected a path, a list of paths or a mapping from path to weight")
     weighted = list(source.items()) if isinstance(source, Mapping) else [(one, 1) for one in source]
     if not weighted:
         raise ConfigError("source: no cache; expected a path, a list of paths or a mapping from path to weight")
-    caches = [(path("source", one), count("source: weight", weight, 1, 2**32 - 1)) for one, weight in weighted]
-    remote = [cache.startswith(("http://", "unix://")) for cache, _ in caches]
+    def place(one: Any) -> str:
+        return one.path if isinstance(one, Cache) else path("source", one)
+
+    caches = [(place(one), count("source: weight", weight, 1, 2**32 - 1)) for one, weight in weighted]
+    remote = [_is_server(cache) for cache, _ in caches]
     if all(remote) and not isinstance(source, Mapping):
         return [], [cache for cache, _ in caches]
     if any(remote):
         raise ConfigError("source: URLs of servers among caches or with weights; expected one or the other")
+    seen = set()
+    for cache, _ in caches:
+        identity = cache.rstrip("/") if "://" in cache else os.path.realpath(cache)
+        if identity in seen:
+            raise ConfigError(f"source: {cache} is given twice; {{path: weight}} gives a cache a larger share")
+        seen.add(identity)
     return caches, []
+
+
+def _is_server(url: str) -> bool:
+    """Whether a URL names a server: one on plain HTTP with a path is that of a cache."""
+    if url.startswith("http://"):
+        return urllib.parse.urlsplit(url).path in ("", "/")
+    return url.startswith("unix:")
 
 
 def augmentation(augment: Any) -> dict[str, Any]:
@@ -42,7 +62,7 @@ def augmentation(augment: Any) -> dict[str, Any]:
         return {"chain": augment}
     if isinstance(augment, Mapping):
         return dict(augment)
-    expected = "a name, such as 'recipe', or a mapping, such as {'chain': 'nnunet'}"
+    expected = "a name, such as 'recipe', or a mapping, such as {'chain': 'nnunet'}; 'plain' augments nothing"
     raise ConfigError(f"augment: {augment!r}; expected {expected}")
 
 
@@ -65,6 +85,12 @@ def split(
         raise ConfigError("part: 'validation' needs fold or shots, which hold cases out")
     if splits is not None and fold is None:
         raise ConfigError("splits: needs fold, which selects one of the file's")
+    if rule not in ("dealt", "hashed"):
+        raise ConfigError(f"fold_rule: {rule!r}; expected 'dealt' or 'hashed'")
+    if rule != "dealt" and (fold is None or splits is not None):
+        raise ConfigError(f"fold_rule: {rule!r} has no effect; it is for fold=(k, n) without splits")
+    if count("split_seed", seed) != 0 and (splits is not None or (fold is None and shots is None)):
+        raise ConfigError(f"split_seed: {seed!r} has no effect; it is for fold=(k, n) without splits, and for shots")
     if fold is not None:
         if splits is not None and isinstance(fold, int):
             return {"splits": path("splits", splits), "fold": count("fold", fold), "part": part}
@@ -75,9 +101,9 @@ def split(
         number = {"fold": count("fold", k), "of": count("fold", n, 2 if splits is None else 1), "part": part}
         if splits is not None:
             return {"splits": path("splits", splits), **number}
-        return {**number, "seed": count("split_seed", seed), "rule": rule}
+        return {**number, "seed": int(seed), "rule": rule}
     if shots is not None:
-        return {"shots": count("shots", shots, 1), "part": part, "seed": count("split_seed", seed)}
+        return {"shots": count("shots", shots, 1), "part": part, "seed": int(seed)}
     if cases is None:
         return "all"
     if isinstance(cases, (str, os.PathLike)):

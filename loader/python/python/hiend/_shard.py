@@ -6,7 +6,7 @@ import os
 from typing import Any, Callable, NamedTuple, Sequence
 
 from hiend import _hiend
-from hiend._arguments import as_json, count, interval, num_bytes, strings, triple
+from hiend._arguments import as_json, count, flag, interval, num_bytes, strings, triple
 from hiend._errors import ConfigError
 
 
@@ -122,9 +122,9 @@ def shard(
         reconvert=strings("reconvert", reconvert),
         worker=_worker(worker),
         prune=_prune(prune, compact),
-        checksum=checksum,
-        change_parameters=change_parameters,
-        forget_lost=forget_lost,
+        checksum=flag("checksum", checksum),
+        change_parameters=flag("change_parameters", change_parameters),
+        forget_lost=flag("forget_lost", forget_lost),
         on_suspect=on_suspect,
         progress=call,
     )
@@ -141,6 +141,9 @@ def phantoms(
         seed: Seed of size, position, spacing, orientation and noise.
         spacing: Smallest and largest voxel side length, 0.5 to 10 mm.
 
+    Raises:
+        ConfigError: If an argument is out of range, or the folder holds another dataset or more phantoms than ``cases``.
+
     Ctrl-C ends the writing once the cases in progress are written; the folder then has no ``dataset.json``.
     """
     sides = interval("spacing", spacing)
@@ -151,9 +154,9 @@ def _prune(prune: bool | str, compact: bool) -> str:
     """Records that a conversion removes."""
     if isinstance(prune, str):
         return prune
-    if prune:
+    if flag("prune", prune):
         return "gone"
-    return "superseded" if compact else "nothing"
+    return "superseded" if flag("compact", compact) else "nothing"
 
 
 def _worker(worker: Any) -> tuple[int, int]:

@@ -257,6 +257,14 @@ class Conversion(unittest.TestCase):
                 with self.subTest(pattern), self.assertRaisesRegex(hiend.ConfigError, pattern):
                     hiend.phantoms(f"{folder}/phantoms", **changes)
 
+    def test_phantoms_do_not_replace_another_dataset(self):
+        with tempfile.TemporaryDirectory() as folder:
+            description = pathlib.Path(folder) / "dataset.json"
+            description.write_text('{"labels": {"background": 0, "tumour": 1}}')
+            with self.assertRaisesRegex(hiend.ConfigError, "dataset.json: .* holds a dataset other than these phantoms"):
+                hiend.phantoms(folder, cases=1, spacing=(9, 10))
+            self.assertIn("tumour", description.read_text())
+
     def test_a_volume_is_shown_by_its_shapes(self):
         volume = hiend.read_case(CACHE, hiend.Cache(CACHE).cases[0])
         shape = volume.image.shape

@@ -183,6 +183,7 @@ class Interruptions(unittest.TestCase):
         found = []
         with (
             mock.patch.object(torch.Tensor, "pin_memory", torch.Tensor.clone),
+            mock.patch.object(hiend._dataset, "has_cuda", lambda: True),
             mock.patch.object(_pinning.queue, "SimpleQueue", Interrupted),
         ):
             stream = dataset(pin_memory=True)

@@ -35,6 +35,8 @@ class Streams(unittest.TestCase):
                 stream = remote(url, augment=augment, form=form)
                 self.assertEqual(digests(stream, 6), EXPECTED[name])
                 self.assertEqual((stream.digest, stream.num_cases), (EXPECTED["cache"], 4))
+                with self.assertRaisesRegex(hiend.HiendError, "do not tell the names of their cases"):
+                    print(stream.cases)
 
     def test_several_servers_give_one_stream(self):
         self.assertEqual(digests(remote(), 6), EXPECTED["recipe float32"])

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import pickle
 import shutil
 import tempfile
 import threading
@@ -61,6 +62,8 @@ class Digests(unittest.TestCase):
         self.assertTrue(crop.case.startswith("Dataset001_Phantoms/"))
         self.assertEqual((crop.epoch, crop.crop, len(crop.origin)), (0, 0, 3))
         self.assertIn(crop.case, repr(crop))
+        self.assertEqual(pickle.loads(pickle.dumps(batch.crops)), batch.crops)
+        self.assertEqual(len({*batch.crops, *batch.crops}), 4)
         self.assertGreater(batch.times["elapsed_secs"], 0)
         self.assertEqual(set(batch), {"image", "label"})
         self.assertIs(batch["image"], batch.image)
@@ -93,6 +96,10 @@ class Ranks(unittest.TestCase):
         with mock.patch.dict(os.environ, RANK="1", WORLD_SIZE="2"):
             found = dataset()
         self.assertEqual((found.rank, found.world_size), (1, 2))
+        # As Lightning leaves it in the processes that it starts.
+        with mock.patch.dict(os.environ, WORLD_SIZE="2", LOCAL_RANK="1"):
+            with self.assertRaisesRegex(hiend.ConfigError, "with Lightning, open the dataset in train_dataloader"):
+                dataset()
         for texts in ({"RANK": "1"}, {"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x", "WORLD_SIZE": "2"}):
             with mock.patch.dict(os.environ, texts), self.assertRaisesRegex(hiend.ConfigError, "WORLD_SIZE"):
                 dataset()
@@ -148,6 +155,65 @@ class Positions(unittest.TestCase):
         self.assertEqual({crop.epoch for batch in uneven for crop in batch.crops}, {0, 1})
         with self.assertRaisesRegex(TypeError, "endless"):
             len(dataset())
+
+    def test_a_loop_that_was_left_early_does_not_shorten_the_next(self):
+        stream = dataset(steps=4)
+        found = [digests(stream, 1), [batch.digest() for batch in stream], digests(stream, 1)]
+        self.assertEqual(found, [EXPECTED["recipe float32"][part] for part in (slice(0, 1), slice(1, 5), slice(5, 6))])
+        # The state lies within the last one, which a resumed loop finishes.
+        other = dataset(steps=4)
+        other.load_state_dict(stream.state_dict())
+        # An iterator that gives no batch does not count.
+        iter(other)
+        self.assertEqual([[batch.step for batch in other] for _ in range(2)], [[6, 7, 8], [9, 10, 11, 12]])
+
+    def test_repeated_iterations_give_the_same_batches(self):
+        expected = EXPECTED["recipe float32"]
+        stream = dataset(steps=2, start_step=1, repeat=True)
+        found = [digests(stream, 1)] + [[batch.digest() for batch in stream] for _ in range(2)]
+        self.assertEqual(found, [expected[1:2], expected[1:3], expected[1:3]])
+        # At the end of an iteration, and within one.
+        for taken, rest in (2, expected[1:3]), (1, expected[2:3]):
+            self.assertEqual(digests(stream, taken), expected[1 : 1 + taken])
+            other = dataset(steps=2, start_step=1, repeat=True)
+            other.load_state_dict(stream.state_dict())
+            self.assertEqual([batch.digest() for batch in other], rest)
+            # Also after a loop that was left where the state lay.
+            self.assertEqual(digests(other, 1), expected[1:2])
+            self.assertEqual([batch.digest() for batch in other], expected[1:3])
+        endless = dataset(repeat=True)
+        self.assertEqual([digests(endless, 2), digests(endless, 1)], [expected[:2], expected[:1]])
+        endless.load_state_dict(dataset(start_step=4).state_dict())
+        self.assertEqual([digests(endless, 1), digests(endless, 1)], [expected[4:5], expected[:1]])
+
+    def test_a_validation_sees_every_case_that_is_held_out(self):
+        parts = [
+            dataset(fold=(0, 2), part=part, visits_per_batch=3, augment="plain", steps="epoch", repeat=True)
+            for part in ("train", "validation")
+        ]
+        self.assertEqual(sorted(parts[0].cases + parts[1].cases), hiend.Cache(common.CACHE).cases)
+        for part in parts:
+            self.assertEqual(len(part.cases), part.num_cases)
+            for _ in range(2):
+                self.assertEqual({crop.case for batch in part for crop in batch.crops}, set(part.cases))
+        self.assertEqual(dataset().cases, hiend.Cache(common.CACHE).cases)
+
+    def test_crops_lie_in_the_volumes_of_their_cases(self):
+        cache = hiend.Cache(common.CACHE)
+        low, high = cache.manifest["preprocess"]["window"]
+        batch = next(iter(dataset(augment="plain")))
+        for image, label, crop in zip(batch.image.numpy(), batch.label.numpy(), batch.crops):
+            volume = cache.read(crop.case)
+            # Where a crop reaches beyond the volume, it holds the lower end of the window and label 0.
+            first = np.array(crop.origin)
+            begin, end = np.maximum(first, 0), np.minimum(first + image.shape[1:], volume.image.shape)
+            there, here = (tuple(map(slice, begin - by, end - by)) for by in (0, first))
+            expected, labels = np.zeros(image.shape[1:]), np.zeros(image.shape[1:])
+            expected[here] = np.clip((volume.image[there] - low) / (high - low), 0, 1)
+            labels[here] = volume.label[there]
+            # At most eight roundings of float32 numbers up to 1, of 2**-24 each, on the way to either.
+            self.assertLess(np.abs(image[0] - expected).max(), 8 * 2**-24)
+            self.assertTrue(np.array_equal(label[0], labels))
 
     def test_state_resumes_within_an_iteration(self):
         stream = dataset(steps=4)
@@ -210,7 +276,9 @@ class Positions(unittest.TestCase):
             dataset().load_state_dict({**state, "digest": "0" * 32})
         with self.assertRaisesRegex(hiend.ConfigError, "version"):
             dataset().load_state_dict({})
-        for key in state.keys() - {"version"}:
+        # States of earlier versions do not name their cases.
+        dataset().load_state_dict({name: value for name, value in state.items() if name != "cases"})
+        for key in state.keys() - {"version", "cases"}:
             with self.assertRaisesRegex(hiend.ConfigError, f"no {key}; expected the mapping"):
                 dataset().load_state_dict({name: value for name, value in state.items() if name != key})
         with self.assertRaisesRegex(hiend.ConfigError, "config is 5"):
@@ -234,6 +302,29 @@ class Positions(unittest.TestCase):
                 dataset(source=copy).load_state_dict(dataset().state_dict())
             # Without labels the streams are equal.
             dataset(source=copy, labels=False).load_state_dict(dataset(labels=False).state_dict())
+
+    def test_state_fits_its_cases_after_the_cache_has_grown(self):
+        with tempfile.TemporaryDirectory() as folder:
+            copy, raw = pathlib.Path(folder) / "cache", pathlib.Path(folder) / "raw"
+            shutil.copytree(common.CACHE, copy)
+            hiend.phantoms(raw / "Dataset000_Other", cases=1, spacing=(8, 9))
+            hiend.shard(raw, out=copy, spacing=6.0)
+            stream = dataset(steps=4)
+            found = digests(stream, 3)
+            state = json.loads(json.dumps(stream.state_dict()))
+            added = "not among its cases: 1 of those here, such as Dataset000_Other/phantom_000; .*cases=state"
+            with self.assertRaisesRegex(hiend.ConfigError, added):
+                dataset(source=copy).load_state_dict(state)
+            grown = dataset(source=copy, steps=4, cases=state["cases"])
+            self.assertNotEqual(grown.digest, stream.digest)
+            grown.load_state_dict(state)
+            found += [batch.digest() for batch in grown]
+            self.assertEqual(found, EXPECTED["recipe float32"][:4])
+            stream.load_state_dict(grown.state_dict())
+            self.assertEqual(digests(stream, 2), EXPECTED["recipe float32"][4:])
+            lost = f"not among the cases here: 1 of its cases, such as {state['cases'][0]}"
+            with self.assertRaisesRegex(hiend.ConfigError, lost):
+                dataset(source=copy, cases=state["cases"][1:]).load_state_dict(state)
 
     def test_data_loader_passes_batches_on(self):
         loader = DataLoader(dataset(steps=6), batch_size=None)
@@ -271,7 +362,7 @@ class Positions(unittest.TestCase):
     def test_a_window_that_begins_elsewhere_than_the_cache_s_is_reported(self):
         with self.assertLogs("hiend", "WARNING") as logs:
             dataset(window=(-100, 200))
-        expected = "above the -175 HU of the cache, not above the -100 HU of stream.window"
+        expected = "above the -175 HU of the cache, not above the -100 HU of window; convert with window=-100,200"
         self.assertEqual([expected in line for line in logs.output], [True])
 
     def test_a_name_to_exclude_that_matches_nothing_is_reported(self):
