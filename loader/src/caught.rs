@@ -31,5 +31,5 @@ pub(crate) fn is_caught() -> bool {
 /// Message of a caught panic.
 pub(crate) fn text_of(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("without a message").to_owned()
+    text.unwrap_or("a panic without a message").to_owned()
 }

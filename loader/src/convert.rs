@@ -171,7 +171,7 @@ pub struct Summary {
     pub skipped: Vec<SkippedCase>,
     /// Skipped cases of which the cache keeps an earlier version, which programs use.
     pub stale: Vec<String>,
-    /// Those of [`Summary::stale`] that have other parameters than this run. Programs refuse a cache that holds any.
+    /// Cases of [`Summary::stale`] that have other parameters than this run. Programs refuse a cache that holds any.
     pub outdated: Vec<String>,
     /// Unusual features of the headers or values of cases that were converted nevertheless.
     pub findings: Vec<Finding>,

@@ -4,13 +4,13 @@ use std::fmt::Display;
 use std::time::Duration;
 
 /// Formats a whole number with its noun: `1 case`, `2 cases`, `0 classes`. The plural of `noun` takes an `s`, or `es`
-/// after an `s` or `ch`.
+/// after an `s` or a soft `ch`.
 #[must_use]
 pub fn count(number: impl Display + Copy, noun: &str) -> String {
     let number = number.to_string();
     let ending = match number.as_str() {
         "1" => "",
-        _ if noun.ends_with('s') || noun.ends_with("ch") => "es",
+        _ if noun.ends_with('s') || noun.ends_with("ch") && !noun.ends_with("epoch") => "es",
         _ => "s",
     };
     format!("{number} {noun}{ending}")
@@ -48,5 +48,6 @@ mod tests {
         assert_eq!(count(0u64, "other rank"), "0 other ranks");
         assert_eq!([1, 2].map(|n| count(n, "class")), ["1 class", "2 classes"]);
         assert_eq!([1, 2].map(|n| count(n, "batch")), ["1 batch", "2 batches"]);
+        assert_eq!([1, 2].map(|n| count(n, "epoch")), ["1 epoch", "2 epochs"]);
     }
 }

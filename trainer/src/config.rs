@@ -94,9 +94,13 @@ pub trait RunConfig: Clone + PartialEq + Serialize + DeserializeOwned {
             // The table's error names the key, that of the text the line.
             let error_of = |table: Table| table.try_into::<Self>().err().map(|error| error.to_string());
             let Some(reason) = error_of(table.clone()) else { return parse_error(start(&error), error.message()) };
+            let of_section = key_at_fault::in_section(&known, &reason);
+            if of_section != reason {
+                return parse_error(start(&error), &of_section);
+            }
             match key_at_fault::narrowed(&table, text, &reason, &error_of) {
                 Some((start, reason)) => parse_error(Some(start), &reason),
-                None => parse_error(start(&error), &key_at_fault::in_section(&known, &reason)),
+                None => parse_error(start(&error), &reason),
             }
         })?;
         config.validate(origin)?;

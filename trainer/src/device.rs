@@ -246,13 +246,10 @@ fn vulkan(index: usize) -> Result<Compute, DeviceError> {
     use burn::tensor::DeviceType;
     let found: Vec<Device> =
         quietly(|| Device::enumerate(DeviceType::Vulkan).into_iter().collect()).unwrap_or_default();
-    match found.get(index) {
-        Some(device) => Ok(Compute { raw: device.clone(), kind: Kind::Vulkan(index) }),
-        None => {
-            let reason = "is the driver loaded?".to_owned();
-            Err(DeviceError::NotFound { name: "Vulkan", wanted: index, found: found.len(), reason })
-        }
-    }
+    found.get(index).map(|device| Compute { raw: device.clone(), kind: Kind::Vulkan(index) }).ok_or_else(|| {
+        let reason = "is the driver loaded?".to_owned();
+        DeviceError::NotFound { name: "Vulkan", wanted: index, found: found.len(), reason }
+    })
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -52,7 +52,7 @@ pub enum InitError {
     /// Weights of an encoder with another number of blocks or attention heads, or of a UNETR that reads other blocks,
     /// which the shapes of the tensors do not reveal.
     #[error(
-        "{}: its encoder has {key} = {found}, but model.{key} = {expected}; set model.{key} to {found}",
+        "{}: its model has {key} = {found}, but model.{key} = {expected}; set model.{key} to {found}",
         origin.display()
     )]
     OtherEncoder {

@@ -92,11 +92,11 @@ impl AdamWSettings {
             return Some(("weight_decay", format!("{weight_decay} must be a finite number of at least 0")));
         }
         if lr * weight_decay >= 1.0 {
-            let reason = "must be less than 1, or every step changes the sign of the weights";
-            return Some(("weight_decay", format!("{weight_decay} times lr = {lr} {reason}")));
+            let reason = "must be less than 1: a step at this rate would remove the weights or change their sign";
+            return Some(("weight_decay", format!("{weight_decay:?} times lr = {lr:?} {reason}")));
         }
         self.clip_norm.filter(|&norm| !is_positive(norm)).map(|norm| {
-            ("clip_norm", format!("{norm} must be positive and finite in f32; leave it out for no clipping"))
+            ("clip_norm", format!("{norm:?} must be positive and finite in f32; leave it out for no clipping"))
         })
     }
 }

@@ -77,7 +77,8 @@ pub enum ConvertError {
     /// The masks of a dataset give its classes other numbers than the cache does.
     #[error(
         "{}: class {class} of {dataset} is {name:?} in the cache and {} in this data, whose masks are numbered by their \
-         sorted names; choose another --out, or convert with the masks that the cache was made from",
+         sorted names, without regard to capital letters; choose another --out, or convert with the masks that the cache was made \
+         from",
         path.display(),
         found.as_ref().map_or_else(|| "missing".to_owned(), |found| format!("{found:?}"))
     )]

@@ -39,9 +39,13 @@ fn of_first(case: &CaseFiles, dataset: &Dataset) -> Option<(String, BTreeMap<u8,
     })
 }
 
-/// A name in small letters, with blanks for other separators.
-fn plain(name: &str) -> String {
-    name.to_lowercase().replace(['_', '-'], " ")
+/// Words of a name in small letters, sorted: equal for `left kidney` and `Kidney_Left`.
+fn plain(name: &str) -> Vec<String> {
+    let name = name.to_lowercase();
+    let words = name.split(|character: char| !character.is_alphanumeric()).filter(|word| !word.is_empty());
+    let mut words: Vec<String> = words.map(str::to_owned).collect();
+    words.sort();
+    words
 }
 
 #[cfg(test)]
@@ -69,7 +73,7 @@ mod tests {
                 label: Some(LabelFiles::Map(path)),
             }
         };
-        let cases = vec![case("a", "Segment_1"), case("b", "liver"), case("c", "Liver"), case("d", "spine")];
+        let cases = vec![case("a", "Segment_1"), case("b", "left_lung"), case("c", "Lung, left"), case("d", "spine")];
         let dataset = Dataset { name: "D".into(), cases, ..Dataset::default() };
         let found = |at: usize| {
             let case: &CaseFiles = &dataset.cases[at];
@@ -77,7 +81,7 @@ mod tests {
         };
         assert_eq!([found(0), found(1), found(2)], [None, None, None]);
         let expected =
-            "the header of the label map calls the value 1 \"spine\", which is \"liver\" in the label map of D/b; ";
+            "the header of the label map calls the value 1 \"spine\", which is \"left_lung\" in the label map of D/b; ";
         assert!(found(3).unwrap().starts_with(expected), "{:?}", found(3));
     }
 }

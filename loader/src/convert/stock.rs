@@ -1,12 +1,14 @@
 //! State of the cache after a conversion: superseded, stale, lost and repeated cases, and pruning.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use hiend_cache::prune::prune;
 use hiend_cache::seen::Seen;
 use hiend_cache::{Cache, Case, Location, OpenOptions};
 
 use super::{ConvertError, ConvertOptions, Present, Prune, RunLock, Stop, Summary, same_scan, unnamed, unseen};
+use crate::case::{CaseFiles, SkippedCase};
 use crate::dataset::Dataset;
 
 /// Examines the cache once everything is converted with the `parameters`, and prunes it if that was requested.
@@ -39,7 +41,7 @@ pub(super) fn take(
         tracing::warn!("{error}; notes of pruned cases stay in it");
     }
     summary.superseded_bytes = cache.superseded_bytes();
-    let skipped: HashSet<&str> = summary.skipped.iter().map(|skipped| skipped.case.as_str()).collect();
+    let skipped = skipped_keys(&summary.skipped, datasets);
     let stale: Vec<&Case> = cache.cases().iter().filter(|case| skipped.contains(case.key())).collect();
     let outdated = stale.iter().filter(|case| case.record().parameters != parameters);
     summary.outdated = outdated.map(|case| case.key().to_owned()).collect();
@@ -57,6 +59,25 @@ pub(super) fn take(
     summary.twice = same.twice;
     summary.repeated = same.repeated;
     Ok(())
+}
+
+/// Keys of the cases among `skipped`, without those of which the data have several images: one image is converted, and the others
+/// are skipped under the same key.
+fn skipped_keys<'a>(skipped: &'a [SkippedCase], datasets: &[Dataset]) -> HashSet<&'a str> {
+    let converted: HashSet<String> = datasets.iter().flat_map(|dataset| &dataset.cases).map(CaseFiles::key).collect();
+    let of_listing = datasets.iter().flat_map(|dataset| &dataset.skipped);
+    let further: HashSet<(&str, &Path)> =
+        of_listing.filter(|skipped| converted.contains(&skipped.case)).map(place_of).collect();
+    skipped
+        .iter()
+        .filter(|skipped| !further.contains(&place_of(skipped)))
+        .map(|skipped| skipped.case.as_str())
+        .collect()
+}
+
+/// Key and file of a skipped case.
+fn place_of(SkippedCase { case, path, .. }: &SkippedCase) -> (&str, &Path) {
+    (case.as_str(), path.as_path())
 }
 
 /// Refuses to prune cases below folders that are now empty.

@@ -264,6 +264,21 @@ fn notes_of_pruned_cases_are_dropped() {
 }
 
 #[test]
+fn a_case_with_a_second_image_is_no_earlier_version() {
+    let files = [("imagesTr/a_0000.nii", image()), ("imagesTr/a.nii", image()), ("labelsTr/a.nii", label(3, 1))];
+    let place = Place::new(&files);
+    for _ in 0..2 {
+        let summary = place.convert();
+        assert_eq!((summary.skipped.len(), place.keys()), (1, vec!["data/a".to_owned()]));
+        assert!(summary.stale.is_empty() && summary.outdated.is_empty(), "{:?}", summary.stale);
+    }
+    // The image that was converted is skipped as well.
+    std::fs::write(place.data().join("imagesTr/a_0000.nii"), "no volume").unwrap();
+    let summary = place.convert();
+    assert_eq!((summary.skipped.len(), summary.stale), (2, vec!["data/a".to_owned()]));
+}
+
+#[test]
 fn header_oddities_are_reported() {
     let place = Place::new(&[("imagesTr/a_0000.nii", image().qform(1, [0.0; 3], [0.0; 3]))]);
     let summary = place.convert();

@@ -1,7 +1,7 @@
 //! Label maps of several organs in one dataset, by their names.
 //!
 //! Where classes have no names, the value 1 is one class in all label maps of a dataset. Names such as `liver_seg` in one case and
-//! `spleen_seg` in another say otherwise, unless they tell who made a label map: the cases are converted, with a warning.
+//! `spleen_seg` in another say otherwise. They may also name who made a label map, so that the cases are converted, with a warning.
 
 use std::collections::BTreeSet;
 
@@ -10,6 +10,9 @@ use super::words::parts;
 use super::{Dataset, DatasetNote};
 use crate::case::{CaseFiles, LabelFiles};
 use crate::volume::file_stem;
+
+/// Words for the version or the origin of a label map, whatever it shows: `seg_v2`, `seg_final`.
+const VERSION_WORDS: [&str; 6] = ["v", "version", "final", "corrected", "manual", "auto"];
 
 /// Organs whose names in those of cases, or of the folders around them, tell label maps apart. Other words there are names of
 /// hospitals and patients.
@@ -78,13 +81,13 @@ impl<'a> Labelled<'a> {
         Some(Self { files, name: path.file_name()?.to_str()? })
     }
 
-    /// Words of the label map's name that are neither those of the case nor those for any label map.
+    /// Words of the label map's name that are neither those of the case nor those for any label map or its version.
     fn words(self) -> BTreeSet<String> {
         let image = self.files.image.file_name().and_then(|name| file_stem(name.to_str()?)).unwrap_or_default();
         let own = parts(&format!("{}/{image}", self.files.case_id));
         let key = loose_key(file_stem(self.name).unwrap_or(self.name));
-        let is_kind =
-            |word: &&str| !word.bytes().all(|byte| byte.is_ascii_digit()) && !own.iter().any(|own| own == word);
+        let is_other = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit()) || VERSION_WORDS.contains(&word);
+        let is_kind = |word: &&str| !is_other(word) && !own.iter().any(|own| own == word);
         key.split('_').filter(is_kind).map(str::to_owned).collect()
     }
 

@@ -297,13 +297,22 @@ pub(super) fn label_key(stem: &str) -> (String, Vec<String>) {
 
 /// Returns true if the stem of a label map names another case than its image and the folder of both: with their words, and with
 /// other numbers, as `patient7_seg` next to `patient3_ct`. The folder's name counts where the image's says nothing of the case.
+/// Next to the name of the folder, other numbers are those of series, or dates: `p1_ct_3` and `p1_seg_300` in `p1`. So are numbers
+/// alone, such as `CT_3` and `seg_300`, in a folder that has another number and is no part of a dataset.
 pub(super) fn is_of_other_case(label: &str, image: &str, folder: &str) -> bool {
+    let is_part = Split::of(folder).is_some();
     let [label, image, folder] = [label, image, folder].map(words_and_numbers);
     let differs = |(words, numbers): &(Vec<String>, Vec<String>)| {
         *words == label.0 && numbers.len() == label.1.len() && *numbers != label.1
     };
+    let has_number = !folder.1.is_empty();
+    let has_folders_numbers = |numbers: &[String]| has_number && folder.1.iter().all(|number| numbers.contains(number));
+    if folder.0 == label.0 && has_folders_numbers(&label.1) {
+        return false;
+    }
+    let is_series = image.0.is_empty() && has_number && !is_part && !has_folders_numbers(&image.1);
     let is_generic = image.0.is_empty() && image.1.is_empty();
-    label != folder && (differs(&image) || (is_generic && !folder.0.is_empty() && differs(&folder)))
+    (differs(&image) && !is_series) || (is_generic && !folder.0.is_empty() && differs(&folder))
 }
 
 /// Words of the case part of a stem, and its numbers without leading zeros.
@@ -381,6 +390,14 @@ mod tests {
             ("p7_seg", "ct", "p1", true),
             ("p7_seg", "p7_ct", "p1", false),
             ("p1_seg", "ct", "P01", false),
+            ("p7_seg_300", "p1_ct_3", "p1", true),
+            ("segmentation-7", "volume-3", "case_3", true),
+            ("segmentation-7", "volume-3", "Training Batch 1", true),
+            // Numbers of series, and dates.
+            ("p1_seg_300", "p1_ct_3", "p01", false),
+            ("20200111_p1_seg", "20200101_p1_ct", "p1", false),
+            ("Seg_20200111", "CT_20200101", "p1", false),
+            ("label2", "scan1", "p7", false),
             // Words or numbers alone do not say that they are those of a case.
             ("segmentation", "imaging", "case_00001", false),
             ("liver_seg", "ct", "p1", false),

@@ -117,6 +117,8 @@ fn scans_in_both_parts_of_a_split_are_reported_over_several_caches() {
             writer.push(encode(&case, [4; 3], CodecPreset::Fast).unwrap()).unwrap();
         }
         writer.finish().unwrap();
+        let preprocess = serde_json::to_value(PreprocessConfig::default()).unwrap();
+        Manifest { preprocess, ..Manifest::default() }.write(dir.path()).unwrap();
         (Cache::open(dir.path()).unwrap(), dir)
     };
     let (first, _dir) = of(&[("a", "1"), ("b", "2")]);
@@ -293,7 +295,7 @@ fn messages_of_panics_are_kept() {
     let message = |panic: fn() -> Result<(), Error>| catch_bug(panic).unwrap_err().to_string();
     assert!(message(|| resume_unwind(Box::new("text"))).ends_with(": text"));
     assert!(message(|| resume_unwind(Box::new(String::from("string")))).ends_with(": string"));
-    assert!(message(|| resume_unwind(Box::new(7))).ends_with(": without a message"));
+    assert!(message(|| resume_unwind(Box::new(7))).ends_with(": a panic without a message"));
     assert!(catch_bug(|| Ok(3)).is_ok_and(|value| value == 3));
 }
 

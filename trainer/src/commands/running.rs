@@ -153,7 +153,7 @@ pub(super) fn run<T: Task>(
         rank.note(format_args!("warning: --max-steps {max_steps} has no effect: the schedule ends after step {total}"));
     }
     let passes = many_passes(task.config(), resume, stream.num_cases, stream.steps_per_epoch);
-    for line in remark_on_foreground.into_iter().chain(passes).chain(idle_steps(task.config())) {
+    for line in remark_on_foreground.into_iter().chain(passes).chain(idle_steps(task.config(), resume)) {
         rank.note(format_args!("warning: {line}"));
     }
     let stop = rank.stop();
@@ -301,8 +301,12 @@ fn many_passes<C: RunConfig>(config: &C, resume: Resume, num_cases: usize, steps
 /// Largest number of epochs of a run of which one without training is reported.
 const FEW_EPOCHS: u64 = 10;
 
-/// Returns a warning line if many steps have the learning rate 0 and change no weights.
-fn idle_steps<C: RunConfig>(config: &C) -> Option<String> {
+/// Returns a warning line if many steps have the learning rate 0 and change no weights. `None` for a resumed run, which
+/// keeps its original settings.
+fn idle_steps<C: RunConfig>(config: &C, resume: Resume) -> Option<String> {
+    if resume != Resume::Begin {
+        return None;
+    }
     let schedule = config.schedule();
     if config.optim().lr <= 0.0 {
         return Some("optim.lr is 0: no step changes the weights".to_owned());
@@ -388,16 +392,18 @@ mod tests {
     #[test]
     fn rates_of_zero_are_told() {
         let mut config = PretrainPreset::Tiny.config();
-        assert_eq!(idle_steps(&config), None);
+        let idle = |config: &PretrainConfig| idle_steps(config, Resume::Begin);
+        assert_eq!(idle(&config), None);
         let per_epoch = |total, warmup| ScheduleConfig { unit: Unit::Epoch, total, warmup, rate_changes: Every::Epoch };
         config.schedule = per_epoch(2, 1);
-        assert!(idle_steps(&config).unwrap().starts_with("schedule.warmup: in the first of 2 epochs, the rate is 0"));
+        assert!(idle(&config).unwrap().starts_with("schedule.warmup: in the first of 2 epochs, the rate is 0"));
         for (total, warmup) in [(2, 0), (1000, 10)] {
             config.schedule = per_epoch(total, warmup);
-            assert_eq!(idle_steps(&config), None);
+            assert_eq!(idle(&config), None);
         }
         config.optim.lr = 0.0;
-        assert_eq!(idle_steps(&config).unwrap(), "optim.lr is 0: no step changes the weights");
+        assert_eq!(idle_steps(&config, Resume::Newest), None);
+        assert_eq!(idle(&config).unwrap(), "optim.lr is 0: no step changes the weights");
     }
 
     #[test]

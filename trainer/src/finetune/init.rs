@@ -150,12 +150,12 @@ mod tests {
         let unchanged = |_: &mut StateDict| ();
         let summary = apply(&ours, &facts(), unchanged).unwrap();
         assert!(summary.contains("0 skipped") && !summary.contains("taken to be"), "{summary}");
-        let text = "w: its encoder has num_heads = 4, but model.num_heads = 2; set model.num_heads to 4";
+        let text = "w: its model has num_heads = 4, but model.num_heads = 2; set model.num_heads to 4";
         let other_heads = RunFacts { num_heads: Some(4), ..facts() };
         assert_eq!(apply(&ours, &other_heads, unchanged).unwrap_err(), text);
         let mut shallow = config();
         shallow.model.depth = 11;
-        let text = "w: its encoder has depth = 12, but model.depth = 11; set model.depth to 12";
+        let text = "w: its model has depth = 12, but model.depth = 11; set model.depth to 12";
         assert_eq!(apply(&shallow.unetr(), &facts(), unchanged).unwrap_err(), text);
         // A weight file does not contain the number of heads.
         let summary = apply(&ours, &RunFacts::default(), unchanged).unwrap();
@@ -167,7 +167,7 @@ mod tests {
         let unchanged = |_: &mut StateDict| ();
         let mut other = config();
         other.model.taps = [2, 5, 8];
-        let text = "w: its encoder has taps = [3, 6, 9], but model.taps = [2, 5, 8]; set model.taps to [3, 6, 9]";
+        let text = "w: its model has taps = [3, 6, 9], but model.taps = [2, 5, 8]; set model.taps to [3, 6, 9]";
         assert_eq!(apply(&other.unetr(), &facts(), unchanged).unwrap_err(), text);
         // A weight file does not contain the taps.
         let unknown = RunFacts { taps: None, ..facts() };

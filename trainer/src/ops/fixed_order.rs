@@ -2,7 +2,8 @@
 //!
 //! On CUDA, Burn times several kernels for each sum of its own and takes the fastest; most kernels for a sum of all
 //! values add by atomics. Two runs of one program may then differ in bits, and so may two ranks. The gradient of an
-//! expanded tensor is such a sum as well. On the CPU values and gradients have the bits of Burn's operations.
+//! expanded tensor is such a sum as well. On the CPU, sums and expansions with their gradients have the bits of Burn's
+//! operations.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;

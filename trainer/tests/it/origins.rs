@@ -114,13 +114,13 @@ fn first_weights_of_other_scans_are_reported_and_of_another_encoder_refused() {
     assert!(told.contains("above the -175 HU of the cache, not above the -50 HU of stream.window"), "{told}");
 
     let taps = finetune("tuned", "--run-dir none --set model.taps=[1,2,4]");
-    folder.refuse(&taps, &["its encoder has taps = [", "], but model.taps = [1, 2, 4]; set model.taps to ["]);
+    folder.refuse(&taps, &["its model has taps = [", "], but model.taps = [1, 2, 4]; set model.taps to ["]);
     // A UNETR as well as a pre-training model.
     for init in ["on-cache", "tuned"] {
         let heads = finetune(init, "--run-dir none --set model.num_heads=4");
-        folder.refuse(&heads, &["its encoder has num_heads = 2, but model.num_heads = 4"]);
+        folder.refuse(&heads, &["its model has num_heads = 2, but model.num_heads = 4"]);
         let depth = finetune(init, "--run-dir none --set model.depth=11");
-        folder.refuse(&depth, &["its encoder has depth = 12, but model.depth = 11"]);
+        folder.refuse(&depth, &["its model has depth = 12, but model.depth = 11"]);
     }
     assert!(!folder.path("none").exists());
 }

@@ -66,6 +66,7 @@ fn other_words_in_names_of_label_maps_are_no_organs() {
     for files in [
         ["p1/ct.nii", "p1/liver_seg.nii", "p2/ct.nii", "p2/LIVER_mask.nii"],
         ["p1/ct.nii", "p1/seg_rater1.nii", "p2/ct.nii", "p2/seg_rater2.nii"],
+        ["p1/ct.nii", "p1/seg_v2.nii", "p2/ct.nii", "p2/seg_final.nii"],
         ["p1/anna_ct.nii", "p1/anna_seg.nii", "p2/bob_ct.nii", "p2/bob_seg.nii"],
         ["hospitalA/x.nii", "hospitalA/x_seg.nii", "hospitalB/y.nii", "hospitalB/y_seg.nii"],
         ["liver-orig001.nii", "liver-seg001.nii", "liver-orig002.nii", "liver-seg002.nii"],
@@ -149,7 +150,7 @@ fn scans_within_a_case_folder_are_no_masks() {
     ]);
 }
 
-/// What is left of a dataset that was downloaded or moved in part.
+/// A dataset that was downloaded or moved in part leaves such folders.
 #[test]
 fn a_label_map_named_like_another_case_is_not_that_of_the_only_image_next_to_it() {
     Found::in_files(&["ok.nii", "ok_seg.nii", "x/segmentation-7.nii", "x/volume-3.nii"])
@@ -174,4 +175,5 @@ fn a_label_map_named_like_another_case_is_not_that_of_the_only_image_next_to_it(
         .unused(&[("A1/label/A2.nii", UnusedReason::LabelWithoutImage)]);
     // Other words, or numbers of something else, are no names of cases.
     Found::in_files(&["p1/ct.nii", "p1/liver_seg_2.nii"]).cases(&["data/p1 p1/ct.nii p1/liver_seg_2.nii"]).unused(&[]);
+    Found::in_files(&["p1/CT_3.nii", "p1/seg_300.nii"]).cases(&["data/p1 p1/CT_3.nii p1/seg_300.nii"]).unused(&[]);
 }

@@ -34,8 +34,8 @@ impl Segments {
     }
 }
 
-/// Returns true for a name that Slicer gives, such as `Segment_1`, and for an empty one.
+/// Returns true for a name that Slicer gives, such as `Segment_1`, `Segment_1_1` and `Label_1`, and for an empty one.
 fn is_default(name: &str) -> bool {
-    let number = name.strip_prefix("Segment").unwrap_or(name).trim_start_matches(['_', ' ']);
-    number.bytes().all(|byte| byte.is_ascii_digit())
+    let number = name.strip_prefix("Segment").or_else(|| name.strip_prefix("Label")).unwrap_or(name);
+    number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_' || byte == b' ')
 }

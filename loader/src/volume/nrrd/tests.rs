@@ -133,7 +133,8 @@ fn names_of_segments_are_those_of_their_label_values() {
     assert!(parse(HEADER.as_bytes()).unwrap().info.names.is_empty());
     let header = format!(
         "{HEADER}Segment0_LabelValue:=3\nSegment1_Name:=Segment_2\nSegment1_LabelValue:=2\nSegment2_Name:=right: kidney\n\
-         Segment2_LabelValue:=1\nSegment3_Name:=lost\nSegmentation_Source:=CT\nSegmentX_Name:=x\n"
+         Segment2_LabelValue:=1\nSegment3_Name:=lost\nSegmentation_Source:=CT\nSegmentX_Name:=x\n\
+         Segment4_Name:=Segment_1_1\nSegment4_LabelValue:=4\nSegment5_Name:=Label_5\nSegment5_LabelValue:=5\n"
     );
     let names = [(1, "right: kidney"), (3, "liver: left")].map(|(value, name)| (value, name.to_owned()));
     assert_eq!(parse(header.as_bytes()).unwrap().info.names, names.into());
