@@ -250,7 +250,8 @@ mod tests {
 
     #[test]
     fn settings_that_f32_does_not_hold_are_refused() {
-        let fault = |change: fn(&mut AdamWSettings)| {
+        type Change = fn(&mut AdamWSettings);
+        let fault = |change: Change| {
             let mut settings = AdamWSettings::pretrain();
             change(&mut settings);
             settings.fault().map(|(key, _)| key)
@@ -258,7 +259,7 @@ mod tests {
         assert_eq!(fault(|_| ()), None);
         assert_eq!(fault(|s| s.lr = 0.0), None);
         assert_eq!(fault(|s| s.betas = [0.0, 0.999_999_9]), None);
-        let faults: [(&str, fn(&mut AdamWSettings)); 16] = [
+        let faults: [(&str, Change); 16] = [
             ("lr", |s| s.lr = 1e39),
             ("lr", |s| s.lr = 1e-50),
             ("lr", |s| s.lr = f64::NAN),

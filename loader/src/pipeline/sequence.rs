@@ -265,6 +265,8 @@ pub fn remark_on_shared_scans<'a>(
     let mut shared = own.into_iter().filter_map(|(image, key)| Some([key, *others.get(image)?]));
     let [key, other] = shared.next()?;
     let scans = count(1 + shared.count(), "scan");
+    // One name in two caches.
+    let other = if key == other { "the other case of this name" } else { other };
     Some(format!(
         "split: train and validation share {scans}, such as {key}, whose image is that of {other}; convert it once, or leave one out"
     ))

@@ -297,7 +297,7 @@ fn affine(fields: &Fields, rank: usize, notes: &mut Vec<HeaderNote>) -> Result<A
         return Err(bad("space units", units, "mm, cm, m or um in quotes, the same for all axes"));
     }
     let of_axes = fields.units.as_deref().unwrap_or_default();
-    let other = of_axes.split('"').map(str::trim).find(|name| !name.is_empty() && *name != "mm");
+    let other = of_axes.split('"').map(str::trim).find(|name| !name.is_empty() && !MILLIMETRES.contains(name));
     if let Some(unit) = other.filter(|_| fields.space_units.is_none()) {
         notes.push(HeaderNote::UnitUnused { field: "units", unit: quoted(unit) });
     }
@@ -341,6 +341,9 @@ fn vectors(field: &'static str, value: &str, rank: usize) -> Result<[[f64; 3]; 3
         _ => Err(bad(field, value, "a vector for each axis")),
     }
 }
+
+/// Spellings of the unit that is expected where a unit is not used.
+const MILLIMETRES: [&str; 5] = ["mm", "millimeter", "millimeters", "millimetre", "millimetres"];
 
 /// Units of length that are supported.
 const UNITS: [&str; 6] = ["mm", "cm", "m", "um", "µm", "μm"];

@@ -149,6 +149,17 @@ fn write_repeated(f: &mut fmt::Formatter<'_>, RepeatedSlices { num, first, all }
     )
 }
 
+fn write_beyond(f: &mut fmt::Formatter<'_>, [min, max]: [f32; 2], share: f64) -> fmt::Result {
+    write!(
+        f,
+        "values {} to {}, {:.0}% of them beyond -65536 to 65536: not HU; convert the original scan, or give padding the \
+         value of air (-1024)",
+        short(min),
+        short(max),
+        share * 100.0
+    )
+}
+
 impl fmt::Display for Suspicion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |share: &f64| share * 100.0;
@@ -213,14 +224,7 @@ impl fmt::Display for Suspicion {
                  scan",
                 percent(share)
             ),
-            &Self::Beyond { min, max, share } => write!(
-                f,
-                "values {} to {}, {:.0}% of them beyond -65536 to 65536: not HU; convert the original scan, or give padding the \
-                 value of air (-1024)",
-                short(min),
-                short(max),
-                share * 100.0
-            ),
+            &Self::Beyond { min, max, share } => write_beyond(f, [min, max], share),
             &Self::NoNegatives { min, max } => write_no_negatives(f, [min, max]),
             Self::AboveWindow { share } => {
                 write!(

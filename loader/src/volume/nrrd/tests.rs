@@ -73,7 +73,7 @@ fn spaces_units_and_plain_spacings_give_the_place() {
     assert!((info.affine[1][1] + 0.6).abs() < 1e-12 && (info.affine[0][3] - 10.0).abs() < 1e-12);
     assert_eq!(info.notes, [HeaderNote::Converted { unit: "metres" }]);
     let unused = |unit: &str| affine("kinds", &format!("units: \"mm\" \"{unit}\" \"\"\nkinds")).1;
-    assert_eq!((unused("mm"), unused("cm").len()), (vec![], 1));
+    assert_eq!((unused("mm"), unused("millimeters"), unused("cm").len()), (vec![], vec![], 1));
     let told = unused("cm")[0].to_string();
     assert_eq!(told, "units is \"cm\"; lengths are taken as mm, as in ITK; check the voxel sides");
     let plain = HEADER.replace("space directions: (0.5,0,0) (0,0.6,0) (0,0,3)", "spacings: 0.5 0.6 3");

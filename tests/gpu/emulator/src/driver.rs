@@ -1,15 +1,15 @@
 //! The driver's functions, as `CubeCL` and the trainer call them. All work is done when it is queued.
 
-use std::collections::HashMap;
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+mod launch;
+
+use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::kernel::{Kernel, Module};
-use crate::machine::{Launch, run};
+use self::launch::{MOST_SHARED_BYTES, SHARED_BYTES};
 use crate::memory;
-use crate::parse;
+use crate::settings::{devices, memory_bytes};
 
 type Status = c_int;
 
@@ -27,19 +27,6 @@ static FAULT: AtomicI32 = AtomicI32::new(SUCCESS);
 
 fn state() -> Status {
     FAULT.load(Ordering::Relaxed)
-}
-
-/// A number from the environment.
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
-fn devices() -> c_int {
-    setting("EMULATED_DEVICES", 1) as c_int
-}
-
-fn memory_bytes() -> u64 {
-    setting("EMULATED_MEMORY_GIB", 16) << 30
 }
 
 fn says(what: &str) {
@@ -69,11 +56,12 @@ pub(crate) unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> Status {
 
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> Status {
-    if ordinal >= devices() { INVALID_DEVICE } else { unsafe { out(device, ordinal) } }
+    if (0..devices()).contains(&ordinal) { unsafe { out(device, ordinal) } } else { INVALID_DEVICE }
 }
 
 unsafe fn text(to: *mut c_char, len: c_int, text: &str) -> Status {
-    let count = text.len().min(len as usize - 1);
+    let Some(room) = usize::try_from(len).ok().and_then(|len| len.checked_sub(1)) else { return INVALID_VALUE };
+    let count = text.len().min(room);
     // SAFETY: the caller's buffer has `len` bytes.
     unsafe {
         to.cast::<u8>().copy_from(text.as_ptr(), count);
@@ -105,7 +93,7 @@ pub(crate) unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribut
         4 => 64,
         5 => c_int::MAX,
         6 | 7 => 65_535,
-        8 => 48 << 10,
+        8 => SHARED_BYTES as c_int,
         10 => 32,
         9 | 12 | 82 => 65_536,
         13 => 1_980_000,
@@ -116,7 +104,7 @@ pub(crate) unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribut
         39 => 2048,
         75 => 9,
         81 => 228 << 10,
-        97 => 227 << 10,
+        97 => MOST_SHARED_BYTES as c_int,
         // Memory pools, unified addresses, cooperative launches and the like.
         41 | 83 | 85 | 95 | 115 => 1,
         _ => 0,
@@ -182,7 +170,7 @@ pub(crate) unsafe extern "C" fn cuCtxGetStreamPriorityRange(least: *mut c_int, g
     }
 }
 
-/// Streams and events are numbers; a stream's is its context.
+/// Creates a stream, which is a number, if the thread has a context.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn cuStreamCreate(stream: *mut usize, _flags: c_uint) -> Status {
     static NEXT: AtomicU64 = AtomicU64::new(0x1000);
@@ -378,7 +366,11 @@ pub(crate) unsafe extern "C" fn cuMemcpyPeerAsync(
 
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn cuMemsetD8Async(to: u64, value: u8, bytes: usize, _stream: usize) -> Status {
+    if bytes == 0 || state() != SUCCESS {
+        return state();
+    }
     if !is_of_device(to, bytes) {
+        says(&format!("cuMemsetD8Async: {bytes} bytes at {to:#x} are in no allocation of the device"));
         return INVALID_VALUE;
     }
     unsafe { (to as *mut u8).write_bytes(value, bytes) };
@@ -424,122 +416,6 @@ pub(crate) unsafe extern "C" fn cuMemcpy2DAsync_v2(copy: *const Copy2D, _stream:
         }
     }
     SUCCESS
-}
-
-/// Loads PTX text that ends with a zero.
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn cuModuleLoadData(module: *mut *mut Module, image: *const c_char) -> Status {
-    let text = unsafe { CStr::from_ptr(image) }.to_string_lossy();
-    if let Some(folder) = std::env::var_os("EMULATOR_PTX") {
-        // Named after the kernel, which is unlike others.
-        let name =
-            text.split_once(".entry ").map_or("none", |(_, rest)| rest.split(['(', ' ']).next().unwrap_or("none"));
-        let file = std::path::Path::new(&folder).join(format!("{name}.ptx"));
-        std::fs::write(file, text.as_bytes()).unwrap_or_else(|error| says(&format!("EMULATOR_PTX: {error}")));
-    }
-    match parse::module(&text) {
-        Ok(loaded) => unsafe { out(module, Box::into_raw(Box::new(loaded))) },
-        Err(reason) => {
-            says(&format!("a module that cannot be loaded: {reason}"));
-            INVALID_PTX
-        }
-    }
-}
-
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn cuModuleUnload(_module: *mut Module) -> Status {
-    SUCCESS
-}
-
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn cuModuleGetFunction(
-    function: *mut *const Kernel,
-    module: *mut Module,
-    name: *const c_char,
-) -> Status {
-    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
-    match unsafe { &*module }.kernels.get(&*name) {
-        Some(kernel) => unsafe { out(function, Arc::as_ptr(kernel)) },
-        None => NOT_FOUND,
-    }
-}
-
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn cuFuncSetAttribute(
-    _function: *const Kernel,
-    attribute: c_uint,
-    value: c_int,
-) -> Status {
-    // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8.
-    if attribute == 8 && value > 227 << 10 { INVALID_VALUE } else { SUCCESS }
-}
-
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn cuFuncGetAttribute(
-    value: *mut c_int,
-    _attribute: c_uint,
-    _function: *const Kernel,
-) -> Status {
-    unsafe { out(value, 0) }
-}
-
-/// Launches of each kernel, and what they took.
-static LAUNCHES: Mutex<Option<HashMap<String, (u64, f64)>>> = Mutex::new(None);
-
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn cuLaunchKernel(
-    function: *const Kernel,
-    grid_x: c_uint,
-    grid_y: c_uint,
-    grid_z: c_uint,
-    block_x: c_uint,
-    block_y: c_uint,
-    block_z: c_uint,
-    shared_bytes: c_uint,
-    _stream: usize,
-    params: *const *const c_void,
-    _extra: *const c_void,
-) -> Status {
-    if state() != SUCCESS {
-        return state();
-    }
-    let kernel = unsafe { &*function };
-    let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-    let threads = block.iter().map(|&n| u64::from(n)).product::<u64>();
-    if grid.contains(&0) || block.contains(&0) || threads > 1024 || grid_y > 65_535 || grid_z > 65_535 {
-        says(&format!("{}: a launch of {grid:?} cubes of {block:?} threads", kernel.name));
-        return INVALID_VALUE;
-    }
-    let bytes = kernel.params.last().map_or(0, |(start, bytes)| start + bytes);
-    let mut values = vec![0u8; bytes];
-    for (index, &(start, bytes)) in kernel.params.iter().enumerate() {
-        // SAFETY: the caller passes a pointer for each of the kernel's parameters.
-        unsafe {
-            let value = (*params.add(index)).cast::<u8>();
-            values[start..start + bytes].copy_from_slice(std::slice::from_raw_parts(value, bytes));
-        }
-    }
-    // Burn measures the device's bandwidth by kernels that only spend time.
-    if kernel.name.contains("throughput") || setting("EMULATOR_SKIPS_KERNELS", 0) == 1 {
-        return SUCCESS;
-    }
-    let started = Instant::now();
-    let launch =
-        Launch { kernel, grid, block, dynamic_bytes: shared_bytes as usize, params: &values, ranges: memory::ranges() };
-    let result = run(&launch);
-    if setting("EMULATOR_TRACE", 0) == 1 {
-        says(&format!("{} {grid:?} x {block:?} in {:.3} s", kernel.name, started.elapsed().as_secs_f64()));
-    }
-    {
-        let mut launches = LAUNCHES.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = launches.get_or_insert_default().entry(kernel.name.clone()).or_default();
-        *entry = (entry.0 + 1, entry.1 + started.elapsed().as_secs_f64());
-    }
-    if let Err(reason) = result {
-        says(&reason);
-        FAULT.store(ILLEGAL_ADDRESS, Ordering::Relaxed);
-    }
-    state()
 }
 
 #[unsafe(no_mangle)]

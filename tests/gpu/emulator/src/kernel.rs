@@ -2,14 +2,28 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use crate::flow::Flow;
+use crate::memory;
 
 /// Kernels of one loaded module.
 pub(crate) struct Module {
     pub(crate) kernels: HashMap<String, Arc<Kernel>>,
     /// Memory of the module's variables, which instructions address.
-    pub(crate) _globals: Vec<Box<[u64]>>,
+    pub(crate) _globals: Globals,
+}
+
+/// Allocations of a module's variables, by their first bytes; freed with the module.
+#[derive(Default)]
+pub(crate) struct Globals(pub(crate) Vec<u64>);
+
+impl Drop for Globals {
+    fn drop(&mut self) {
+        for &start in &self.0 {
+            memory::free(start);
+        }
+    }
 }
 
 /// A kernel.
@@ -24,6 +38,10 @@ pub(crate) struct Kernel {
     pub(crate) shared_bytes: usize,
     /// Bytes of local memory of each thread.
     pub(crate) local_bytes: usize,
+    /// Threads of a cube that the text allows.
+    pub(crate) max_threads: u64,
+    /// Bytes of dynamic shared memory that the program has asked for; without, static and dynamic share 48 KiB.
+    pub(crate) dynamic_limit: AtomicUsize,
 }
 
 /// An instruction.
@@ -36,6 +54,8 @@ pub(crate) struct Instruction {
     pub(crate) operands: Vec<Operand>,
     /// Text of the opcode, for messages.
     pub(crate) text: String,
+    /// Reason that the machine does not run the instruction.
+    pub(crate) refusal: Option<String>,
 }
 
 /// An operand.
@@ -92,7 +112,6 @@ pub(crate) enum Type {
     F64,
     F16x2,
     Bf16x2,
-    B128,
 }
 
 impl Type {
@@ -113,7 +132,6 @@ impl Type {
             "f64" => Self::F64,
             "f16x2" => Self::F16x2,
             "bf16x2" => Self::Bf16x2,
-            "b128" => Self::B128,
             _ => return None,
         })
     }
@@ -125,7 +143,6 @@ impl Type {
             Self::F16 | Self::Bf16 => 16,
             Self::F32 | Self::F16x2 | Self::Bf16x2 => 32,
             Self::F64 => 64,
-            Self::B128 => 128,
         }
     }
 

@@ -1,11 +1,14 @@
 //! Runs kernels: cubes of warps of 32 threads, in lock step where they do not diverge.
 
+mod access;
+mod exchange;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::alu::{self, Lanes};
-use crate::kernel::{Base, Instruction, Kernel, Operand, Space, Special, Type};
-use crate::memory::{LOCAL, Ranges, SHARED, STATIC, range_of};
+use crate::kernel::{Base, Instruction, Kernel, Operand, Space, Special};
+use crate::memory::{LOCAL, Ranges, SHARED};
 
 /// A launch.
 pub(crate) struct Launch<'a> {
@@ -54,11 +57,14 @@ pub(crate) fn run(launch: &Launch) -> Result<(), String> {
     reason.map_or(Ok(()), |reason| Err(format!("{}: {reason}", launch.kernel.name)))
 }
 
+/// Threads of a warp.
 const WARP: usize = 32;
 
+/// The threads that run in lock step, and their registers.
 struct Warp {
     registers: Vec<Lanes>,
-    local: Vec<u8>,
+    /// Local memory of the threads, one after the other.
+    local: Vec<u64>,
     pc: [u32; WARP],
     /// Threads that have not ended.
     alive: u32,
@@ -71,25 +77,60 @@ struct Warp {
     cached: (u64, u64),
 }
 
+/// The threads that share memory and barriers, one cube of the grid after the other.
 struct Cube<'a> {
     launch: &'a Launch<'a>,
     warps: Vec<Warp>,
+    /// Shared memory of the size that the launch states, and that of the kernel's own variables.
     dynamic: Vec<u64>,
     fixed: Vec<u64>,
+    /// Position in the grid.
     at: [u32; 3],
 }
 
-/// How the execution of an instruction ends.
+/// The place of threads after an instruction that they ran.
 enum Next {
     Step,
-    /// Lanes that jump, and where to.
-    Jump(u32, u32),
-    /// Lanes that end.
-    End(u32),
-    /// Lanes that wait for the cube.
-    Wait(u32),
-    /// Lanes that wait for others of their warp.
+    Jump(u32),
+    End,
+    /// A barrier of the cube.
+    Wait,
+    /// An instruction that waits for other threads of the warp.
     Park,
+}
+
+impl Warp {
+    fn jump(&mut self, lanes: u32, to: u32) {
+        lanes_of(lanes).for_each(|lane| self.pc[lane] = to);
+    }
+
+    /// The instruction that follows for all threads `mask`; `None` if some part, end or wait, and are put in their places.
+    fn goes_on(&mut self, next: &Next, pc: u32, mask: u32, runs: u32) -> Option<u32> {
+        match *next {
+            Next::Step => return Some(pc + 1),
+            Next::Jump(to) if runs == mask => return Some(to),
+            Next::Jump(to) => {
+                self.jump(mask, pc + 1);
+                self.jump(runs, to);
+            }
+            Next::End => {
+                self.alive &= !runs;
+                // Those that waited for these look again.
+                self.parked = 0;
+                self.jump(mask & !runs, pc + 1);
+            }
+            Next::Wait => {
+                self.waiting |= runs;
+                self.jump(mask, pc + 1);
+            }
+            Next::Park => {
+                self.parked |= runs;
+                self.jump(mask, pc + 1);
+                self.jump(runs, pc);
+            }
+        }
+        None
+    }
 }
 
 impl<'a> Cube<'a> {
@@ -99,7 +140,7 @@ impl<'a> Cube<'a> {
         let warps = (0..threads.div_ceil(WARP))
             .map(|number| Warp {
                 registers: vec![[0; WARP]; kernel.num_registers],
-                local: vec![0; kernel.local_bytes * WARP],
+                local: vec![0; kernel.local_bytes.div_ceil(8) * WARP],
                 pc: [0; WARP],
                 alive: 0,
                 waiting: 0,
@@ -124,6 +165,7 @@ impl<'a> Cube<'a> {
             (warp.waiting, warp.parked) = (0, 0);
             warp.pc = [0; WARP];
             warp.registers.fill([u64::MAX; WARP]);
+            warp.local.fill(u64::MAX);
         }
         loop {
             for warp in 0..self.warps.len() {
@@ -140,161 +182,104 @@ impl<'a> Cube<'a> {
                     self.at
                 ));
             }
-            self.warps.iter_mut().for_each(|warp| warp.waiting = 0);
+            self.release()?;
         }
+    }
+
+    /// Lets all threads go on that wait for the cube, which they must do at the same barrier.
+    fn release(&mut self) -> Result<(), String> {
+        let mut places = self.warps.iter().flat_map(|warp| lanes_of(warp.waiting).map(|lane| warp.pc[lane] - 1));
+        let first = places.next().unwrap_or_default();
+        if let Some(other) = places.find(|&place| place != first) {
+            let at = self.at;
+            return Err(format!("threads of cube {at:?} wait at different barriers, instructions {first} and {other}"));
+        }
+        self.warps.iter_mut().for_each(|warp| warp.waiting = 0);
+        Ok(())
     }
 
     /// Runs a warp until its threads end or wait for the cube.
     fn run_warp(&mut self, number: usize) -> Result<(), String> {
+        while let Some((pc, mask)) = self.next_group(number) {
+            self.run_group(number, pc, mask)?;
+        }
+        Ok(())
+    }
+
+    /// The instruction that a warp runs next, and the threads that are there.
+    fn next_group(&mut self, number: usize) -> Option<(u32, u32)> {
+        let flow = &self.launch.kernel.flow;
+        let warp = &mut self.warps[number];
+        let pc = lanes_of(warp.alive & !warp.waiting & !warp.parked)
+            .map(|lane| warp.pc[lane])
+            .reduce(|best, pc| if pc != best && flow.is_before(pc, best) { pc } else { best })?;
+        let mask = mask_of(warp.alive & !warp.waiting, |lane| warp.pc[lane] == pc);
+        warp.parked &= !mask;
+        Some((pc, mask))
+    }
+
+    /// Runs threads that are at the same instruction until they part, end or wait, or others may run first.
+    fn run_group(&mut self, number: usize, mut pc: u32, mask: u32) -> Result<(), String> {
         let Kernel { code, flow, .. } = self.launch.kernel;
+        let warp = &self.warps[number];
+        let others = warp.alive & !warp.waiting & !warp.parked & !mask;
         loop {
-            let warp = &mut self.warps[number];
-            let runnable = warp.alive & !warp.waiting & !warp.parked;
-            let Some(mut pc) = lanes_of(runnable)
-                .map(|lane| warp.pc[lane])
-                .reduce(|best, pc| if pc != best && flow.is_before(pc, best) { pc } else { best })
-            else {
-                return Ok(());
-            };
-            let mask = lanes_of(warp.alive & !warp.waiting)
-                .filter(|&lane| warp.pc[lane] == pc)
-                .fold(0u32, |mask, lane| mask | 1 << lane);
-            warp.parked &= !mask;
-            let others = warp.alive & !warp.waiting & !warp.parked & !mask;
-            loop {
-                let instruction = &code[pc as usize];
-                let runs = match instruction.guard {
-                    None => mask,
-                    Some((predicate, with)) => {
-                        let values = &self.warps[number].registers[predicate as usize];
-                        lanes_of(mask).filter(|&lane| (values[lane] & 1 == 1) == with).fold(0, |m, lane| m | 1 << lane)
-                    }
-                };
-                let next = if runs == 0 {
-                    Next::Step
-                } else {
-                    self.execute(number, instruction, runs).map_err(|reason| {
-                        format!(
-                            "{} at instruction {pc}, warp {number} of cube {:?}: {reason}",
-                            instruction.text, self.at
-                        )
-                    })?
-                };
-                let warp = &mut self.warps[number];
-                let set = |warp: &mut Warp, lanes: u32, to: u32| lanes_of(lanes).for_each(|lane| warp.pc[lane] = to);
-                let goes_on = match next {
-                    Next::Step => Some(pc + 1),
-                    Next::Jump(lanes, to) if lanes == mask => Some(to),
-                    Next::Jump(lanes, to) => {
-                        set(warp, mask & !lanes, pc + 1);
-                        set(warp, lanes, to);
-                        None
-                    }
-                    Next::End(lanes) => {
-                        warp.alive &= !lanes;
-                        set(warp, mask & !lanes, pc + 1);
-                        None
-                    }
-                    Next::Wait(lanes) => {
-                        warp.waiting |= lanes;
-                        set(warp, mask, pc + 1);
-                        None
-                    }
-                    Next::Park => {
-                        warp.parked |= runs;
-                        set(warp, runs, pc);
-                        set(warp, mask & !runs, pc + 1);
-                        None
-                    }
-                };
-                match goes_on {
-                    // Others may run first, or join, where a block begins.
-                    Some(to) if others != 0 && flow.is_first(to) => set(warp, mask, to),
-                    Some(to) => {
-                        pc = to;
-                        continue;
-                    }
-                    None => {}
+            let instruction = &code[pc as usize];
+            let runs = match instruction.guard {
+                None => mask,
+                Some((predicate, with)) => {
+                    let values = &self.warps[number].registers[predicate as usize];
+                    mask_of(mask, |lane| (values[lane] & 1 == 1) == with)
                 }
-                break;
+            };
+            let next = if runs == 0 {
+                Next::Step
+            } else {
+                self.execute(number, instruction, runs).map_err(|reason| {
+                    format!("{} at instruction {pc}, warp {number} of cube {:?}: {reason}", instruction.text, self.at)
+                })?
+            };
+            let warp = &mut self.warps[number];
+            match warp.goes_on(&next, pc, mask, runs) {
+                // Others may run first, or join, where a block begins.
+                Some(to) if others != 0 && flow.is_first(to) => {
+                    warp.jump(mask, to);
+                    return Ok(());
+                }
+                Some(to) => pc = to,
+                None => return Ok(()),
             }
         }
     }
 
     /// Runs an instruction for the threads `mask`.
     fn execute(&mut self, number: usize, instruction: &Instruction, mask: u32) -> Result<Next, String> {
+        if let Some(reason) = &instruction.refusal {
+            return Err(reason.clone());
+        }
         let operands = &instruction.operands;
         let opcode = &instruction.opcode;
         match opcode.base {
             Base::Bra => {
                 let Operand::Target(target) = operands[0] else { unreachable!("resolved by the reader") };
-                return Ok(Next::Jump(mask, target as u32));
+                return Ok(Next::Jump(target as u32));
             }
-            Base::Ret | Base::Exit => return Ok(Next::End(mask)),
+            Base::Ret | Base::Exit => return Ok(Next::End),
             Base::Trap => return Err("a trap".to_owned()),
-            Base::Bar | Base::Barrier => {
-                if opcode.has("warp") {
-                    return self.together(number, operands, 0, mask, |_, _| Ok(()));
-                }
-                if operands.len() > 1 || opcode.has("red") || opcode.has("arrive") {
-                    return Err("only barriers of all threads are supported".to_owned());
-                }
-                return Ok(Next::Wait(mask));
+            Base::Bar | Base::Barrier if !opcode.has("warp") => return Ok(Next::Wait),
+            Base::Bar | Base::Barrier | Base::Shfl | Base::Vote | Base::Elect => {
+                return self.exchange(number, instruction, mask);
             }
-            Base::Membar | Base::Fence | Base::Prefetch | Base::Nanosleep => {
-                std::sync::atomic::fence(Ordering::SeqCst);
-            }
+            Base::Membar | Base::Fence => std::sync::atomic::fence(Ordering::SeqCst),
+            Base::Prefetch | Base::Nanosleep => {}
             Base::Ld | Base::Ldu => self.load(number, instruction, mask)?,
             Base::St => self.store(number, instruction, mask)?,
             Base::Atom | Base::Red => self.atomic(number, instruction, mask)?,
-            Base::Shfl => {
-                return self.together(number, operands, operands.len() - 1, mask, |cube, mask| {
-                    cube.shuffle(number, instruction, mask)
-                });
-            }
-            Base::Vote => {
-                return self.together(number, operands, operands.len() - 1, mask, |cube, mask| {
-                    cube.vote(number, instruction, mask);
-                    Ok(())
-                });
-            }
-            Base::Elect => {
-                return self.together(number, operands, 1, mask, |cube, mask| {
-                    let leader = mask.trailing_zeros();
-                    let Operand::Pair(lane, predicate) = &operands[0] else {
-                        return Err("elect without a predicate".into());
-                    };
-                    cube.put(number, lane, &[u64::from(leader); WARP], mask);
-                    cube.put(number, predicate, &std::array::from_fn(|lane| u64::from(lane as u32 == leader)), mask);
-                    Ok(())
-                });
-            }
             Base::Activemask => self.put(number, &operands[0], &[u64::from(mask); WARP], mask),
-            Base::Mov if matches!(operands[0], Operand::Vector(_)) || matches!(operands[1], Operand::Vector(_)) => {
-                self.repack(number, instruction, mask)?;
+            Base::Mov if operands.iter().any(|operand| matches!(operand, Operand::Vector(_))) => {
+                self.repack(number, instruction, mask);
             }
-            Base::Setp => {
-                let [a, b] = [1, 2].map(|index| self.get(number, &operands[index]));
-                let mut result = alu::compare(opcode, &a, &b)?;
-                let mut other: Lanes = result.map(|value| value ^ 1);
-                if let Some(third) = operands.get(3) {
-                    let c = self.get(number, third);
-                    for lane in 0..WARP {
-                        let combine = |value: u64| match &opcode.words[1][..] {
-                            "and" => value & c[lane],
-                            "or" => value | c[lane],
-                            _ => value ^ c[lane],
-                        } & 1;
-                        (result[lane], other[lane]) = (combine(result[lane]), combine(other[lane]));
-                    }
-                }
-                if let Operand::Pair(first, second) = &operands[0] {
-                    self.put(number, first, &result, mask);
-                    self.put(number, second, &other, mask);
-                } else {
-                    self.put(number, &operands[0], &result, mask);
-                }
-            }
+            Base::Setp => self.set_predicates(number, instruction, mask)?,
             Base::Isspacep => {
                 let a = self.get(number, &operands[1]);
                 let inside = |value: u64| match opcode.space {
@@ -303,9 +288,6 @@ impl<'a> Cube<'a> {
                     _ => value & (SHARED | LOCAL) == 0,
                 };
                 self.put(number, &operands[0], &a.map(|value| u64::from(inside(value))), mask);
-            }
-            Base::Mma | Base::Ldmatrix | Base::Stmatrix | Base::CpAsync | Base::Movmatrix | Base::Match => {
-                return Err("not supported".to_owned());
             }
             _ => {
                 let sources: Vec<Lanes> = operands[1..].iter().map(|operand| self.get(number, operand)).collect();
@@ -316,24 +298,36 @@ impl<'a> Cube<'a> {
         Ok(Next::Step)
     }
 
-    /// Runs an instruction once all threads that the operand `at` lists have reached it.
-    fn together(
-        &mut self,
-        number: usize,
-        operands: &[Operand],
-        at: usize,
-        mask: u32,
-        action: impl FnOnce(&mut Self, u32) -> Result<(), String>,
-    ) -> Result<Next, String> {
-        let members = self.get(number, &operands[at])[mask.trailing_zeros() as usize] as u32;
-        let expected = members & self.warps[number].alive;
-        if expected & !mask != 0 {
-            return Ok(Next::Park);
+    /// Compares, and combines the result and its complement with a third source if there is one.
+    fn set_predicates(&mut self, number: usize, instruction: &Instruction, mask: u32) -> Result<(), String> {
+        let Instruction { opcode, operands, .. } = instruction;
+        let [a, b] = [1, 2].map(|index| self.get(number, &operands[index]));
+        let mut result = alu::compare(opcode, &a, &b)?;
+        let mut other: Lanes = result.map(|value| value ^ 1);
+        if let Some(third) = operands.get(3) {
+            let c = self.get(number, third);
+            let combine = |values: Lanes| -> Lanes {
+                std::array::from_fn(|lane| {
+                    let (value, c) = (values[lane], c[lane] & 1);
+                    match opcode.words.get(1).map(String::as_str) {
+                        Some("and") => value & c,
+                        Some("or") => value | c,
+                        _ => value ^ c,
+                    }
+                })
+            };
+            (result, other) = (combine(result), combine(other));
         }
-        action(self, mask)?;
-        Ok(Next::Step)
+        if let Operand::Pair(first, second) = &operands[0] {
+            self.put(number, first, &result, mask);
+            self.put(number, second, &other, mask);
+        } else {
+            self.put(number, &operands[0], &result, mask);
+        }
+        Ok(())
     }
 
+    /// Values of an operand for all threads of a warp.
     fn get(&self, number: usize, operand: &Operand) -> Lanes {
         let warp = &self.warps[number];
         match operand {
@@ -372,6 +366,7 @@ impl<'a> Cube<'a> {
         }
     }
 
+    /// Writes a register for the threads `mask`; nothing for `_`.
     fn put(&mut self, number: usize, operand: &Operand, values: &Lanes, mask: u32) {
         let Operand::Register(register) = operand else { return };
         let own = &mut self.warps[number].registers[*register as usize];
@@ -382,207 +377,30 @@ impl<'a> Cube<'a> {
         }
     }
 
-    /// Host address of `len` bytes that a thread reads or writes.
-    fn place(&mut self, number: usize, lane: usize, space: Space, address: u64, len: usize) -> Result<*mut u8, String> {
-        let warp = &mut self.warps[number];
-        if space != Space::Param && len > 0 && !address.is_multiple_of(len as u64) {
-            return Err(format!("thread {lane} of the warp: the address {address:#x} is not aligned to {len} bytes"));
-        }
-        let beyond = |offset: u64, size: usize| {
-            format!("thread {lane} of the warp: {len} bytes at offset {offset} of {size} bytes of {space:?} memory")
-        };
-        let within = |memory: *mut u8, size: usize, offset: u64| {
-            if offset as usize + len <= size {
-                // SAFETY: within the memory, as just compared.
-                Ok(unsafe { memory.add(offset as usize) })
-            } else {
-                Err(beyond(offset, size))
-            }
-        };
-        let is_shared = space == Space::Shared || space == Space::Generic && address & SHARED != 0;
-        let is_local = space == Space::Local || space == Space::Generic && address & LOCAL != 0;
-        if is_shared {
-            let offset = address & (2 * STATIC - 1);
-            if offset < STATIC {
-                return within(self.dynamic.as_mut_ptr().cast(), self.launch.dynamic_bytes, offset);
-            }
-            return within(self.fixed.as_mut_ptr().cast(), self.launch.kernel.shared_bytes, offset - STATIC);
-        }
-        if is_local {
-            let size = self.launch.kernel.local_bytes;
-            // SAFETY: each thread has `size` bytes.
-            let own = unsafe { warp.local.as_mut_ptr().add(lane * size) };
-            return within(own, size, address & !LOCAL);
-        }
-        let end = address.wrapping_add(len as u64);
-        if !(warp.cached.0 <= address && end <= warp.cached.1) {
-            warp.cached = range_of(&self.launch.ranges, address, len as u64).ok_or_else(|| {
-                format!("thread {lane} of the warp: {len} bytes at {address:#x} are in no allocation of the device")
-            })?;
-        }
-        Ok(address as *mut u8)
-    }
-
-    fn load(&mut self, number: usize, instruction: &Instruction, mask: u32) -> Result<(), String> {
-        let (opcode, operands) = (&instruction.opcode, &instruction.operands);
-        let ty = opcode.ty();
-        let bytes = ty.bytes();
-        let addresses = self.get(number, &operands[1]);
-        let targets = match &operands[0] {
-            Operand::Vector(targets) => targets.clone(),
-            other => vec![other.clone()],
-        };
-        let mut values = vec![[0u64; WARP]; targets.len()];
-        for lane in lanes_of(mask) {
-            if opcode.space == Space::Param {
-                for (index, values) in values.iter_mut().enumerate() {
-                    let start = addresses[lane] as usize + index * bytes;
-                    let range = start..start + bytes;
-                    let bytes = self.launch.params.get(range).ok_or("beyond the parameters")?;
-                    values[lane] = read(bytes.as_ptr(), bytes.len());
-                }
-                continue;
-            }
-            let place = self.place(number, lane, opcode.space, addresses[lane], bytes * targets.len())?;
-            for (index, values) in values.iter_mut().enumerate() {
-                // SAFETY: `place` checked as many bytes as all values have.
-                values[lane] = read(unsafe { place.add(index * bytes) }, bytes);
-            }
-        }
-        for (target, values) in targets.iter().zip(&values) {
-            let values = match ty {
-                Type::Signed(bits) => values.map(|value| alu::extended(value, bits)),
-                _ => *values,
-            };
-            self.put(number, target, &values, mask);
-        }
-        Ok(())
-    }
-
-    fn store(&mut self, number: usize, instruction: &Instruction, mask: u32) -> Result<(), String> {
-        let (opcode, operands) = (&instruction.opcode, &instruction.operands);
-        let bytes = opcode.ty().bytes();
-        let addresses = self.get(number, &operands[0]);
-        let values: Vec<Lanes> = match &operands[1] {
-            Operand::Vector(sources) => sources.iter().map(|source| self.get(number, source)).collect(),
-            other => vec![self.get(number, other)],
-        };
-        for lane in lanes_of(mask) {
-            let place = self.place(number, lane, opcode.space, addresses[lane], bytes * values.len())?;
-            for (index, values) in values.iter().enumerate() {
-                // SAFETY: `place` checked as many bytes as all values have.
-                write(unsafe { place.add(index * bytes) }, bytes, values[lane]);
-            }
-        }
-        Ok(())
-    }
-
-    fn atomic(&mut self, number: usize, instruction: &Instruction, mask: u32) -> Result<(), String> {
-        static LOCK: Mutex<()> = Mutex::new(());
-        let (opcode, operands) = (&instruction.opcode, &instruction.operands);
-        let has_result = opcode.base == Base::Atom;
-        let first = usize::from(has_result);
-        let addresses = self.get(number, &operands[first]);
-        let sources: Vec<Lanes> = operands[first + 1..].iter().map(|operand| self.get(number, operand)).collect();
-        let bytes = opcode.ty().bytes();
-        let mut before = [0u64; WARP];
-        // Threads of other cubes may run at the same time.
-        let _guard = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-        for lane in lanes_of(mask) {
-            let place = self.place(number, lane, opcode.space, addresses[lane], bytes)?;
-            before[lane] = read(place, bytes);
-            let after = alu::changed(opcode, before[lane], &sources.iter().map(|s| s[lane]).collect::<Vec<_>>())?;
-            write(place, bytes, after);
-        }
-        if has_result {
-            self.put(number, &operands[0], &before, mask);
-        }
-        Ok(())
-    }
-
-    fn shuffle(&mut self, number: usize, instruction: &Instruction, mask: u32) -> Result<(), String> {
-        let (opcode, operands) = (&instruction.opcode, &instruction.operands);
-        let [values, offsets, clamps] = [1, 2, 3].map(|index| self.get(number, &operands[index]));
-        let mut result = values;
-        let mut valid = [0u64; WARP];
-        for lane in lanes_of(mask) {
-            let (offset, clamp) = (offsets[lane] as usize & 31, clamps[lane] as usize);
-            let (clamp, segment) = (clamp & 31, clamp >> 8 & 31);
-            let most = (lane & segment) | (clamp & !segment);
-            let least = lane & segment;
-            let (source, is_valid) = if opcode.has("up") {
-                (lane.wrapping_sub(offset), lane >= offset + most)
-            } else if opcode.has("down") {
-                (lane + offset, lane + offset <= most)
-            } else if opcode.has("bfly") {
-                (lane ^ offset, lane ^ offset <= most)
-            } else {
-                let source = least | (offset & !segment);
-                (source, source <= most)
-            };
-            let source = if is_valid { source } else { lane };
-            if mask >> source & 1 == 0 {
-                return Err(format!("thread {lane} reads thread {source}, which does not take part"));
-            }
-            result[lane] = values[source];
-            valid[lane] = u64::from(is_valid);
-        }
-        match &operands[0] {
-            Operand::Pair(target, predicate) => {
-                self.put(number, target, &result, mask);
-                self.put(number, predicate, &valid, mask);
-            }
-            target => self.put(number, target, &result, mask),
-        }
-        Ok(())
-    }
-
-    fn vote(&mut self, number: usize, instruction: &Instruction, mask: u32) {
-        let (opcode, operands) = (&instruction.opcode, &instruction.operands);
-        let values = self.get(number, &operands[1]);
-        let set = lanes_of(mask).filter(|&lane| values[lane] & 1 == 1).fold(0u32, |m, lane| m | 1 << lane);
-        let result = if opcode.has("ballot") {
-            u64::from(set)
-        } else if opcode.has("any") {
-            u64::from(set != 0)
-        } else if opcode.has("all") {
-            u64::from(set == mask)
-        } else {
-            u64::from(set == 0 || set == mask)
-        };
-        self.put(number, &operands[0], &[result; WARP], mask);
-    }
-
-    /// Moves between one register and the parts of a vector.
-    fn repack(&mut self, number: usize, instruction: &Instruction, mask: u32) -> Result<(), String> {
-        let operands = &instruction.operands;
+    /// Moves between one register and the parts of a vector, of which the first is the lowest.
+    fn repack(&mut self, number: usize, instruction: &Instruction, mask: u32) {
         let bits = instruction.opcode.ty().bits();
-        if bits > 64 {
-            return Err("registers of 128 bits are not supported".to_owned());
-        }
-        match (&operands[0], &operands[1]) {
-            (Operand::Vector(parts), source) => {
+        match &instruction.operands[..] {
+            [Operand::Vector(parts), source] => {
                 let values = self.get(number, source);
                 let part = bits / parts.len() as u32;
-                for (index, target) in parts.iter().enumerate() {
-                    let low = values.map(|value| alu::low(value >> (index as u32 * part), part));
-                    self.put(number, target, &low, mask);
+                for (index, target) in (0..).zip(parts) {
+                    self.put(number, target, &values.map(|value| alu::low(value >> (index * part), part)), mask);
                 }
             }
-            (target, Operand::Vector(parts)) => {
+            [target, Operand::Vector(parts)] => {
                 let part = bits / parts.len() as u32;
                 let mut result = [0u64; WARP];
-                for (index, source) in parts.iter().enumerate() {
+                for (index, source) in (0..).zip(parts) {
                     let values = self.get(number, source);
-                    for lane in 0..WARP {
-                        result[lane] |= alu::low(values[lane], part) << (index as u32 * part);
+                    for (result, value) in result.iter_mut().zip(values) {
+                        *result |= alu::low(value, part) << (index * part);
                     }
                 }
                 self.put(number, target, &result, mask);
             }
-            _ => unreachable!("one side is a vector"),
+            _ => unreachable!("checked by the reader: one side is a vector"),
         }
-        Ok(())
     }
 }
 
@@ -598,14 +416,7 @@ fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
     })
 }
 
-fn read(from: *const u8, bytes: usize) -> u64 {
-    let mut value = [0; 8];
-    // SAFETY: the caller has checked the place, of at most eight bytes.
-    unsafe { from.copy_to(value.as_mut_ptr(), bytes.min(8)) };
-    u64::from_le_bytes(value)
-}
-
-fn write(to: *mut u8, bytes: usize, value: u64) {
-    // SAFETY: the caller has checked the place, of at most eight bytes.
-    unsafe { to.copy_from(value.to_le_bytes().as_ptr(), bytes.min(8)) };
+/// Lanes of a mask for which a condition holds.
+fn mask_of(mask: u32, holds: impl Fn(usize) -> bool) -> u32 {
+    lanes_of(mask).filter(|&lane| holds(lane)).fold(0, |mask, lane| mask | 1 << lane)
 }

@@ -4,6 +4,8 @@ use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::settings;
+
 /// Where the window of shared memory begins among generic addresses; dynamic memory comes first.
 pub(crate) const SHARED: u64 = 1 << 60;
 /// Offset of shared memory of a size that the kernel states.
@@ -28,9 +30,13 @@ fn with<T>(change: impl FnOnce(&mut BTreeMap<u64, u64>) -> T) -> T {
     change(Arc::make_mut(ranges.get_or_insert_default()))
 }
 
+/// Room for an allocation at any alignment. That of the layout is small, because only such memory is zero without being touched.
 fn layout(bytes: usize) -> Layout {
-    Layout::from_size_align(bytes.max(1), ALIGNMENT).expect("a power of two")
+    Layout::from_size_align(bytes + ALIGNMENT, 16).expect("a power of two")
 }
+
+/// Where the memory of each allocation begins that was taken from the host.
+static BASES: Mutex<BTreeMap<u64, u64>> = Mutex::new(BTreeMap::new());
 
 /// Allocates device memory; `None` if `limit` is exceeded.
 pub(crate) fn allocate(bytes: usize, limit: u64) -> Option<u64> {
@@ -42,12 +48,17 @@ pub(crate) fn allocate(bytes: usize, limit: u64) -> Option<u64> {
         peak.0 += bytes as u64;
         peak.1 = peak.1.max(peak.0);
     }
+    let is_filled = bytes <= FILLED && !settings::skips();
     // SAFETY: the layout is not empty.
-    let start = unsafe { if bytes <= FILLED { alloc(layout(bytes)) } else { alloc_zeroed(layout(bytes)) } };
+    let start = unsafe { if is_filled { alloc(layout(bytes)) } else { alloc_zeroed(layout(bytes)) } };
     if start.is_null() {
         return None;
     }
-    if bytes <= FILLED {
+    let base = start as u64;
+    // SAFETY: the layout has room for the shift.
+    let start = unsafe { start.add(base.next_multiple_of(ALIGNMENT as u64).abs_diff(base) as usize) };
+    BASES.lock().unwrap_or_else(PoisonError::into_inner).insert(start as u64, base);
+    if is_filled {
         // SAFETY: just allocated with this size.
         unsafe { start.write_bytes(0xFF, bytes) };
     }
@@ -58,9 +69,10 @@ pub(crate) fn allocate(bytes: usize, limit: u64) -> Option<u64> {
 /// Frees device memory; false if the address is not an allocation's.
 pub(crate) fn free(start: u64) -> bool {
     let Some(bytes) = with(|ranges| ranges.remove(&start)) else { return false };
+    let Some(base) = BASES.lock().unwrap_or_else(PoisonError::into_inner).remove(&start) else { return false };
     PEAK.lock().unwrap_or_else(PoisonError::into_inner).0 -= bytes;
     // SAFETY: allocated by `allocate` with this layout, and removed from the table.
-    unsafe { dealloc(start as *mut u8, layout(bytes as usize)) };
+    unsafe { dealloc(base as *mut u8, layout(bytes as usize)) };
     true
 }
 
@@ -77,5 +89,5 @@ pub(crate) fn ranges() -> Ranges {
 /// The allocation that holds `len` bytes from `address`.
 pub(crate) fn range_of(ranges: &BTreeMap<u64, u64>, address: u64, len: u64) -> Option<(u64, u64)> {
     let (&start, &bytes) = ranges.range(..=address).next_back()?;
-    (address + len <= start + bytes).then_some((start, start + bytes))
+    address.checked_add(len).is_some_and(|end| end <= start + bytes).then_some((start, start + bytes))
 }

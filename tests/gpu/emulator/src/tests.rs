@@ -1,11 +1,23 @@
+//! Kernels and single instructions on the machine.
+
+mod instructions;
+mod threads;
+
+use crate::kernel::Module;
 use crate::machine::{Launch, run};
 use crate::{memory, parse};
 
 const HEAD: &str = ".version 8.7\n.target sm_90a\n.address_size 64\n";
+const REGISTERS: &str = ".reg .pred %p<9>; .reg .b16 %rs<9>; .reg .b32 %r<20>, %f<9>; .reg .b64 %rd<20>, %fd<9>;";
 
 /// Runs a kernel `k` over buffers; returns them as it leaves them.
 fn launched(body: &str, params: &str, [cubes, threads]: [u32; 2], buffers: &[&[u32]]) -> Result<Vec<Vec<u32>>, String> {
-    let module = parse::module(&format!("{HEAD}.visible .entry k({params})\n{{\n{body}\n}}"))?;
+    let module = parse::module(&format!("{HEAD}.visible .entry k({params})\n{{\n{REGISTERS}\n{body}\n}}"))?;
+    launched_of(&module, [cubes, threads], buffers)
+}
+
+/// Runs the kernel `k` of a module over buffers; returns them as it leaves them.
+fn launched_of(module: &Module, [cubes, threads]: [u32; 2], buffers: &[&[u32]]) -> Result<Vec<Vec<u32>>, String> {
     let starts: Vec<u64> =
         buffers.iter().map(|values| memory::allocate(values.len() * 4, u64::MAX / 2).unwrap()).collect();
     let mut values = Vec::new();
@@ -69,10 +81,8 @@ fn threads_that_diverge_meet_again() {
 
 #[test]
 fn shuffles_sum_a_warp() {
-    let steps: String = [16, 8, 4, 2, 1]
-        .iter()
-        .map(|step| format!("shfl.sync.bfly.b32 %r6, %r5, {step}, 31, -1;\nadd.f32 %r5, %r5, %r6;\n"))
-        .collect();
+    let step = |step: u32| format!("shfl.sync.bfly.b32 %r6, %r5, {step}, 31, -1;\nadd.f32 %r5, %r5, %r6;");
+    let steps = [16, 8, 4, 2, 1].map(step).join("\n");
     let body = format!("{OWN}\nld.global.nc.b32 %r5, [%rd3];\n{steps}\nst.global.b32 [%rd3], %r5;\nret;");
     let values: Vec<u32> = (0..32).map(|n| (n as f32).to_bits()).collect();
     let left = launched(&body, ONE, [1, 32], &[&values]).unwrap();
@@ -136,7 +146,7 @@ fn an_access_outside_of_all_memory_is_a_fault() {
 }
 
 #[test]
-fn threads_that_wait_for_ended_ones_are_a_fault() {
+fn threads_that_wait_at_different_instructions_are_a_fault() {
     let body = format!(
         "{OWN}
         setp.lt.u32 %p1, %r4, 16;
@@ -156,7 +166,7 @@ fn results_are_rounded_in_the_direction_of_the_instruction() {
         let [a, b, c] = [a, b, c].map(|x| format!("0f{:08X}", x.to_bits()));
         let body = format!("{OWN}\n{instruction} %f1, {a}, {b}, {c};\nst.global.b32 [%rd3], %f1;\nret;");
         let left = launched(&body, ONE, [1, 1], &[&[0]]).unwrap();
-        assert_eq!(f32::from_bits(left[0][0]), expected, "{instruction}");
+        assert_eq!(left[0][0], expected.to_bits(), "{instruction}");
     };
     let small = f32::EPSILON / 4.0;
     check("fma.rm.f32", [1.0, 1.0, small], 1.0);

@@ -71,6 +71,8 @@ fn number(text: &str) -> Option<u64> {
     let text = text.strip_suffix('U').unwrap_or(text);
     match text.get(..2) {
         Some("0f" | "0F" | "0d" | "0D" | "0x" | "0X") => u64::from_str_radix(&text[2..], 16).ok(),
+        Some("0b" | "0B") => u64::from_str_radix(&text[2..], 2).ok(),
+        Some(start) if start.starts_with('0') => u64::from_str_radix(text, 8).ok(),
         _ => text.parse().ok(),
     }
 }

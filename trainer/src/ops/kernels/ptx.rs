@@ -2,8 +2,10 @@
 //! took and all so far: a first step on a GPU waits for the kernels of its model.
 //!
 //! `cargo test --release -p hiend-trainer --features ptx --lib ptx -- --nocapture --test-threads 1`, with `CUDA_PATH`
-//! naming a folder with `nvvm/libdevice` and, for registers and spills, `bin/ptxas` (PyPI's `nvidia-cuda-nvcc-cu12` holds
+//! naming a folder with `nvvm/libdevice` and, for registers and spills, `bin/ptxas` (`PyPI`'s `nvidia-cuda-nvcc-cu12` holds
 //! both). `HIEND_PTX_DIR` names a folder for the compiled text.
+
+#![allow(clippy::print_stdout, clippy::too_many_lines, reason = "a test that lists every kernel, with what it takes")]
 
 use std::ffi::CStr;
 use std::path::PathBuf;
@@ -98,7 +100,7 @@ fn check(name: &str, kernel: &dyn CubeKernel, parts: &[&str]) {
     let Ok(PlironArtifact::NvptxCode(module)) = compiler.compile(kernel.define(), &options) else {
         panic!("{name} does not compile");
     };
-    let compiled = start.elapsed();
+    let to_text = start.elapsed();
     // SAFETY: the module's text ends with a zero.
     let text = unsafe { CStr::from_ptr(module.ptx.as_ptr()) }.to_string_lossy().into_owned();
     for part in parts {
@@ -111,7 +113,7 @@ fn check(name: &str, kernel: &dyn CubeKernel, parts: &[&str]) {
     let ptxas = PathBuf::from(std::env::var_os("CUDA_PATH").unwrap_or_default()).join("bin/ptxas");
     let start = Instant::now();
     let ran = Command::new(ptxas).args(["-arch=sm_90a", "-v", "-o", "/dev/null"]).arg(&file).output();
-    report(name, [compiled, if ran.is_ok() { start.elapsed() } else { Duration::ZERO }]);
+    report(name, [to_text, if ran.is_ok() { start.elapsed() } else { Duration::ZERO }]);
     if let Ok(ran) = ran {
         let said = String::from_utf8_lossy(&ran.stderr);
         assert!(ran.status.success(), "{name}: {said}");
