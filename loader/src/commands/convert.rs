@@ -154,10 +154,12 @@ fn conclude(
             print(format_args!("  {skipped}"))?;
         }
     }
-    if let Some(example) = summary.stale.first() {
+    // Programs refuse those with other parameters, which the last line says.
+    let stale: Vec<_> = summary.stale.iter().filter(|case| !summary.outdated.contains(case)).collect();
+    if let Some(example) = stale.first() {
         print(format_args!(
             "The cache keeps an earlier version of {}, such as {example}, and programs use it; --exclude NAME --prune removes it.",
-            count(summary.stale.len(), "skipped case")
+            count(stale.len(), "skipped case")
         ))?;
     }
     unused::list_findings("Converted, but check these:", &summary.findings, true)?;

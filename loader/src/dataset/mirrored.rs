@@ -10,7 +10,7 @@ use super::channels::{ChannelNames, NameRole, several_channels};
 use super::description::Description;
 use super::modality::{CtCases, Modalities};
 use super::pair::by_names;
-use super::roles::{case_key, is_of_other_case};
+use super::roles::case_key;
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, rest};
 use crate::case::{CaseFiles, ImageRole, LabelFiles, SkippedCase};
@@ -145,11 +145,10 @@ impl Parts {
     }
 
     /// The only label map of a subfolder, if it is the image's by its place: named like its folder or only as a label map; or,
-    /// where no subfolder holds several label maps, with any name but that of another case next to an image that is named like
-    /// this.
+    /// where no subfolder holds several label maps, with any name next to an image that is named like this.
     fn by_place<'a>(&self, part: &Folder, image: &str, labels: &[Named<'a>]) -> Option<&'a TreeFile> {
         let [(label, stem)] = labels else { return None };
-        let is_any = || self.has_one_each && is_of_folder(part, image) && !is_of_other_case(stem, image, &part.name);
+        let is_any = || self.has_one_each && is_of_folder(part, image);
         let is_its = is_of_folder(part, stem) || is_any();
         is_its.then_some(*label)
     }

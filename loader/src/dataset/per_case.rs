@@ -13,8 +13,8 @@ use super::description::Description;
 use super::modality::Modalities;
 use super::pair::Pair;
 use super::roles::{
-    case_key, channel, is_generic_image_name, is_label_folder, is_label_name, is_of_other_case, is_prediction_folder,
-    loose_key,
+    case_key, channel, is_generic_image_name, is_image_name, is_label_folder, is_label_name, is_of_other_case,
+    is_prediction_folder, loose_key,
 };
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, is_named_like_label, of_prediction, rest_where};
@@ -118,11 +118,11 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
             *resampled.next().or_else(only_named)?
         }
     };
-    if let [(_, name)] = labels.as_slice()
-        && is_of_other_image(name, stem, &images)
-    {
-        return None;
-    }
+    let is_named = own_name(stem);
+    let (image, stem) = match labels.as_slice() {
+        [(_, name)] => of_label(name, stem, &images).unwrap_or((image, stem)),
+        _ => (image, stem),
+    };
     let label = match labels.as_slice() {
         [(label, name)] => Some(*label).filter(|_| !is_of_other_case(name, stem, &folder.name)),
         several => {
@@ -136,7 +136,7 @@ fn case_folder(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
     let masks = masks.next().filter(|_| labels.is_empty() && masks.next().is_none()).map(Masks::of_folder);
     let masks = masks.or_else(|| Masks::of_organs(folder, &labels));
     let label = label.filter(|_| masks.is_none());
-    Some(CaseFolder { folder, image, label, masks, is_named: own_name(stem) })
+    Some(CaseFolder { folder, image, label, masks, is_named })
 }
 
 /// A folder with a folder of images and one of label maps, which hold one file each with its own name, as in `PARSE22`:
@@ -151,10 +151,11 @@ fn nested_case(folder: &Folder, modalities: Modalities) -> Option<CaseFolder<'_>
     is_own.then_some(CaseFolder { folder, image, label: Some(*label), masks: None, is_named: false })
 }
 
-/// Returns true if the stem of a label map is that of another image than the `chosen` one.
-fn is_of_other_image(label: &str, chosen: &str, images: &[(&TreeFile, &str)]) -> bool {
+/// Image of the name of a label map, if that is not the name of the `chosen` one: `contrast` for `contrast_label`, next to `ct`.
+fn of_label<'a>(label: &str, chosen: &str, images: &[(&'a TreeFile, &'a str)]) -> Option<(&'a TreeFile, &'a str)> {
     let key = loose_key(label);
-    !key.is_empty() && key != loose_key(chosen) && images.iter().any(|(_, stem)| loose_key(stem) == key)
+    let is_other = !key.is_empty() && key != loose_key(chosen);
+    images.iter().find(|(_, stem)| is_other && loose_key(stem) == key).copied()
 }
 
 /// Returns true for one of several images whose names differ in a number only: of `scan_0000` and `scan_0001`, neither
@@ -375,7 +376,7 @@ fn explain(file: &TreeFile, case: &CaseFolder<'_>, modalities: Modalities) -> Un
         UnusedReason::OtherGrid { used: case.image.name.clone() }
     } else if let Some(reason) = of_prediction(file, &case.folder.path) {
         reason
-    } else if case.label.is_some() && !is_direct && is_named_like_label(file, &case.folder.path) {
+    } else if case.label.is_some() && !is_direct && !is_image_name(stem) {
         UnusedReason::PartOfLabel
     } else if is_direct && !case.is_labelled() && case.is_only_label(stem) {
         UnusedReason::LabelWithoutImage

@@ -297,23 +297,26 @@ pub(super) fn label_key(stem: &str) -> (String, Vec<String>) {
 
 /// Returns true if the stem of a label map names another case than its image and the folder of both: with their words, and with
 /// other numbers, as `patient7_seg` next to `patient3_ct`. The folder's name counts where the image's says nothing of the case.
-/// Next to the name of the folder, other numbers are those of series, or dates: `p1_ct_3` and `p1_seg_300` in `p1`. So are numbers
-/// alone, such as `CT_3` and `seg_300`, in a folder that has another number and is no part of a dataset.
+/// Numbers alone, and those of series and the like, name no case: `image_03` and `mask_1`, `CT_3` and `seg_300`, `Series2` and
+/// `Series5_seg`. Next to the name of the folder, other numbers are those of series, or dates: `p1_ct_3` and `p1_seg_300` in `p1`.
 pub(super) fn is_of_other_case(label: &str, image: &str, folder: &str) -> bool {
-    let is_part = Split::of(folder).is_some();
     let [label, image, folder] = [label, image, folder].map(words_and_numbers);
     let differs = |(words, numbers): &(Vec<String>, Vec<String>)| {
         *words == label.0 && numbers.len() == label.1.len() && *numbers != label.1
     };
     let has_number = !folder.1.is_empty();
     let has_folders_numbers = |numbers: &[String]| has_number && folder.1.iter().all(|number| numbers.contains(number));
-    if folder.0 == label.0 && has_folders_numbers(&label.1) {
+    let names_a_case = label.0.iter().any(|word| !NUMBERED.contains(&word.as_str()));
+    if !names_a_case || (folder.0 == label.0 && has_folders_numbers(&label.1)) {
         return false;
     }
-    let is_series = image.0.is_empty() && has_number && !is_part && !has_folders_numbers(&image.1);
     let is_generic = image.0.is_empty() && image.1.is_empty();
-    (differs(&image) && !is_series) || (is_generic && !folder.0.is_empty() && differs(&folder))
+    differs(&image) || (is_generic && differs(&folder))
 }
+
+/// Words before numbers that are not those of cases.
+const NUMBERED: [&str; 10] =
+    ["acquisition", "phase", "rater", "reader", "scan", "segment", "series", "ses", "session", "study"];
 
 /// Words of the case part of a stem, and its numbers without leading zeros.
 fn words_and_numbers(stem: &str) -> (Vec<String>, Vec<String>) {
@@ -383,17 +386,19 @@ mod tests {
     #[test]
     fn label_maps_of_other_cases_are_known_by_their_numbers() {
         for (label, image, folder, expected) in [
-            ("segmentation-7", "volume-3", "x", true),
-            ("segmentation-003", "volume-3", "x", false),
+            ("segmentation-7", "volume-3", "x", false),
             ("patient7_seg", "patient3_ct", "x", true),
             ("patient7_seg", "patient3_ct", "patient7", false),
             ("p7_seg", "ct", "p1", true),
             ("p7_seg", "p7_ct", "p1", false),
             ("p1_seg", "ct", "P01", false),
             ("p7_seg_300", "p1_ct_3", "p1", true),
-            ("segmentation-7", "volume-3", "case_3", true),
-            ("segmentation-7", "volume-3", "Training Batch 1", true),
-            // Numbers of series, and dates.
+            // Numbers of series, segmentations and raters, and dates.
+            ("segmentation-7", "volume-3", "case_3", false),
+            ("Segmentation_1", "12", "12", false),
+            ("mask_1", "image_03", "case_03", false),
+            ("SEG_300", "CT_2", "HCC_002", false),
+            ("Series5_seg", "Series2", "Study1", false),
             ("p1_seg_300", "p1_ct_3", "p01", false),
             ("20200111_p1_seg", "20200101_p1_ct", "p1", false),
             ("Seg_20200111", "CT_20200101", "p1", false),

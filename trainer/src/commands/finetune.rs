@@ -42,7 +42,9 @@ fn train(args: &FinetuneArgs, mut rank: Rank) -> anyhow::Result<ExitCode> {
     let (mut task, source) = match open_cache(&args.run, began.as_ref(), &rank)? {
         Some(cache) => {
             warn_of_selection(&cache, &config.stream, &rank);
-            warn_of_padding(&cache, &config.stream, &rank);
+            if began.is_none() {
+                warn_of_padding(&cache, &config.stream, &rank);
+            }
             let served = config.clone();
             let task = Finetuning::new(config, &cache, init)
                 .map_err(|error| with_lost_cases(error, began.as_ref(), &cache))?;

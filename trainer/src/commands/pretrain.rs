@@ -37,10 +37,13 @@ pub(super) fn run(args: &PretrainArgs) -> anyhow::Result<ExitCode> {
                 Source::Servers(Box::new(servers))
             }
             Ok(None) => {
-                let cache = open_cache(&args.run, place.cases()?.as_ref(), &rank)?;
+                let began = place.cases()?;
+                let cache = open_cache(&args.run, began.as_ref(), &rank)?;
                 let cache = cache.context("clap requires --shards or --loader")?;
                 warn_of_selection(&cache, &config.stream, &rank);
-                warn_of_padding(&cache, &config.stream, &rank);
+                if began.is_none() {
+                    warn_of_padding(&cache, &config.stream, &rank);
+                }
                 Source::Shards(cache)
             }
             Err(error) => return rank.unless_stopped(error),

@@ -62,7 +62,8 @@ pub(super) fn warn_of_selection(cache: &Cache, stream: &StreamConfig, rank: &Ran
     }
 }
 
-/// Warns of crops that are mostly padding, because the selected cases of a cache are smaller.
+/// Warns of crops that are mostly padding, because the selected cases of a cache are smaller. Not for a resumed run, which keeps
+/// its crops.
 pub(super) fn warn_of_padding(cache: &Cache, stream: &StreamConfig, rank: &Rank) {
     if let Some(remark) = pipeline::remark_on_padding([cache], stream) {
         rank.note(format_args!("warning: stream.{remark}"));

@@ -147,7 +147,7 @@ fn legend<'a>(shown: &[Shown], classes: &'a [String]) -> Vec<(Rgb, &'a str)> {
     let colour = |class: usize| u8::try_from(class).ok().and_then(label_colour);
     let classes = classes.iter().enumerate().filter_map(|(class, name)| Some((colour(class)?, name.as_str())));
     let has_ignored = shown.iter().any(|crop| crop.ignored.is_some_and(|ignored| crop.label.contains(&ignored)));
-    classes.chain(has_ignored.then_some((IGNORED, "ignored"))).collect()
+    classes.chain(has_ignored.then_some((IGNORED, "ignored (hatched)"))).collect()
 }
 
 /// Index of the slice with the most labelled voxels; the middle one if there are none.
@@ -236,7 +236,7 @@ mod tests {
         };
         let names = |label: u8| legend(&[shown(label)], &classes).into_iter().map(|(_, name)| name).collect::<Vec<_>>();
         assert_eq!(names(1), ["liver"]);
-        assert_eq!(names(9), ["liver", "ignored"]);
+        assert_eq!(names(9), ["liver", "ignored (hatched)"]);
         let canvas = render(&[shown(9)], &classes, Units::Window([-175.0, 250.0]));
         let pixel = |column: usize| canvas.pixel([MARGIN + column * (TILE + GAP) + 100, MARGIN + HEADER + 100]);
         let [r, g, b] = pixel(1);

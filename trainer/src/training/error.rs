@@ -23,7 +23,9 @@ pub enum TrainingError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// An invalid `config.toml` of a run that has a checkpoint.
-    #[error("{fault}; delete the file to restore it from the newest checkpoint")]
+    #[error(
+        "{fault}; delete the file to restore it from the newest checkpoint, or begin another run from its weights (--init)"
+    )]
     SavedConfig {
         /// Error in the file.
         fault: ConfigError,

@@ -87,7 +87,7 @@ fn settings_that_do_not_suit_the_cache_are_refused_before_a_folder_is_made() {
     folder.refuse(&with(pretrain, "--memory 1MiB"), &["--memory"]);
     let hint = "cases to train on (use --fold 0/2, --shots 1 or --no-validation): ";
     folder.refuse(&with(finetune, "--fold 0/50"), &[hint, "50 folds of 2 cases"]);
-    folder.refuse(&with(finetune, "--shots 2"), &[hint, "shots = 2 of 2 labelled cases"]);
+    folder.refuse(&with(finetune, "--shots 2"), &[hint, "shots = 2 of 2 cases"]);
     // Of other errors, the split is not the cause.
     let error = folder.refuse(
         &with(finetune, "--set stream.include=[\"Dataset001_Q\"]"),

@@ -274,10 +274,13 @@ pub(crate) unsafe extern "C" fn cudnnBackendExecute(
             if memory::range_of(&memory::ranges(), workspace, WORKSPACE as u64).is_none() {
                 return Err("scratch memory that is not within an allocation of the device".to_owned());
             }
+            if settings::skips() {
+                return Ok(());
+            }
             (workspace as *mut u8).write_bytes(0xFF, WORKSPACE as usize);
             let pointers = pack.numbers(1000).into_iter().zip(pack.numbers(1001).into_iter().map(|p| p as u64));
             let mut run = Run { pointers: pointers.collect(), values: HashMap::new() };
-            for operation in graph.others(801).into_iter().filter(|_| !settings::skips()) {
+            for operation in graph.others(801) {
                 run.operation(operation)?;
             }
             Ok(())
