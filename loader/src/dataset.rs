@@ -37,6 +37,7 @@ mod modality;
 mod nnunet;
 mod nnunet_output;
 mod note;
+mod other_case;
 mod other_file;
 mod pair;
 mod paired;

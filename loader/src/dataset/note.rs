@@ -121,7 +121,7 @@ pub enum DatasetNote {
     LabelKinds {
         /// File names of two such label maps.
         labels: [String; 2],
-        /// Their cases.
+        /// Cases of these label maps.
         cases: [String; 2],
     },
     /// The folder that was given is that of a dataset's images, with that of its label maps next to it.

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use super::ct_words::RESAMPLED_CT;
 use super::description::Description;
 use super::modality::Modalities;
+use super::other_case::is_of_other_case;
 use super::pair::Pair;
 use super::roles::{
-    case_key, channel, is_generic_image_name, is_image_name, is_label_folder, is_label_name, is_of_other_case,
-    is_prediction_folder, loose_key,
+    case_key, channel, is_generic_image_name, is_image_name, is_label_folder, is_label_name, is_prediction_folder,
+    loose_key,
 };
 use super::tree::{Folder, TreeFile};
 use super::unused::{UnusedReason, is_named_like_label, of_prediction, rest_where};

@@ -306,9 +306,13 @@ mod tests {
             assert!(words.contains(&part), "{part}\n{text}");
         }
         assert!(!text.contains(BREAK) && text.lines().all(|line| length(line) <= 40), "{text}");
-        // Where there is no room for the longest part, lines are not longer for it.
-        let text = table.clone().within(Some(38)).to_string();
-        assert!(text.lines().all(|line| length(line) <= 38), "{text}");
+        // Columns of texts become as narrow as `MIN_TEXT`, for which this table needs 38 characters.
+        for width in 38..=60 {
+            let text = table.clone().within(Some(width)).to_string();
+            assert!(text.lines().all(|line| length(line) <= usize::from(width)), "{width}\n{text}");
+        }
+        let narrowest = table.clone().within(Some(38)).to_string();
+        assert_eq!(table.clone().within(Some(20)).to_string(), narrowest);
         let full = table.within(None).to_string();
         assert!(full.contains(" Dataset009_W/c00 ") && full.contains(" g0001-w000-0000.shard "), "{full}");
     }

@@ -302,7 +302,7 @@ fn split_streams_its_own_cases() {
     let refused = |config| Loader::open(Arc::clone(&cache), config, 5, &LoaderOptions::default()).err().unwrap();
     let error = refused(StreamConfig { exclude: vec!["D".into()], ..StreamConfig::default() }).to_string();
     assert!(error.contains("include, exclude and split leave none of its") && !error.contains("rule"), "{error}");
-    // Of a thousand hashed folds, nearly all are empty.
+    // Nearly all of a thousand hashed folds are empty.
     let hashed = |fold| FoldSplit { fold, of: 1000, part: Part::Validation, seed: 1, rule: FoldRule::Hashed };
     let split = |fold| StreamConfig { split: Split::Fold(hashed(fold)), ..StreamConfig::default() };
     let empty = (0..20).find_map(|fold| digest_of(&cache, &split(fold)).err());

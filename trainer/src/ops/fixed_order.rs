@@ -35,7 +35,7 @@ pub fn mean<const D: usize>(x: Tensor<D>) -> Tensor<1> {
 pub fn expand<const D: usize>(x: Tensor<D>, shape: [usize; D]) -> Tensor<D> {
     let axes = || x.dims().into_iter().zip(shape);
     let kept = axes().skip_while(|&(length, _)| length == 1);
-    assert!(kept.clone().all(|(length, wanted)| length == wanted), "{:?} leads to no {shape:?}", x.dims());
+    assert!(kept.clone().all(|(length, wanted)| length == wanted), "{:?} cannot be expanded to {shape:?}", x.dims());
     Tensor::from_dispatch(<Dispatch as FixedOrder>::expand_leading(x.into_dispatch(), Shape::from(shape)))
 }
 
@@ -174,7 +174,7 @@ pub(crate) mod tests {
 
     #[cfg(test)]
     #[test]
-    #[should_panic(expected = "[2, 1, 3] leads to no [2, 4, 3]")]
+    #[should_panic(expected = "[2, 1, 3] cannot be expanded to [2, 4, 3]")]
     fn an_axis_in_the_middle_is_not_expanded() {
         drop(expand(Tensor::<3>::zeros([2, 1, 3], &Device::flex()), [2, 4, 3]));
     }

@@ -33,8 +33,8 @@ const MARKS: [&str; 18] = [
 /// Files with reductions of Burn's, their number, and the reason why they may have them.
 const ALLOWED: [(&str, usize, &str); 17] = [
     ("augment.rs", 3, "extremes of a crop, whose order is free, and a mask without a gradient"),
-    ("doctor.rs", 1, "its gradient is no sum"),
-    ("doctor/by_cudnn.rs", 2, "their gradients are no sums"),
+    ("doctor.rs", 1, "only its derivative is used, which adds nothing"),
+    ("doctor/by_cudnn.rs", 2, "only their derivatives are used, which add nothing"),
     ("finetune/picture.rs", 1, "a picture"),
     ("inference.rs", 1, "a prediction of several networks"),
     ("inference/attention_map.rs", 1, "an attention map"),

@@ -12,7 +12,7 @@ const SUCCESS: Status = 0;
 const INVALID_VALUE: Status = 7;
 const NOT_SUPPORTED: Status = 15;
 
-/// What this library's algorithms contain.
+/// Content of every algorithm that the emulator gives out.
 const ALGORITHM: [u64; 8] = [0x0048_4945_4E44, 1, 2, 3, 4, 5, 6, 7];
 /// Bytes of scratch memory that an algorithm asks for, and fills.
 const WORKSPACE: usize = 4096;
@@ -147,16 +147,14 @@ pub(crate) struct Found {
     reserved: [c_int; 4],
 }
 
-unsafe fn found(result: *mut Found) {
-    unsafe {
-        result.write(Found {
-            algorithm: ALGORITHM,
-            workspace: WORKSPACE,
-            state: SUCCESS,
-            waves: 1.0,
-            reserved: [0; 4],
-        });
+/// Writes the algorithm for the product of a description and the layouts of A, B and D.
+unsafe fn plan([description, a, b, d]: [*const Attributes; 4], result: *mut Found) -> Status {
+    if let Err(status) = unsafe { Product::of(&*description, &*a, &*b, &*d) } {
+        return status;
     }
+    let found = Found { algorithm: ALGORITHM, workspace: WORKSPACE, state: SUCCESS, waves: 1.0, reserved: [0; 4] };
+    unsafe { result.write(found) };
+    SUCCESS
 }
 
 #[unsafe(no_mangle)]
@@ -172,15 +170,11 @@ pub(crate) unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     results: *mut Found,
     count: *mut c_int,
 ) -> Status {
-    let product = unsafe { Product::of(&*description, &*a, &*b, &*d) };
-    match product {
-        Ok(_) => unsafe {
-            found(results);
-            count.write(1);
-            SUCCESS
-        },
-        Err(status) => status,
+    let status = unsafe { plan([description, a, b, d], results) };
+    if status == SUCCESS {
+        unsafe { count.write(1) };
     }
+    status
 }
 
 #[unsafe(no_mangle)]
@@ -197,13 +191,7 @@ pub(crate) unsafe extern "C" fn cublasLtMatmulAlgoCheck(
     if unsafe { *algorithm } != ALGORITHM {
         return INVALID_VALUE;
     }
-    match unsafe { Product::of(&*description, &*a, &*b, &*d) } {
-        Ok(_) => unsafe {
-            found(result);
-            SUCCESS
-        },
-        Err(status) => status,
-    }
+    unsafe { plan([description, a, b, d], result) }
 }
 
 #[derive(Clone, Copy)]

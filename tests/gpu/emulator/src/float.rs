@@ -135,7 +135,7 @@ pub(crate) fn compute(opcode: &Opcode, ty: Type, sources: &[Lanes]) -> Result<La
     }
 }
 
-/// A value within [0, 1] for `.sat`, which makes 0 of what is not a number, and from 0 up for `.relu`.
+/// Clamps a value to [0, 1] for `.sat`, with NaN as 0, and to 0 and above for `.relu`.
 pub(crate) fn clamped(value: f64, saturates: bool, relu: bool) -> f64 {
     if saturates {
         if value > 0.0 { value.min(1.0) } else { 0.0 }
@@ -146,7 +146,7 @@ pub(crate) fn clamped(value: f64, saturates: bool, relu: bool) -> f64 {
     }
 }
 
-/// The lesser of two numbers, −0 being less than 0; of a number and what is not one, the number unless `keeps_nan`.
+/// Returns the lesser of two values, with −0 below 0; if one is NaN, the other, unless `keeps_nan`.
 fn lesser(x: f64, y: f64, keeps_nan: bool) -> f64 {
     match (x.is_nan(), y.is_nan()) {
         (false, false) if x.total_cmp(&y).is_lt() => x,

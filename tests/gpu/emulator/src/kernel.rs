@@ -167,6 +167,30 @@ pub(crate) struct Opcode {
 }
 
 impl Opcode {
+    /// Reads an opcode, such as `ld.global.v4.b32`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let mut parts = text.split('.');
+        let first = parts.next().unwrap_or_default();
+        let base = Base::of(first).ok_or_else(|| format!("{text} is not supported"))?;
+        let mut opcode = Self { base, types: vec![], words: vec![], width: 1, space: Space::Generic };
+        for part in parts {
+            match part {
+                "global" | "const" => opcode.space = Space::Global,
+                "shared" | "shared::cta" => opcode.space = Space::Shared,
+                "local" => opcode.space = Space::Local,
+                "param" | "param::entry" => opcode.space = Space::Param,
+                "v2" => opcode.width = 2,
+                "v4" => opcode.width = 4,
+                "v8" => opcode.width = 8,
+                _ => match Type::of(part) {
+                    Some(ty) => opcode.types.push(ty),
+                    None => opcode.words.push(part.to_owned()),
+                },
+            }
+        }
+        Ok(opcode)
+    }
+
     pub(crate) fn has(&self, word: &str) -> bool {
         self.words.iter().any(|own| own == word)
     }

@@ -4,7 +4,7 @@
 //! The shared library takes the place of `libcuda.so.1`, `libcublasLt.so.13` and `libcudnn.so.9`, so that the programs for
 //! NVIDIA GPUs run on a machine without one (`tests/gpu/emulate`). It shows whether kernels and calls are right, not how
 //! fast they are: everything is done when it is queued, in one order, and approximate instructions are computed exactly.
-//! What real devices leave undefined is an error here: accesses outside of all allocations or without alignment, values of
+//! Behaviour that real devices leave undefined is an error here: accesses outside of all allocations or without alignment, values of
 //! threads that do not take part, threads that wait for others that never come or at different barriers. New memory is filled
 //! with ones, which are not numbers. Forms of instructions that are not run are refused when they are reached (`check`).
 //!

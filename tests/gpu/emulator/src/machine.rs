@@ -115,7 +115,7 @@ impl Warp {
             }
             Next::End => {
                 self.alive &= !runs;
-                // Those that waited for these look again.
+                // Threads that waited for the ended ones check again whether all others are there.
                 self.parked = 0;
                 self.jump(mask & !runs, pc + 1);
             }

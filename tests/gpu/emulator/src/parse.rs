@@ -361,7 +361,7 @@ impl Reader {
     }
 
     fn instruction(&mut self, body: &mut Body, guard: Option<(u32, bool)>, text: &str) -> Result<(), String> {
-        let opcode = opcode(text)?;
+        let opcode = Opcode::parse(text)?;
         let mut operands = Vec::new();
         if opcode.base == Base::Bra {
             let label = self.word()?;
@@ -474,28 +474,4 @@ impl Body {
         self.registers.insert(name.to_owned(), next);
         Ok(next)
     }
-}
-
-/// Reads an opcode, such as `ld.global.v4.b32`.
-pub(crate) fn opcode(text: &str) -> Result<Opcode, String> {
-    let mut parts = text.split('.');
-    let first = parts.next().unwrap_or_default();
-    let base = Base::of(first).ok_or_else(|| format!("{text} is not supported"))?;
-    let mut opcode = Opcode { base, types: vec![], words: vec![], width: 1, space: Space::Generic };
-    for part in parts {
-        match part {
-            "global" | "const" => opcode.space = Space::Global,
-            "shared" | "shared::cta" => opcode.space = Space::Shared,
-            "local" => opcode.space = Space::Local,
-            "param" | "param::entry" => opcode.space = Space::Param,
-            "v2" => opcode.width = 2,
-            "v4" => opcode.width = 4,
-            "v8" => opcode.width = 8,
-            _ => match Type::of(part) {
-                Some(ty) => opcode.types.push(ty),
-                None => opcode.words.push(part.to_owned()),
-            },
-        }
-    }
-    Ok(opcode)
 }

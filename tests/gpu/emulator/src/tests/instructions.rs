@@ -2,12 +2,13 @@
 
 use half::bf16;
 
-use crate::{alu, parse};
+use crate::alu;
+use crate::kernel::Opcode;
 
-/// The result of an instruction for one thread.
+/// Computes an instruction for one thread.
 fn computed(text: &str, sources: &[u64]) -> u64 {
     let lanes: Vec<alu::Lanes> = sources.iter().map(|&source| [source; 32]).collect();
-    alu::compute(&parse::opcode(text).unwrap(), &lanes).unwrap()[0]
+    alu::compute(&Opcode::parse(text).unwrap(), &lanes).unwrap()[0]
 }
 
 fn of_f32(text: &str, sources: &[f32]) -> f32 {
@@ -183,7 +184,7 @@ fn the_lesser_and_greater_of_numbers_skip_nan_unless_it_is_kept() {
 fn comparisons_tell_ordered_from_unordered() {
     let holds = |text: &str, a: f32, b: f32| {
         let [a, b] = [a, b].map(|value| [u64::from(value.to_bits()); 32]);
-        alu::compare(&parse::opcode(text).unwrap(), &a, &b).unwrap()[0] == 1
+        alu::compare(&Opcode::parse(text).unwrap(), &a, &b).unwrap()[0] == 1
     };
     let names = ["eq", "ne", "lt", "le", "gt", "ge", "num"];
     let (less, equal, greater) = ([0, 1, 1, 1, 0, 0, 1], [1, 0, 0, 1, 0, 1, 1], [0, 1, 0, 0, 1, 1, 1]);
@@ -200,7 +201,7 @@ fn comparisons_tell_ordered_from_unordered() {
         assert!(holds(&format!("setp.{name}u.f32"), f32::NAN, 1.0), "{name}u");
     }
     assert!(holds("setp.nan.f32", 1.0, f32::NAN));
-    let integers = |text: &str| alu::compare(&parse::opcode(text).unwrap(), &[0xFFFF_FFFF; 32], &[1; 32]).unwrap()[0];
+    let integers = |text: &str| alu::compare(&Opcode::parse(text).unwrap(), &[0xFFFF_FFFF; 32], &[1; 32]).unwrap()[0];
     assert_eq!([integers("setp.lt.s32"), integers("setp.lt.u32"), integers("setp.hi.u32")], [1, 0, 1]);
     for (name, value) in
         [("subnormal", 1.0e-40f32), ("normal", 1.0), ("notanumber", f32::NAN), ("infinite", -1.0 / 0.0)]
@@ -245,14 +246,14 @@ fn conversions_round_clamp_and_extend() {
     assert_eq!(computed("cvt.rn.f16x2.f32", &[one, two]), 0x3C00_4000);
     for text in ["cvt.rz.f16x2.f32", "cvt.rz.f16.f32", "cvt.sat.f32.s32"] {
         let sources = vec![[one; 32]; 1 + usize::from(text.contains("x2"))];
-        assert!(alu::compute(&parse::opcode(text).unwrap(), &sources).is_err(), "{text}");
+        assert!(alu::compute(&Opcode::parse(text).unwrap(), &sources).is_err(), "{text}");
     }
 }
 
 #[test]
 fn atomic_instructions_look_at_the_width_of_their_type() {
     let changed = |text: &str, before: u64, sources: &[u64]| {
-        alu::changed(&parse::opcode(text).unwrap(), before, sources).unwrap() & 0xFFFF_FFFF
+        alu::changed(&Opcode::parse(text).unwrap(), before, sources).unwrap() & 0xFFFF_FFFF
     };
     let upper = 0xAAAA << 32;
     assert_eq!(changed("atom.global.add.u32", 0xFFFF_FFFF, &[upper | 2]), 1);

@@ -2,7 +2,7 @@
 
 use super::{ONE, OWN, launched};
 
-/// What 32 threads store that run `body`, which leaves their value in `%r5`.
+/// Runs `body`, which leaves a value in `%r5`, on 32 threads; returns the value of each.
 fn by_thread(body: &str) -> Result<Vec<u32>, String> {
     let body = format!("{OWN}\nmov.b32 %r5, 0;\n{body}\nst.global.b32 [%rd3], %r5;\nret;");
     launched(&body, ONE, [1, 32], &[&[0; 32]]).map(|mut left| left.remove(0))
